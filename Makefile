@@ -1,0 +1,85 @@
+# Every command of a developer's day. `make help` lists them.
+#
+# Set-up is remembered by stamp files in .venv: the packages are installed again only when
+# pyproject.toml has changed, the C core is compiled again only when a C file has. Importing dlock
+# never compiles anything; it refuses a core that does not fit and names `make`.
+
+PYTHON ?= python3
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+# scripts/requirements.py puts a cmake there where the machine has none, or too old a one.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# The thread sanitizer of older compilers does not start where addresses are spread very widely.
+STEADY_ADDRESSES = $(shell setarch -R true 2>/dev/null && echo setarch -R)
+
+NATIVE := $(wildcard native/*.c native/*.h) native/generate_cffi.py CMakeLists.txt
+
+.DEFAULT_GOAL := build
+.PHONY: build help demo test test-c test-sanitizers test-py test-wheel lint bench wheel clean
+
+build: $(VENV)/.built ## compile the C core and put it beside the Python part (the default)
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.built ## the main job: a primary, 8 processes, every kind of lock, the verdict
+	$(PY) examples/demo.py
+
+test: lint test-c test-sanitizers test-py ## every check but the wheel's
+
+test-c: $(VENV)/.ready ## the C tests, without Python
+	$(call c_tests,build/c,,)
+
+test-sanitizers: $(VENV)/.ready ## the C tests under address, undefined-behaviour, thread sanitizers
+	$(call c_tests,build/c-address,address$(comma)undefined,)
+	$(call c_tests,build/c-thread,thread,$(STEADY_ADDRESSES))
+
+test-py: $(VENV)/.built ## the Python tests
+	$(PY) -m pytest -m "not packaging" $(PYTEST_ARGS)
+
+test-wheel: $(VENV)/.built ## a wheel, in an empty environment, without the source tree
+	$(PY) -m pytest -m packaging tests/test_packaging.py $(PYTEST_ARGS)
+
+lint: $(VENV)/.built ## ruff and mypy --strict
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+bench: $(VENV)/.bench ## the benchmarks, with peers where they are installed
+	$(PY) -m benchmarks
+
+wheel: $(VENV)/.ready ## dist/dlock-*.whl
+	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
+clean: ## everything that was made, the virtual environment too
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+comma := ,
+# build directory, sanitizers, how to start ctest
+define c_tests
+cmake -S . -B $(1) -DDLOCK_PYTHON=OFF -DDLOCK_TESTS=ON -DDLOCK_SANITIZE=$(2) >/dev/null
+cmake --build $(1) -j $(JOBS)
+cd $(1) && $(3) ctest --output-on-failure -j $(JOBS)
+endef
+
+# ---- set-up ---------------------------------------------------------------------------------------
+
+$(VENV)/.ready: pyproject.toml scripts/requirements.py
+	@$(PYTHON) scripts/requirements.py check
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) scripts/requirements.py build run test | $(PIP) install -r /dev/stdin
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.ready $(NATIVE)
+	$(PIP) install --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.built
+	$(PY) scripts/requirements.py bench | $(PIP) install -r /dev/stdin
+	@touch $@
