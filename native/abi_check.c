@@ -1,4 +1,4 @@
-/* Sizes and offsets that other machines and other compilers rely on, and the texts of the enums. */
+/* Sizes and offsets that other machines and other compilers rely on. */
 #include "dlock_abi.h"
 
 #include <assert.h>
@@ -14,6 +14,6 @@ static_assert(offsetof(struct dlk_request, reserved) == 56, "request layout");
 static_assert(offsetof(struct dlk_reply, token) == 16, "reply layout");
 static_assert(offsetof(struct dlk_reply, reserved) == 60, "reply layout");
 static_assert(offsetof(struct dlk_attach, secret) == 24, "attach layout");
-static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "frames are copied as they lie in memory");
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "frames are copied as they lie");
 
 uint32_t dlk_abi_version(void) { return DLK_ABI_VERSION; }

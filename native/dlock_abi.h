@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* ---- Limits and sizes, each with its unit ---------------------------------------------------- */
+/* ---- Limits and sizes, each with its unit ---- */
 
 enum dlk_limit {
     DLK_ABI_VERSION = 1,
@@ -51,7 +51,7 @@ enum dlk_limit {
 /* "No such index" in every uint32_t index, and "for ever" in wait_ms. */
 enum dlk_sentinel { DLK_NONE = 0xffffffff, DLK_WAIT_FOREVER = 0xffffffff };
 
-/* ---- Statuses of the mirrored API (specs: DlockStatus) ---------------------------------------- */
+/* ---- Statuses of the mirrored API (specs: DlockStatus) ---- */
 
 enum dlk_status {
     DLK_STATUS_ERROR = -1,
@@ -88,11 +88,11 @@ enum dlk_status {
     DLK_STATUS_OBJECT_TOO_MANY,
     DLK_STATUS_OBJECT_CAS_FAILED,
     /* Never shown by the mirror: what a C call tells its Python caller. */
-    DLK_STATUS_PENDING = 0x4000, /* not finished within DLK_WAIT_SLICE_MS, or a signal: call again */
+    DLK_STATUS_PENDING = 0x4000, /* not finished within DLK_WAIT_SLICE_MS, or a signal: again */
     DLK_STATUS_FORKED            /* the client belongs to the parent process */
 };
 
-/* ---- Locks ------------------------------------------------------------------------------------ */
+/* ---- Locks ---- */
 
 enum dlk_kind {
     DLK_KIND_ATOMIC = 0,
@@ -104,7 +104,7 @@ enum dlk_kind {
 
 enum dlk_mode { DLK_MODE_EXCLUSIVE = 0, DLK_MODE_SHARED = 1, DLK_MODE_COUNT };
 
-/* ---- Data plane frames (little-endian, 64 bytes each) ------------------------------------------ */
+/* ---- Data plane frames (little-endian, 64 bytes each) ---- */
 
 enum dlk_op {
     DLK_OP_ATTACH = 1,   /* first frame of a connection: struct dlk_attach */
@@ -129,7 +129,7 @@ enum dlk_request_flag {
 };
 
 enum dlk_result {
-    DLK_RESULT_DONE = 0,     /* PING, ATTACH, GIVE_UP, FETCH_ADD, READ, COMPARE_SWAP that swapped */
+    DLK_RESULT_DONE = 0,     /* PING, ATTACH, GIVE_UP, cell operations that were carried out */
     DLK_RESULT_GRANTED,      /* LOCK, REDEEM: token, entry, lease_ms, held_us */
     DLK_RESULT_QUEUED,       /* not final: token is the stamp; a final reply follows */
     DLK_RESULT_TICKETED,     /* token is the stamp */
@@ -206,7 +206,7 @@ struct dlk_reply {
     uint32_t reserved;
 };
 
-/* ---- Control thread -> plane thread ------------------------------------------------------------ */
+/* ---- Control thread -> plane thread ---- */
 
 enum dlk_command_op {
     DLK_COMMAND_SESSION_OPEN = 1,  /* slot, id: client id, secret, attach, ttl_ms, lease_ms */
@@ -220,6 +220,7 @@ enum dlk_command_op {
     DLK_COMMAND_CELL_CLOSE,        /* slot, id */
     DLK_COMMAND_READY,             /* value 1: grant; 0: answer NOT_READY */
     DLK_COMMAND_EPOCH,             /* value: the epoch to take when this one's counter ends */
+    DLK_COMMAND_TOKEN_FLOOR,       /* value: tokens and stamps from now on are above it */
     DLK_COMMAND_GRACE              /* value: ms that every session gets at least from now */
 };
 
@@ -255,7 +256,7 @@ struct dlk_event {
     uint64_t value;
 };
 
-/* ---- Engine (engine.h says what each call promises) --------------------------------------------- */
+/* ---- Engine (engine.h says what each call promises) ---- */
 
 struct dlk_limits {
     uint32_t max_locks;
@@ -348,7 +349,7 @@ size_t dlk_engine_view(const struct dlk_engine *engine, uint32_t slot, struct dl
 uint32_t dlk_engine_entries_in_use(const struct dlk_engine *engine);
 int dlk_engine_check(const struct dlk_engine *engine); /* 0, or the number of a broken invariant */
 
-/* ---- Plane (plane.h) ----------------------------------------------------------------------------- */
+/* ---- Plane (plane.h) ---- */
 
 enum dlk_wait_mode { DLK_WAIT_BLOCK = 0, DLK_WAIT_ADAPTIVE = 1, DLK_WAIT_POLL = 2 };
 
@@ -377,7 +378,7 @@ int dlk_plane_event_fd(const struct dlk_plane *plane); /* readable when an event
 void dlk_plane_event_fd_clear(struct dlk_plane *plane);
 void dlk_plane_counters(const struct dlk_plane *plane, uint64_t *out, size_t count);
 
-/* ---- Client (client.h) ---------------------------------------------------------------------------- */
+/* ---- Client (client.h) ---- */
 
 enum dlk_verb {
     DLK_VERB_TRYLOCK = 1,

@@ -1,0 +1,238 @@
+/* One entry's life: taken from the free list, queued, held, found again, removed. */
+#include "engine_internal.h"
+
+static uint64_t token_next(struct dlk_engine *engine)
+{
+    return ++engine->token;
+}
+
+struct entry *dlk_entry_new(struct dlk_engine *engine, const struct dlk_request *request)
+{
+    uint32_t index = engine->entries_free;
+    if (index != DLK_NONE) {
+        engine->entries_free = engine->entries[index].lock_next;
+    } else if (engine->entries_high < engine->limits.max_entries) {
+        index = engine->entries_high++;
+    } else {
+        return NULL;
+    }
+    struct entry *entry = &engine->entries[index];
+    struct session *session = &engine->sessions[request->session];
+    entry->owner = request->owner;
+    entry->request_id = request->request_id;
+    entry->lease_ms = request->lease_ms;
+    entry->session = request->session;
+    entry->lock = request->slot & 0xffffffu;
+    entry->mode = request->mode & 1u;
+    entry->flags = (uint8_t)(request->flags & DLK_FLAG_ALL) & 7u;
+    entry->end_ns = 0;
+    entry->session_prev = DLK_NONE;
+    entry->session_next = session->entries;
+    if (session->entries != DLK_NONE) {
+        engine->entries[session->entries].session_prev = index;
+    }
+    session->entries = index;
+    session->n_entries++;
+    engine->entries_used++;
+    struct lock *lock = &engine->locks[request->slot];
+    lock->handed[request->mode]++;
+    return entry;
+}
+
+static void queue_append(struct dlk_engine *engine, struct lock *lock, struct entry *entry)
+{
+    uint32_t index = entry_index(engine, entry);
+    entry->lock_prev = lock->queue_tail;
+    entry->lock_next = DLK_NONE;
+    if (lock->queue_tail != DLK_NONE) {
+        engine->entries[lock->queue_tail].lock_next = index;
+    } else {
+        lock->queue_head = index;
+    }
+    lock->queue_tail = index;
+    lock->n_queue++;
+}
+
+static void queue_unlink(struct dlk_engine *engine, struct lock *lock, struct entry *entry)
+{
+    if (entry->lock_prev != DLK_NONE) {
+        engine->entries[entry->lock_prev].lock_next = entry->lock_next;
+    } else {
+        lock->queue_head = entry->lock_next;
+    }
+    if (entry->lock_next != DLK_NONE) {
+        engine->entries[entry->lock_next].lock_prev = entry->lock_prev;
+    } else {
+        lock->queue_tail = entry->lock_prev;
+    }
+    lock->n_queue--;
+    lock->served[entry->mode]++;
+    if (entry->state == DLK_ENTRY_QUEUED) {
+        engine->sessions[entry->session].n_queued--;
+        dlk_heap_remove(&engine->waits, entry_index(engine, entry));
+    }
+}
+
+/* A new entry goes to the end of the queue and waits there. */
+void dlk_entry_enqueue(struct dlk_engine *engine, struct entry *entry)
+{
+    entry->token = token_next(engine);
+    entry->state = DLK_ENTRY_QUEUED;
+    engine->sessions[entry->session].n_queued++;
+    queue_append(engine, &engine->locks[entry->lock], entry);
+}
+
+void dlk_entry_to_ticket(struct dlk_engine *engine, struct entry *entry)
+{
+    entry->state = DLK_ENTRY_TICKET;
+    engine->sessions[entry->session].n_queued--;
+    dlk_heap_remove(&engine->waits, entry_index(engine, entry));
+}
+
+void dlk_entry_to_waiter(struct dlk_engine *engine, struct entry *entry)
+{
+    if (entry->state == DLK_ENTRY_TICKET) {
+        entry->state = DLK_ENTRY_QUEUED;
+        engine->sessions[entry->session].n_queued++;
+    }
+}
+
+/* The grant, of a new entry or of one that stands in the queue. */
+void dlk_entry_hold(struct dlk_engine *engine, struct entry *entry, uint64_t now_ns)
+{
+    struct lock *lock = &engine->locks[entry->lock];
+    uint32_t index = entry_index(engine, entry);
+    if (entry->state == DLK_ENTRY_FREE) {
+        lock->served[entry->mode]++;
+    } else {
+        queue_unlink(engine, lock, entry);
+    }
+    entry->state = DLK_ENTRY_HELD;
+    entry->token = token_next(engine);
+    entry->end_ns = lease_end_ns(now_ns, entry->lease_ms);
+    entry->since_ns = now_ns;
+    if (lock->n_exclusive + lock->n_shared == 0 || entry->end_ns < lock->min_end_ns) {
+        lock->min_end_ns = entry->end_ns;
+    }
+    entry->lock_prev = DLK_NONE;
+    entry->lock_next = lock->holders;
+    if (lock->holders != DLK_NONE) {
+        engine->entries[lock->holders].lock_prev = index;
+    }
+    lock->holders = index;
+    if (entry->mode == DLK_MODE_SHARED) {
+        lock->n_shared++;
+    } else {
+        lock->n_exclusive++;
+    }
+    engine->counters[DLK_COUNT_GRANTS]++;
+}
+
+static void holder_unlink(struct dlk_engine *engine, struct lock *lock, struct entry *entry)
+{
+    if (entry->lock_prev != DLK_NONE) {
+        engine->entries[entry->lock_prev].lock_next = entry->lock_next;
+    } else {
+        lock->holders = entry->lock_next;
+    }
+    if (entry->lock_next != DLK_NONE) {
+        engine->entries[entry->lock_next].lock_prev = entry->lock_prev;
+    }
+    if (entry->mode == DLK_MODE_SHARED) {
+        lock->n_shared--;
+    } else {
+        lock->n_exclusive--;
+    }
+}
+
+static void session_unlink(struct dlk_engine *engine, struct entry *entry)
+{
+    struct session *session = &engine->sessions[entry->session];
+    if (entry->session_prev != DLK_NONE) {
+        engine->entries[entry->session_prev].session_next = entry->session_next;
+    } else {
+        session->entries = entry->session_next;
+    }
+    if (entry->session_next != DLK_NONE) {
+        engine->entries[entry->session_next].session_prev = entry->session_prev;
+    }
+    session->n_entries--;
+    if (session->state == SESSION_ENDED) {
+        dlk_heap_remove(&engine->ends, engine->limits.max_locks + entry_index(engine, entry));
+        dlk_session_entry_gone(engine, entry->session);
+    }
+}
+
+/* Whatever its state: the entry is gone, and may be the last thing of a closing lock or an ended
+ * session. Does not settle: the caller does, when it has removed all that it means to. */
+void dlk_entry_remove(struct dlk_engine *engine, struct entry *entry)
+{
+    struct lock *lock = &engine->locks[entry->lock];
+    if (entry->state == DLK_ENTRY_HELD) {
+        holder_unlink(engine, lock, entry);
+    } else {
+        queue_unlink(engine, lock, entry);
+    }
+    session_unlink(engine, entry);
+    entry->state = DLK_ENTRY_FREE;
+    entry->lock_next = engine->entries_free;
+    engine->entries_free = entry_index(engine, entry);
+    engine->entries_used--;
+    if (lock->closing && lock->holders == DLK_NONE && lock->queue_head == DLK_NONE) {
+        dlk_event_push(engine, DLK_EVENT_LOCK_CLOSED, entry->lock, lock->id);
+        dlk_heap_remove(&engine->ends, entry->lock);
+        lock->id = 0;
+    }
+}
+
+static bool belongs(const struct entry *entry, const struct dlk_request *request)
+{
+    return entry->state != DLK_ENTRY_FREE && entry->session == request->session
+           && entry->lock == request->slot && entry->owner == request->owner;
+}
+
+/* The first entry of the request's session, owner and lock that has this token (by_request false)
+ * or this request id. Walks the shorter of the lists that it must be on. */
+static struct entry *find(struct dlk_engine *engine, const struct dlk_request *request,
+                          bool by_request, uint64_t wanted)
+{
+    const struct lock *lock = &engine->locks[request->slot];
+    const struct session *session = &engine->sessions[request->session];
+    bool by_session = session->n_entries <= lock->n_queue + lock->n_exclusive + lock->n_shared;
+    uint32_t index = by_session ? session->entries : lock->queue_head;
+    bool queue_done = by_session;
+    for (;;) {
+        if (index == DLK_NONE) {
+            if (queue_done) {
+                return NULL;
+            }
+            queue_done = true;
+            index = lock->holders;
+            continue;
+        }
+        struct entry *entry = &engine->entries[index];
+        uint64_t has = by_request ? entry->request_id : entry->token;
+        if (belongs(entry, request) && has == wanted) {
+            return entry;
+        }
+        index = by_session ? entry->session_next : entry->lock_next;
+    }
+}
+
+struct entry *dlk_entry_meant(struct dlk_engine *engine, const struct dlk_request *request)
+{
+    if (request->entry == DLK_NONE) {
+        return find(engine, request, false, request->token);
+    }
+    if (request->entry >= engine->entries_high) {
+        return NULL;
+    }
+    struct entry *entry = &engine->entries[request->entry];
+    return belongs(entry, request) ? entry : NULL;
+}
+
+struct entry *dlk_entry_by_request(struct dlk_engine *engine, const struct dlk_request *request,
+                                   uint32_t request_id)
+{
+    return find(engine, request, true, request_id);
+}

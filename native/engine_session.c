@@ -1,0 +1,304 @@
+/* Sessions, the commands of the control plane, and what time ends. */
+#include "engine_internal.h"
+
+#include <string.h>
+
+static bool session_is(const struct dlk_engine *engine, const struct dlk_command *command)
+{
+    if (command->slot >= engine->limits.max_sessions) {
+        return false;
+    }
+    const struct session *session = &engine->sessions[command->slot];
+    return session->state == SESSION_OPEN && session->client_id == command->id;
+}
+
+static void renew(struct dlk_engine *engine, uint32_t slot, uint64_t now_ns)
+{
+    struct session *session = &engine->sessions[slot];
+    session->deadline_ns = now_ns + session->ttl_ns;
+}
+
+static void set_secret(struct session *session, const struct dlk_command *command)
+{
+    session->attach = command->attach;
+    memcpy(session->secret, command->secret, sizeof(session->secret));
+}
+
+static uint32_t session_open(struct dlk_engine *engine, const struct dlk_command *command,
+                             uint64_t now_ns)
+{
+    if (command->slot >= engine->limits.max_sessions || command->id == 0
+        || command->id > DLK_CLIENT_ID_MAX || command->ttl_ms == 0
+        || command->lease_ms > engine->limits.max_lease_ms
+        || engine->sessions[command->slot].state != SESSION_FREE) {
+        return DLK_RESULT_INVALID;
+    }
+    struct session *session = &engine->sessions[command->slot];
+    memset(session, 0, sizeof(*session));
+    session->client_id = command->id;
+    session->state = SESSION_OPEN;
+    session->entries = DLK_NONE;
+    session->ttl_ns = (uint64_t)command->ttl_ms * 1000000u;
+    session->lease_limit_ms = command->lease_ms;
+    set_secret(session, command);
+    renew(engine, command->slot, now_ns);
+    dlk_heap_set(&engine->expiries, command->slot, session->deadline_ns);
+    return DLK_RESULT_DONE;
+}
+
+static uint32_t session_supersede(struct dlk_engine *engine, const struct dlk_command *command,
+                                  uint64_t now_ns)
+{
+    if (!session_is(engine, command)) {
+        return DLK_RESULT_REMOVED;
+    }
+    set_secret(&engine->sessions[command->slot], command);
+    renew(engine, command->slot, now_ns);
+    return DLK_RESULT_DONE;
+}
+
+/* The slot is free again once nothing of an ended session is left. */
+void dlk_session_entry_gone(struct dlk_engine *engine, uint32_t slot)
+{
+    struct session *session = &engine->sessions[slot];
+    if (session->state == SESSION_ENDED && session->n_entries == 0) {
+        dlk_event_push(engine, DLK_EVENT_SESSION_FREED, slot, session->client_id);
+        session->state = SESSION_FREE;
+        session->client_id = 0;
+    }
+}
+
+/* Removes the session's entries, leased holds only if asked to; the locks settle afterwards, so
+ * that nothing is granted to the session on its way out. */
+static void remove_entries(struct dlk_engine *engine, uint32_t slot, bool leased_too,
+                           uint64_t now_ns)
+{
+    uint32_t index = engine->sessions[slot].entries;
+    while (index != DLK_NONE) {
+        struct entry *entry = &engine->entries[index];
+        struct lock *lock = &engine->locks[entry->lock];
+        index = entry->session_next;
+        bool leased = entry->state == DLK_ENTRY_HELD && entry->end_ns != DLK_NEVER;
+        if (leased && !leased_too) {
+            dlk_heap_set(&engine->ends, engine->limits.max_locks + entry_index(engine, entry),
+                         entry->end_ns);
+            continue;
+        }
+        if (entry->state == DLK_ENTRY_QUEUED) {
+            dlk_reply_entry(engine, entry, DLK_RESULT_REMOVED, now_ns);
+        }
+        dlk_entry_remove(engine, entry);
+        dlk_lock_settle_later(engine, lock, now_ns);
+    }
+}
+
+void dlk_session_expire(struct dlk_engine *engine, uint32_t slot, uint64_t now_ns)
+{
+    struct session *session = &engine->sessions[slot];
+    dlk_heap_remove(&engine->expiries, slot);
+    engine->counters[DLK_COUNT_SESSIONS_EXPIRED]++;
+    dlk_event_push(engine, DLK_EVENT_SESSION_ENDED, slot, session->client_id);
+    remove_entries(engine, slot, false, now_ns);
+    session->state = SESSION_ENDED;
+    dlk_session_entry_gone(engine, slot);
+}
+
+static uint32_t session_close(struct dlk_engine *engine, const struct dlk_command *command,
+                              uint64_t now_ns)
+{
+    if (!session_is(engine, command)) {
+        return DLK_RESULT_REMOVED;
+    }
+    dlk_heap_remove(&engine->expiries, command->slot);
+    remove_entries(engine, command->slot, true, now_ns);
+    engine->sessions[command->slot].state = SESSION_ENDED;
+    dlk_session_entry_gone(engine, command->slot);
+    dlk_run_ends(engine, now_ns);
+    return DLK_RESULT_DONE;
+}
+
+static uint32_t lock_open(struct dlk_engine *engine, const struct dlk_command *command)
+{
+    if (command->slot >= engine->limits.max_locks || command->id == 0
+        || command->kind >= DLK_KIND_COUNT
+        || (dlk_rules[command->kind].slots && command->size == 0)) {
+        return DLK_RESULT_INVALID;
+    }
+    struct lock *lock = &engine->locks[command->slot];
+    if (lock->id == command->id) {
+        lock->closing = 0;
+        return DLK_RESULT_DONE;
+    }
+    if (lock->id != 0) {
+        return DLK_RESULT_INVALID;
+    }
+    memset(lock, 0, sizeof(*lock));
+    lock->id = command->id;
+    lock->kind = (uint8_t)command->kind;
+    lock->size = dlk_rules[command->kind].slots ? command->size : 1;
+    lock->holders = DLK_NONE;
+    lock->queue_head = DLK_NONE;
+    lock->queue_tail = DLK_NONE;
+    lock->min_end_ns = DLK_NEVER;
+    lock->due_ns = DLK_NEVER;
+    return DLK_RESULT_DONE;
+}
+
+static uint32_t lock_close(struct dlk_engine *engine, const struct dlk_command *command,
+                           uint64_t *closed_now)
+{
+    if (command->slot >= engine->limits.max_locks || command->id == 0
+        || engine->locks[command->slot].id != command->id) {
+        return DLK_RESULT_NO_LOCK;
+    }
+    struct lock *lock = &engine->locks[command->slot];
+    if (lock->holders == DLK_NONE && lock->queue_head == DLK_NONE) {
+        lock->id = 0;
+        *closed_now = 1;
+    } else {
+        lock->closing = 1;
+    }
+    return DLK_RESULT_DONE;
+}
+
+static uint32_t cell_command(struct dlk_engine *engine, const struct dlk_command *command)
+{
+    if (command->slot >= engine->limits.max_cells || command->id == 0) {
+        return DLK_RESULT_INVALID;
+    }
+    bool open = command->op == DLK_COMMAND_CELL_OPEN;
+    if (engine->cells[command->slot] != (open ? 0 : command->id)) {
+        return open ? DLK_RESULT_INVALID : DLK_RESULT_NO_OBJECT;
+    }
+    engine->cells[command->slot] = open ? command->id : 0;
+    return DLK_RESULT_DONE;
+}
+
+static uint32_t set_epoch(struct dlk_engine *engine, uint64_t epoch)
+{
+    if (epoch <= engine->token >> DLK_COUNTER_BITS || epoch >= 1u << DLK_EPOCH_BITS) {
+        return DLK_RESULT_INVALID;
+    }
+    engine->next_epoch = (uint32_t)epoch;
+    return DLK_RESULT_DONE;
+}
+
+static uint32_t set_token_floor(struct dlk_engine *engine, uint64_t token)
+{
+    if (token >> (DLK_EPOCH_BITS + DLK_COUNTER_BITS) != 0) {
+        return DLK_RESULT_INVALID;
+    }
+    engine->token = token > engine->token ? token : engine->token;
+    return DLK_RESULT_DONE;
+}
+
+static uint32_t session_lease(struct dlk_engine *engine, const struct dlk_command *command)
+{
+    if (!session_is(engine, command)) {
+        return DLK_RESULT_REMOVED;
+    }
+    if (command->lease_ms > engine->limits.max_lease_ms) {
+        return DLK_RESULT_INVALID;
+    }
+    engine->sessions[command->slot].lease_limit_ms = command->lease_ms;
+    return DLK_RESULT_DONE;
+}
+
+static uint32_t carry_out(struct dlk_engine *engine, const struct dlk_command *command,
+                          uint64_t now_ns, uint64_t *value)
+{
+    switch (command->op) {
+    case DLK_COMMAND_SESSION_OPEN:
+        return session_open(engine, command, now_ns);
+    case DLK_COMMAND_SESSION_SUPERSEDE:
+        return session_supersede(engine, command, now_ns);
+    case DLK_COMMAND_SESSION_RENEW:
+        if (!session_is(engine, command)) {
+            return DLK_RESULT_REMOVED;
+        }
+        renew(engine, command->slot, now_ns);
+        return DLK_RESULT_DONE;
+    case DLK_COMMAND_SESSION_LEASE:
+        return session_lease(engine, command);
+    case DLK_COMMAND_SESSION_CLOSE:
+        return session_close(engine, command, now_ns);
+    case DLK_COMMAND_LOCK_OPEN:
+        return lock_open(engine, command);
+    case DLK_COMMAND_LOCK_CLOSE:
+        return lock_close(engine, command, value);
+    case DLK_COMMAND_CELL_OPEN:
+    case DLK_COMMAND_CELL_CLOSE:
+        return cell_command(engine, command);
+    case DLK_COMMAND_READY:
+        engine->ready = command->value != 0;
+        return DLK_RESULT_DONE;
+    case DLK_COMMAND_EPOCH:
+        return set_epoch(engine, command->value);
+    case DLK_COMMAND_TOKEN_FLOOR:
+        return set_token_floor(engine, command->value);
+    case DLK_COMMAND_GRACE: {
+        uint64_t grace_ns = now_ns + command->value * 1000000u;
+        engine->grace_ns = grace_ns > engine->grace_ns ? grace_ns : engine->grace_ns;
+        return DLK_RESULT_DONE;
+    }
+    default:
+        return DLK_RESULT_INVALID;
+    }
+}
+
+void dlk_engine_command(struct dlk_engine *engine, const struct dlk_command *command,
+                        uint64_t now_ns)
+{
+    uint64_t value = 0;
+    uint32_t result = carry_out(engine, command, now_ns, &value);
+    dlk_event_push(engine, DLK_EVENT_DONE, command->slot, command->id);
+    struct dlk_event *event = &engine->events[engine->n_events - 1];
+    event->result = result;
+    event->cookie = command->cookie;
+    event->value = value;
+}
+
+/* Every lock that is due, and every leased hold of an ended session whose lease is over. */
+void dlk_run_ends(struct dlk_engine *engine, uint64_t now_ns)
+{
+    while (dlk_heap_first_ns(&engine->ends) <= now_ns) {
+        uint32_t id = dlk_heap_first_id(&engine->ends);
+        if (id < engine->limits.max_locks) {
+            dlk_lock_settle(engine, &engine->locks[id], now_ns);
+            continue;
+        }
+        struct entry *entry = &engine->entries[id - engine->limits.max_locks];
+        struct lock *lock = &engine->locks[entry->lock];
+        engine->counters[DLK_COUNT_LEASES_EXPIRED]++;
+        dlk_entry_remove(engine, entry);
+        dlk_lock_settle_later(engine, lock, now_ns);
+    }
+}
+
+static void run_expiries(struct dlk_engine *engine, uint64_t now_ns, uint64_t sessions_now_ns)
+{
+    while (dlk_heap_first_ns(&engine->expiries) <= sessions_now_ns) {
+        uint32_t slot = dlk_heap_first_id(&engine->expiries);
+        uint64_t deadline_ns = engine->sessions[slot].deadline_ns;
+        if (deadline_ns < engine->grace_ns) {
+            deadline_ns = engine->grace_ns;
+        }
+        if (deadline_ns > sessions_now_ns) {
+            dlk_heap_set(&engine->expiries, slot, deadline_ns);
+        } else {
+            dlk_session_expire(engine, slot, now_ns);
+        }
+    }
+}
+
+void dlk_engine_tick(struct dlk_engine *engine, uint64_t now_ns, uint64_t sessions_now_ns)
+{
+    dlk_run_ends(engine, now_ns);
+    if (dlk_heap_first_ns(&engine->expiries) <= sessions_now_ns) {
+        run_expiries(engine, now_ns, sessions_now_ns);
+        dlk_run_ends(engine, now_ns);
+    }
+    while (dlk_heap_first_ns(&engine->waits) <= now_ns) {
+        dlk_wait_over(engine, &engine->entries[dlk_heap_first_id(&engine->waits)], now_ns);
+    }
+}

@@ -1,0 +1,164 @@
+/* Looking at the engine: who holds and waits, and whether its records are consistent. Changes
+ * nothing. */
+#include "engine_internal.h"
+
+static void show(const struct dlk_engine *engine, const struct entry *entry,
+                 struct dlk_entry_view *view)
+{
+    *view = (struct dlk_entry_view){
+        .owner = entry->owner,
+        .token = entry->token,
+        .end_ns = entry->state == DLK_ENTRY_HELD ? entry->end_ns : DLK_NEVER,
+        .since_ns = entry->since_ns,
+        .session = entry->session,
+        .client_id = engine->sessions[entry->session].client_id,
+        .request_id = entry->request_id,
+        .state = (uint8_t)entry->state,
+        .mode = (uint8_t)entry->mode,
+        .flags = (uint16_t)entry->flags,
+    };
+}
+
+size_t dlk_engine_view(const struct dlk_engine *engine, uint32_t slot, struct dlk_entry_view *out,
+                       size_t room)
+{
+    size_t count = 0;
+    if (slot >= engine->limits.max_locks || engine->locks[slot].id == 0) {
+        return 0;
+    }
+    const struct lock *lock = &engine->locks[slot];
+    for (int list = 0; list < 2; list++) {
+        uint32_t index = list == 0 ? lock->holders : lock->queue_head;
+        while (index != DLK_NONE) {
+            if (count < room) {
+                show(engine, &engine->entries[index], &out[count]);
+            }
+            count++;
+            index = engine->entries[index].lock_next;
+        }
+    }
+    return count;
+}
+
+enum broken {
+    BROKEN_HOLDER = 1, /* a holder in the wrong state, or on the wrong lock */
+    BROKEN_LINK,       /* a list that does not link back */
+    BROKEN_COUNT,      /* a count that is not the length of its list */
+    BROKEN_EXCLUSION,  /* holders that the kind does not allow together */
+    BROKEN_END,        /* min_end_ns after the end of a holder */
+    BROKEN_ORDER,      /* stamps in the queue that do not grow */
+    BROKEN_TIMER,      /* a lock with a queue that is due without a timer */
+    BROKEN_WAIT,       /* a ticket or holder in the heap of waits */
+    BROKEN_FREED,      /* an entry on no list, or a free lock with entries */
+    BROKEN_SESSION     /* a session's list or counts */
+};
+
+static int check_holders(const struct dlk_engine *engine, const struct lock *lock, uint32_t *seen)
+{
+    uint32_t n[DLK_MODE_COUNT] = {0, 0};
+    uint32_t prev = DLK_NONE;
+    for (uint32_t i = lock->holders; i != DLK_NONE; i = engine->entries[i].lock_next) {
+        const struct entry *entry = &engine->entries[i];
+        if (entry->state != DLK_ENTRY_HELD || entry->lock != lock_index(engine, lock)) {
+            return BROKEN_HOLDER;
+        }
+        if (entry->lock_prev != prev) {
+            return BROKEN_LINK;
+        }
+        if (entry->end_ns < lock->min_end_ns) {
+            return BROKEN_END;
+        }
+        if (dlk_heap_has(&engine->waits, i)) {
+            return BROKEN_WAIT;
+        }
+        n[entry->mode]++;
+        prev = i;
+    }
+    if (n[DLK_MODE_EXCLUSIVE] != lock->n_exclusive || n[DLK_MODE_SHARED] != lock->n_shared) {
+        return BROKEN_COUNT;
+    }
+    uint32_t capacity = lock->kind == DLK_KIND_SEMAPHORE ? lock->size : 1;
+    if (lock->n_exclusive > capacity || (lock->n_exclusive != 0 && lock->n_shared != 0)) {
+        return BROKEN_EXCLUSION;
+    }
+    *seen += lock->n_exclusive + lock->n_shared;
+    return 0;
+}
+
+static int check_queue(const struct dlk_engine *engine, const struct lock *lock, uint32_t *seen)
+{
+    uint32_t count = 0;
+    uint32_t prev = DLK_NONE;
+    uint64_t stamp = 0;
+    for (uint32_t i = lock->queue_head; i != DLK_NONE; i = engine->entries[i].lock_next) {
+        const struct entry *entry = &engine->entries[i];
+        if (entry->lock_prev != prev) {
+            return BROKEN_LINK;
+        }
+        if (entry->token <= stamp) {
+            return BROKEN_ORDER;
+        }
+        if (entry->state == DLK_ENTRY_TICKET && dlk_heap_has(&engine->waits, i)) {
+            return BROKEN_WAIT;
+        }
+        stamp = entry->token;
+        prev = i;
+        count++;
+    }
+    if (lock->queue_tail != prev || lock->n_queue != count) {
+        return BROKEN_COUNT;
+    }
+    bool timed = dlk_heap_has(&engine->ends, lock_index(engine, lock));
+    if (timed != (count != 0 && lock->due_ns != DLK_NEVER)) {
+        return BROKEN_TIMER;
+    }
+    *seen += count;
+    return 0;
+}
+
+static int check_session(const struct dlk_engine *engine, const struct session *session,
+                         uint32_t *seen)
+{
+    uint32_t count = 0;
+    uint32_t queued = 0;
+    if (session->state == SESSION_FREE) {
+        return 0;
+    }
+    for (uint32_t i = session->entries; i != DLK_NONE; i = engine->entries[i].session_next) {
+        const struct entry *entry = &engine->entries[i];
+        bool lasting = entry->state == DLK_ENTRY_HELD && entry->end_ns != DLK_NEVER;
+        if (session->state == SESSION_ENDED && !lasting) {
+            return BROKEN_SESSION;
+        }
+        queued += entry->state == DLK_ENTRY_QUEUED;
+        count++;
+    }
+    *seen += count;
+    return count == session->n_entries && queued == session->n_queued ? 0 : BROKEN_SESSION;
+}
+
+int dlk_engine_check(const struct dlk_engine *engine)
+{
+    uint32_t on_locks = 0;
+    uint32_t on_sessions = 0;
+    for (uint32_t slot = 0; slot < engine->limits.max_locks; slot++) {
+        const struct lock *lock = &engine->locks[slot];
+        if (lock->id == 0) {
+            continue;
+        }
+        int broken = check_holders(engine, lock, &on_locks);
+        if (broken == 0) {
+            broken = check_queue(engine, lock, &on_locks);
+        }
+        if (broken != 0) {
+            return broken;
+        }
+    }
+    for (uint32_t slot = 0; slot < engine->limits.max_sessions; slot++) {
+        if (check_session(engine, &engine->sessions[slot], &on_sessions) != 0) {
+            return BROKEN_SESSION;
+        }
+    }
+    bool all = on_locks == engine->entries_used && on_sessions == engine->entries_used;
+    return all ? 0 : BROKEN_FREED;
+}
