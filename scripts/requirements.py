@@ -1,7 +1,7 @@
 """What pyproject.toml asks for, as lines for pip; it is the only place where packages are named.
 
-Usage: requirements.py check                            is this Python new enough, can it make .venv?
-       requirements.py (build | run | test | bench)...  the packages of these groups, one a line
+Usage: requirements.py check                        can this Python make the virtual environment?
+       requirements.py (build|run|test|bench)...    the packages of these groups, one a line
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def packages(group: str) -> list[str]:
 def what_is_missing() -> list[str]:
     """What this machine lacks, each with the command that mends it on Debian and its like."""
     missing = []
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036 - this is the one file that older ones run
         missing.append(f"Python 3.10 or newer (this is {sys.version.split()[0]}; set PYTHON=...)")
     if importlib.util.find_spec("ensurepip") is None:
         missing.append("the venv module with pip: apt-get install python3-venv")
