@@ -8,6 +8,10 @@ PYTHON ?= python3
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 PYTEST_ARGS ?=
 
+# The steps follow one another, so that their output can be read; each step uses all cores.
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
 VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
