@@ -126,7 +126,9 @@ void dlk_reply_entry(struct dlk_engine *engine, const struct entry *entry, uint3
     if (result == DLK_RESULT_GRANTED) {
         reply->token = entry->token;
         reply->entry = entry_index(engine, entry);
-        reply->lease_ms = entry->lease_ms;
+        if (entry->end_ns != DLK_NEVER) {
+            reply->lease_ms = (uint32_t)((entry->end_ns - entry->since_ns) / 1000000u);
+        }
         reply->held_us = (entry->since_ns - time_ns) / 1000u;
     } else if (result == DLK_RESULT_TICKETED) {
         reply->token = entry->token;

@@ -11,6 +11,9 @@ struct entry *dlk_entry_new(struct dlk_engine *engine, const struct dlk_request 
     uint32_t index = engine->entries_free;
     if (index != DLK_NONE) {
         engine->entries_free = engine->entries[index].lock_next;
+        if (engine->entries_free != DLK_NONE) {
+            __builtin_prefetch(&engine->entries[engine->entries_free], 1);
+        }
     } else if (engine->entries_high < engine->limits.max_entries) {
         index = engine->entries_high++;
     } else {
@@ -20,12 +23,11 @@ struct entry *dlk_entry_new(struct dlk_engine *engine, const struct dlk_request 
     struct session *session = &engine->sessions[request->session];
     entry->owner = request->owner;
     entry->request_id = request->request_id;
-    entry->lease_ms = request->lease_ms;
     entry->session = request->session;
-    entry->lock = request->slot & 0xffffffu;
-    entry->mode = request->mode & 1u;
-    entry->flags = (uint8_t)(request->flags & DLK_FLAG_ALL) & 7u;
-    entry->end_ns = 0;
+    entry->lock = request->slot;
+    entry->mode = request->mode;
+    entry->flags = request->flags;
+    entry->end_ns = request->lease_ms;
     entry->session_prev = DLK_NONE;
     entry->session_next = session->entries;
     if (session->entries != DLK_NONE) {
@@ -85,6 +87,7 @@ void dlk_entry_enqueue(struct dlk_engine *engine, struct entry *entry)
 void dlk_entry_to_ticket(struct dlk_engine *engine, struct entry *entry)
 {
     entry->state = DLK_ENTRY_TICKET;
+    entry->end_ns = 0;
     engine->sessions[entry->session].n_queued--;
     dlk_heap_remove(&engine->waits, entry_index(engine, entry));
 }
@@ -109,7 +112,7 @@ void dlk_entry_hold(struct dlk_engine *engine, struct entry *entry, uint64_t now
     }
     entry->state = DLK_ENTRY_HELD;
     entry->token = token_next(engine);
-    entry->end_ns = lease_end_ns(now_ns, entry->lease_ms);
+    entry->end_ns = lease_end_ns(now_ns, (uint32_t)entry->end_ns);
     entry->since_ns = now_ns;
     if (lock->n_exclusive + lock->n_shared == 0 || entry->end_ns < lock->min_end_ns) {
         lock->min_end_ns = entry->end_ns;

@@ -37,25 +37,23 @@ struct lock {
 struct entry {
     alignas(64) uint64_t owner;
     uint64_t token;    /* HELD: token; QUEUED, TICKET: stamp */
-    uint64_t end_ns;   /* HELD: end of the lease; TICKET: claim end, 0: its turn has not come */
+    uint64_t end_ns;   /* HELD: end of the lease; TICKET: claim end, 0: its turn has not come;
+                        * new and QUEUED: the lease asked for, in ms */
     uint64_t since_ns; /* HELD: the grant; QUEUED: the arrival of the request */
     uint32_t request_id;
-    uint32_t lease_ms; /* asked for, 0: none */
     uint32_t session;
+    uint32_t lock;
     uint32_t lock_prev;
     uint32_t lock_next; /* also links the free entries */
     uint32_t session_prev;
     uint32_t session_next;
-    uint32_t lock : 24;
-    uint32_t state : 2; /* enum dlk_entry_state */
-    uint32_t mode : 1;
-    uint32_t flags : 3;
+    uint8_t state; /* enum dlk_entry_state */
+    uint8_t mode;
+    uint16_t flags;
 };
 
 _Static_assert(sizeof(struct lock) == 64, "a lock is one cache line");
 _Static_assert(sizeof(struct entry) == 64, "an entry is one cache line");
-_Static_assert(DLK_MAX_LOCKS_LIMIT < (1 << 24), "entry.lock has 24 bits");
-_Static_assert(DLK_FLAG_ALL < (1 << 3), "entry.flags has 3 bits");
 
 enum session_state { SESSION_FREE = 0, SESSION_OPEN, SESSION_ENDED };
 

@@ -161,8 +161,8 @@ static void request_redeem(struct dlk_engine *engine, const struct dlk_request *
         return;
     }
     entry->request_id = request->request_id;
-    entry->lease_ms = request->lease_ms;
-    entry->flags = (uint8_t)(request->flags & DLK_FLAG_ALL) & 7u;
+    entry->end_ns = request->lease_ms;
+    entry->flags = request->flags;
     entry->since_ns = now_ns;
     dlk_entry_to_waiter(engine, entry);
     dlk_lock_settle(engine, lock, now_ns);
@@ -313,7 +313,6 @@ void dlk_wait_over(struct dlk_engine *engine, struct entry *entry, uint64_t now_
     engine->counters[dlk_rule_busy_counter(lock->kind, entry->mode)]++;
     if ((entry->flags & DLK_FLAG_TICKET) != 0) {
         dlk_entry_to_ticket(engine, entry);
-        entry->end_ns = 0;
         dlk_reply_entry(engine, entry, DLK_RESULT_TICKETED, now_ns);
     } else {
         dlk_reply_entry(engine, entry, DLK_RESULT_TIMED_OUT, now_ns);
