@@ -1,0 +1,149 @@
+"""A client's control connection: typed requests and replies, one at a time, from any thread.
+
+A link that timed out, broke, was interrupted or got an answer it cannot understand is closed for
+good: after any of these it could be out of step, and a later reply must never be taken for the
+answer to another request. The caller connects anew (`client_reinit` in the mirror).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from typing import Final, cast
+
+from dlock.control.codec import Decoder, encode
+from dlock.control.messages import BY_MESSAGE, U32_MAX, ProtocolError, Reply, Request
+
+RECEIVE_BYTES: Final = 65536
+
+
+class LinkError(Exception):
+    """No answer: the server cannot be reached, was late, or the connection is closed."""
+
+
+class ControlLink:
+    """One connection. `request` holds the link for a request and its reply."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        """Takes the socket over; use `connect`."""
+        self._pid = os.getpid()
+        self._socket: socket.socket | None = connected
+        self._retired: socket.socket | None = None
+        self._lock = threading.Lock()
+        self._decoder = Decoder()
+        self._request_id = 0
+
+    @classmethod
+    def connect(cls, host: str, port: int, timeout: float) -> ControlLink:
+        """Connects within `timeout` seconds; LinkError if nothing answers there."""
+        try:
+            connected = socket.create_connection((host, port), timeout)
+        except (OSError, UnicodeError) as problem:
+            raise LinkError(f"no server answers at {host}:{port}: {problem}") from None
+        try:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as problem:
+            connected.close()
+            raise LinkError(f"{host}:{port} closed the connection: {problem}") from None
+        return cls(connected)
+
+    @property
+    def closed(self) -> bool:
+        """True once the link is of no more use."""
+        return self._socket is None
+
+    @property
+    def peer(self) -> str:
+        """The numeric address of the server; LinkError when closed."""
+        connected = self._socket
+        try:
+            if connected is not None:
+                return cast(str, connected.getpeername()[0])
+        except OSError as problem:
+            raise LinkError(f"the link is closed: {problem}") from None
+        raise LinkError("the link is closed")
+
+    def close(self) -> None:
+        """Closes it; a request under way in another thread ends with LinkError."""
+        connected, self._socket = self._socket, None
+        if connected is None:
+            return
+        if self._pid != os.getpid():
+            connected.close()  # The parent's link lives on: no shutdown, and no trust in the lock.
+            return
+        with contextlib.suppress(OSError):
+            connected.shutdown(socket.SHUT_RDWR)  # Wakes a thread that waits in recv.
+        self._retired = connected
+        self._reap()
+
+    def _reap(self) -> None:
+        """Closes the descriptor of a closed link once no thread is inside `request`, since its
+        number could be given to another file while one still reads."""
+        if self._retired is not None and self._lock.acquire(blocking=False):
+            try:
+                if self._retired is not None:
+                    self._retired.close()
+                    self._retired = None
+            finally:
+                self._lock.release()
+
+    def request(self, message: Request[Reply], timeout: float) -> Reply:
+        """Sends and waits for the answer, at most `timeout` seconds in all (waiting for another
+        thread's request included). LinkError closes the link, except where that wait was too
+        long. ProtocolError: the message itself cannot be sent; the link stays as it was."""
+        if self._pid != os.getpid():
+            raise LinkError("the link belongs to the parent process")
+        deadline = time.monotonic() + timeout
+        if not self._lock.acquire(timeout=max(timeout, 0)):
+            raise LinkError("another request did not end in time")
+        try:
+            if self._socket is None:
+                raise LinkError("the link is closed")
+            self._request_id = (self._request_id + 1) & U32_MAX
+            data = encode(self._request_id, message)
+            answered = False
+            try:
+                reply = self._exchange(self._socket, data, deadline)
+                answered = True
+            finally:
+                # Whatever happened, KeyboardInterrupt included: without its reply it is over.
+                if not answered:
+                    self.close()
+        finally:
+            self._lock.release()
+            self._reap()
+        expected = BY_MESSAGE[type(message)].reply
+        if expected is None or not isinstance(reply, expected):
+            self.close()
+            raise LinkError(f"{type(message).__name__} was answered with {type(reply).__name__}")
+        return cast(Reply, reply)
+
+    def _exchange(self, connected: socket.socket, data: bytes, deadline: float) -> object:
+        try:
+            connected.settimeout(_remaining(deadline))
+            connected.sendall(data)
+            while (taken := self._decoder.take()) is None:
+                connected.settimeout(_remaining(deadline))
+                received = connected.recv(RECEIVE_BYTES)
+                if not received:
+                    raise LinkError("the server closed the connection")
+                self._decoder.feed(received)
+        except TimeoutError:
+            raise LinkError("no answer in time") from None
+        except (OSError, ProtocolError) as problem:
+            raise LinkError(f"the link broke: {problem}") from None
+        request_id, reply = taken
+        if request_id != self._request_id or self._decoder.pending_bytes:
+            raise LinkError("the server answered something that was not asked")
+        return reply
+
+
+def _remaining(deadline: float) -> float:
+    """Seconds until the deadline; TimeoutError when it has passed."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left

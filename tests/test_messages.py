@@ -1,0 +1,167 @@
+"""The control messages and their codec: round trips, every limit, and docs/protocol.md."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import msgpack
+import pytest
+
+from dlock.control import messages as m
+from dlock.control.codec import MESSAGE_BYTES_MAX, Decoder, decode, encode
+from dlock.types import DlockStatus
+
+SPEC = m.LockSpec(b"d" * 512, 3, 7)
+CLAIM = m.LockClaim(b"x", 1, 5, 2, 9, 2**62, 0, 1, 0, 3, 1000)
+SAMPLES: list[m.Message] = [
+    m.ClientInit(1, 1, {"host": "node1", "pid": 7}),
+    m.ClientReinit(1, 2, 0x7FFFFFFF, b"s" * 16, 3, 2**64 - 1),
+    m.ReinitDone(), m.ClientDeinit(), m.Heartbeat(), m.Stats(),
+    m.GetLocks((SPEC,) * 31),
+    m.ReleaseLocks((1, 2, 0x7FFFFFFF)),
+    m.DeclareLease(1),
+    m.UpdateLocks((CLAIM,) * 31),
+    m.ObjectCreate(b"o", 2**64 - 1, 60),
+    m.ObjectGet(b"o", 0),
+    m.ObjectRelease(1), m.ObjectDestroy(1),
+    m.Status(DlockStatus.ERROR),
+    m.Welcome(DlockStatus.SUCCESS, 1, 5, 0, b"k" * 16, 1, 40000, 1, 2**63, 10000, 3600000, 1024),
+    m.Welcome(DlockStatus.NOT_READY),
+    m.LockIds(DlockStatus.SUCCESS, (m.LockResult(DlockStatus.SUCCESS, 1, 0),
+                                    m.LockResult(DlockStatus.ERROR))),
+    m.Statuses(DlockStatus.SUCCESS, (DlockStatus.SUCCESS, DlockStatus.LOCK_NOT_GET)),
+    m.ObjectId(DlockStatus.OBJECT_TOO_MANY),
+    m.StatsReply({"requests": 2**64 - 1}),
+]
+
+
+def wire(value: object) -> bytes:
+    body = msgpack.packb(value, use_bin_type=True)
+    assert isinstance(body, bytes)
+    return body
+
+
+@pytest.mark.parametrize("message", SAMPLES, ids=lambda one: type(one).__name__)
+def test_round_trip(message: m.Message) -> None:
+    data = encode(77, message)
+    assert struct.unpack("<I", data[:4])[0] == len(data) - 4
+    request_id, back = decode(data[4:])
+    assert request_id == 77
+    assert back == message
+    assert type(back) is type(message)
+
+
+def test_every_message_has_a_sample() -> None:
+    assert {type(one) for one in SAMPLES} == set(m.BY_MESSAGE)
+
+
+def test_decoder_takes_any_cut() -> None:
+    stream = b"".join(encode(number, one) for number, one in enumerate(SAMPLES))
+    for step in (1, 3, 64, 5000, len(stream)):
+        decoder = Decoder()
+        got = []
+        for at in range(0, len(stream), step):
+            decoder.feed(stream[at:at + step])
+            while (taken := decoder.take()) is not None:
+                got.append(taken)
+        assert got == list(enumerate(SAMPLES))
+        assert decoder.pending_bytes == 0
+
+
+BAD_BODIES = {
+    "not an array": wire({"a": 1}),
+    "empty array": wire([]),
+    "no request id": wire([5]),
+    "unknown type": wire([99, 0]),
+    "type is text": wire(["5", 0]),
+    "type is a bool": wire([True, 0, 1, 1, {}]),
+    "request id negative": wire([5, -1]),
+    "request id too large": wire([5, 2**32]),
+    "too many fields": wire([5, 0, 1]),
+    "too few fields": wire([8, 0]),
+    "lease 0": wire([8, 0, 0]),
+    "lease for ever": wire([8, 0, 2**32 - 1]),
+    "lease is a float": wire([8, 0, 1.0]),
+    "lease is nil": wire([8, 0, None]),
+    "no locks": wire([6, 0, []]),
+    "32 locks": wire([6, 0, [[b"a", 0, 1]] * 32]),
+    "empty descriptor": wire([6, 0, [[b"", 0, 1]]]),
+    "long descriptor": wire([6, 0, [[b"a" * 513, 0, 1]]]),
+    "descriptor is text": wire([6, 0, [["a", 0, 1]]]),
+    "unknown kind": wire([6, 0, [[b"a", 4, 1]]]),
+    "lock is short": wire([6, 0, [[b"a", 0]]]),
+    "lock is a map": wire([6, 0, [{}]]),
+    "lock id 0": wire([7, 0, [0]]),
+    "lock id too large": wire([7, 0, [2**31]]),
+    "short secret": wire([2, 0, 1, 1, 5, b"x" * 15, 0, 0]),
+    "client id 0": wire([2, 0, 1, 1, 0, b"x" * 16, 0, 0]),
+    "info key is a number": wire([1, 0, 1, 1, {1: "a"}]),
+    "info value is a list": wire([1, 0, 1, 1, {"a": []}]),
+    "info value is negative": wire([1, 0, 1, 1, {"a": -1}]),
+    "info value is long": wire([1, 0, 1, 1, {"a": "x" * 257}]),
+    "info key is long": wire([1, 0, 1, 1, {"k" * 33: 1}]),
+    "info is large": wire([1, 0, 1, 1, {str(number): 1 for number in range(17)}]),
+    "no status": wire([128, 0, 5]),
+    "value below 0": wire([10, 0, b"o", -1, 1]),
+    "text is no utf-8": b"\x95\x01\x00\x01\x01\x81\xa1\xff\x01",
+    "trailing bytes": wire([5, 0]) + b"\x00",
+    "truncated": wire([8, 0, 1000])[:-1],
+    "deep": b"\x91" * 5000 + b"\xc0",
+    "extension": b"\x93\x08\x00" + wire(msgpack.Timestamp(1)),
+    "reserved byte": b"\xc1",
+}
+
+
+@pytest.mark.parametrize("body", BAD_BODIES.values(), ids=list(BAD_BODIES))
+def test_bad_body(body: bytes) -> None:
+    with pytest.raises(m.ProtocolError):
+        decode(body)
+
+
+@pytest.mark.parametrize("length", [0, MESSAGE_BYTES_MAX + 1, 2**32 - 1])
+def test_bad_length(length: int) -> None:
+    decoder = Decoder()
+    decoder.feed(struct.pack("<I", length))
+    with pytest.raises(m.ProtocolError, match=str(length)):
+        decoder.take()
+
+
+def test_messages_before_the_bad_one_are_taken() -> None:
+    decoder = Decoder()
+    decoder.feed(encode(1, m.Heartbeat()) + b"\x01\x00\x00\x00\xc1")
+    assert decoder.take() == (1, m.Heartbeat())
+    with pytest.raises(m.ProtocolError):
+        decoder.take()
+
+
+@pytest.mark.parametrize("message", [
+    m.GetLocks(()),
+    m.GetLocks((m.LockSpec(b"", 0),)),
+    m.ReleaseLocks((0,)),
+    m.ObjectGet(b"x" * 513, 0),
+    m.ClientInit(1, 1, {"program": "x" * 257}),
+    m.ClientInit(1, 1, {"program": "\ud800"}),
+    m.DeclareLease(2**32),
+])
+def test_the_sender_is_told_first(message: m.Message) -> None:
+    with pytest.raises(m.ProtocolError):
+        encode(1, message)
+
+
+def test_a_secret_is_not_shown() -> None:
+    assert "kkkk" not in repr(SAMPLES[15])
+    assert "ssss" not in repr(SAMPLES[1])
+
+
+def protocol_row(one: m.Declaration) -> str:
+    fields = "; ".join(f"`{name}`: {kind.text}" for name, kind in one.record.fields)
+    reply = f"{m.BY_MESSAGE[one.reply].number} {one.reply.__name__}" if one.reply else ""
+    return f"| {one.number} | {one.message.__name__} | {fields} | {reply} |"
+
+
+def test_the_document_shows_this_table() -> None:
+    path = Path(__file__).parent.parent / "docs" / "protocol.md"
+    rows = [line for line in path.read_text(encoding="utf-8").splitlines()
+            if line.startswith("| ") and line[2].isdigit() and line.count("|") == 5]
+    assert rows == [protocol_row(one) for one in m.DECLARATIONS]
