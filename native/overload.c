@@ -1,0 +1,130 @@
+/*
+ * Are there more threads that want to run than cores to run them? Then a spinning thread takes its
+ * core from the one it waits for. The only file of adaptive waiting that looks at the machine.
+ *
+ * /proc/loadavg counts the runnable threads of the whole machine, so they are compared with the
+ * cores of the whole machine. A process that may use only some of these cores (a container, a
+ * batch job) can be short of them while others idle: there a thread also goes by its own
+ * involuntary context switches, which a spinner with a core to itself hardly has.
+ */
+#include <fcntl.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "adaptive.h"
+
+enum { SAMPLE_INTERVAL_NS = 10000000, CPUS_MAX = 8192, FD_UNOPENED = -1, FD_MISSING = -2 };
+
+static atomic_int loadavg_fd = FD_UNOPENED;
+static _Atomic uint64_t sampled_ns;
+static atomic_bool machine_overloaded;
+static atomic_bool cores_restricted;
+
+/* The descriptor, opened once a process and never closed; FD_MISSING where there is no /proc. */
+static int loadavg(void)
+{
+    int fd = atomic_load_explicit(&loadavg_fd, memory_order_acquire);
+    int expected = FD_UNOPENED;
+
+    if (fd != FD_UNOPENED) {
+        return fd;
+    }
+    fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        fd = FD_MISSING;
+    }
+    if (atomic_compare_exchange_strong(&loadavg_fd, &expected, fd)) {
+        return fd;
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    return expected;
+}
+
+/* "0.48 0.28 0.12 RUNNABLE/ALL LAST_PID"; 0 where it cannot be read. */
+static long runnable_threads(void)
+{
+    char text[128];
+    int fd = loadavg();
+    ssize_t length = fd < 0 ? -1 : pread(fd, text, sizeof(text) - 1, 0);
+    const char *field = text;
+
+    if (length <= 0) {
+        return 0;
+    }
+    text[length] = '\0';
+    for (int i = 0; i < 3 && field != NULL; i++) {
+        field = strchr(field, ' ');
+        field = field != NULL ? field + 1 : NULL;
+    }
+    return field != NULL ? strtol(field, NULL, 10) : 0;
+}
+
+/* Cores that the process as a whole may use: the mask of its first thread, since a server pins its
+ * own threads to one core each and that says nothing about the room there is. */
+static long usable_cores(long online)
+{
+    cpu_set_t *cores = CPU_ALLOC(CPUS_MAX);
+    long count = online;
+
+    if (cores == NULL) {
+        return online;
+    }
+    CPU_ZERO_S(CPU_ALLOC_SIZE(CPUS_MAX), cores);
+    if (sched_getaffinity(getpid(), CPU_ALLOC_SIZE(CPUS_MAX), cores) == 0) {
+        count = CPU_COUNT_S(CPU_ALLOC_SIZE(CPUS_MAX), cores);
+    }
+    CPU_FREE(cores);
+    return count;
+}
+
+/* At most every SAMPLE_INTERVAL_NS, by whichever thread comes first. */
+static void sample(uint64_t now_ns)
+{
+    uint64_t last_ns = atomic_load_explicit(&sampled_ns, memory_order_relaxed);
+    long online;
+
+    if (last_ns != 0 && now_ns < last_ns + SAMPLE_INTERVAL_NS) {
+        return;
+    }
+    if (!atomic_compare_exchange_strong(&sampled_ns, &last_ns, now_ns)) {
+        return;
+    }
+    online = sysconf(_SC_NPROCESSORS_ONLN);
+    atomic_store_explicit(&machine_overloaded, runnable_threads() > online, memory_order_relaxed);
+    atomic_store_explicit(&cores_restricted, usable_cores(online) < online, memory_order_relaxed);
+}
+
+/* Has the calling thread been put aside by the scheduler since it last asked? */
+static bool preempted(uint64_t now_ns)
+{
+    static _Thread_local uint64_t asked_ns;
+    static _Thread_local long switches;
+    static _Thread_local bool answer;
+    struct rusage usage;
+
+    if (asked_ns != 0 && now_ns < asked_ns + SAMPLE_INTERVAL_NS) {
+        return answer;
+    }
+    if (getrusage(RUSAGE_THREAD, &usage) != 0) {
+        return false;
+    }
+    answer = asked_ns != 0 && usage.ru_nivcsw > switches;
+    switches = usage.ru_nivcsw;
+    asked_ns = now_ns;
+    return answer;
+}
+
+bool dlk_overloaded(uint64_t now_ns)
+{
+    sample(now_ns);
+    if (atomic_load_explicit(&machine_overloaded, memory_order_relaxed)) {
+        return true;
+    }
+    return atomic_load_explicit(&cores_restricted, memory_order_relaxed) && preempted(now_ns);
+}
