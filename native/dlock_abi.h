@@ -388,11 +388,17 @@ enum dlk_verb {
     DLK_VERB_FETCH_ADD,
     DLK_VERB_COMPARE_SWAP,
     DLK_VERB_READ,
-    DLK_VERB_PING
+    DLK_VERB_PING,
+    DLK_VERB_LOOK /* the state as last seen; asks and takes nothing, SUCCESS. What trylock, lock
+                   * with expire_time 0 mean in the mirror; looked at before mode and ticket. A
+                   * TRYLOCK or LOCK with lease_ms 0 takes a hold without a lease. */
 };
 
-/* One operation: what is asked, what came of it. The caller owns it and keeps it alive until its
- * status is not PENDING or dlk_client_cancel returned. */
+struct dlk_waiter;
+
+/* One operation: what is asked, what came of it. The caller owns it, zeroed at first, and keeps it
+ * alive and in place until its status is not PENDING or dlk_client_cancel returned; it may be used
+ * again then. Only the "in" fields need to be set. */
 struct dlk_call {
     /* in */
     uint32_t verb;     /* enum dlk_verb */
@@ -419,10 +425,13 @@ struct dlk_call {
     uint16_t n_shared;
     uint16_t m_exclusive;
     uint16_t m_shared;
+    uint64_t left_ms; /* how long the hold's authority (lease or session) still runs by this
+                       * client's clock, rounded down; 0: nothing held, or suspended */
     /* private to the client library */
     uint32_t slot;
     uint32_t phase;
     uint64_t deadline_ns;
+    struct dlk_waiter *waiter;
 };
 
 struct dlk_client_config {
@@ -441,7 +450,7 @@ struct dlk_link {
     uint32_t epoch;
     uint32_t session_ttl_ms;
     uint32_t max_lease_ms;
-    uint32_t timeout_ms; /* of connecting and attaching */
+    uint32_t timeout_ms; /* of connecting and attaching together */
     uint8_t secret[16];
 };
 
@@ -452,36 +461,69 @@ struct dlk_claim {
     uint64_t owner;
     uint64_t token;
     uint64_t stamp;
-    uint32_t state; /* enum dlk_entry_state */
+    uint32_t state; /* enum dlk_entry_state: HELD; TICKET; FREE: got, but not held. A hold whose
+                     * lease or session has ended by this client's clock is HELD with lapsed 1 */
     uint32_t mode;
     uint32_t count;
-    uint32_t remaining_ms; /* 0: no lease */
+    uint32_t remaining_ms; /* of the lease; 0: no lease, or lapsed */
+    uint32_t lapsed;       /* 1: the authority ended before this claim was made */
+    uint32_t leased;       /* 1: the authority is a lease, 0: the session */
 };
 
+/* What a client does is in docs/client.md. Any thread may call anything at any time; statuses are
+ * those of enum dlk_status. PENDING always means: nothing is wrong, call again (the wait was
+ * interrupted by a signal, or DLK_WAIT_SLICE_MS are over). FORKED: the client is the parent's. */
 struct dlk_client;
 
 struct dlk_client *dlk_client_new(const struct dlk_client_config *config);
 void dlk_client_free(struct dlk_client *client);
+/* Connects; an older connection ends first, and with it every pending call (BAD_RESPONSE).
+ * SUCCESS, PENDING (call again with the same link), BAD_RESPONSE (no answer in timeout_ms, or
+ * refused). */
 int dlk_client_attach(struct dlk_client *client, const struct dlk_link *link);
 void dlk_client_detach(struct dlk_client *client);
-int dlk_client_attached(struct dlk_client *client);
+int dlk_client_attached(struct dlk_client *client); /* 1: a living connection */
+/* Debts: unlocks and cancels without an answer. Sends again those that need it and waits for the
+ * answers, at most timeout_ms and at most a slice. SUCCESS: none left; PENDING; NOT_READY: the
+ * server does not serve yet, they are kept; BAD_RESPONSE: no connection. */
 int dlk_client_settle(struct dlk_client *client, uint32_t timeout_ms);
 uint32_t dlk_client_debts(struct dlk_client *client);
+/* Makes (lock, owner) known, not held; known already: takes the slot, keeps the state. */
 int dlk_client_add_lock(struct dlk_client *client, uint32_t lock_id, uint32_t slot, uint32_t kind,
                         uint64_t owner);
+/* May it be released? LOCK_NOT_GET, ERROR (held), TICKET_TO_UNLOCK, EASYNC (an operation runs on
+ * it), or SUCCESS. Changes nothing. */
+int dlk_client_may_drop_lock(struct dlk_client *client, uint32_t lock_id, uint64_t owner);
+/* Forgets it, if it may; with force whatever its state. Asks nothing of the server. */
 int dlk_client_drop_lock(struct dlk_client *client, uint32_t lock_id, uint64_t owner, int force);
 int dlk_client_add_object(struct dlk_client *client, uint32_t object_id, uint32_t slot);
 int dlk_client_drop_object(struct dlk_client *client, uint32_t object_id);
+/* call: submits and waits; wait: goes on waiting; start: submits; poll: looks, never waits. Each
+ * returns the call's status. */
 int dlk_client_call(struct dlk_client *client, struct dlk_call *call);
 int dlk_client_wait(struct dlk_client *client, struct dlk_call *call);
 int dlk_client_start(struct dlk_client *client, struct dlk_call *call);
 int dlk_client_poll(struct dlk_client *client, struct dlk_call *call);
+/* Ends a call whose last status was PENDING. A lock that it asked for is given back, also one that
+ * was granted in this moment; an unlock is kept as a debt; the count of a re-entry is undone. */
 void dlk_client_cancel(struct dlk_client *client, struct dlk_call *call);
+/* Carries out the items in order, as single calls would be, and waits; each has its own status.
+ * SUCCESS: every item is done; PENDING: go on with dlk_client_batch_wait; EINVAL: more than
+ * DLK_INFLIGHT_MAX / 2 items. To give up, cancel every item. */
 int dlk_client_batch(struct dlk_client *client, struct dlk_call *calls, size_t count);
+int dlk_client_batch_wait(struct dlk_client *client, struct dlk_call *calls, size_t count);
+/* Submits what it can without waiting; go on with dlk_client_batch_wait or _batch_poll. */
+int dlk_client_batch_start(struct dlk_client *client, struct dlk_call *calls, size_t count);
+int dlk_client_batch_poll(struct dlk_client *client, struct dlk_call *calls, size_t count);
+/* What this client has got and holds: returns how many claims there are, writes at most room. */
 size_t dlk_client_claims(struct dlk_client *client, struct dlk_claim *out, size_t room);
+/* After a re-initialisation: the next call on each held rw lock asks the server. */
 void dlk_client_unverify(struct dlk_client *client);
 uint64_t dlk_client_session_left_ms(struct dlk_client *client);
-/* Heartbeats of every client in the process, from one thread that stays in C. */
+/* Replies that were dropped because they name another client, epoch or request. */
+uint64_t dlk_client_ignored(struct dlk_client *client);
+/* Heartbeats of every client in the process, from one thread that stays in C. run returns 0 after
+ * a stop; each stop ends one run, the present or the next. ERROR: it runs already. */
 int dlk_keeper_run(void);
 void dlk_keeper_stop(void);
 
