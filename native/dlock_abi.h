@@ -244,12 +244,31 @@ enum dlk_event_op {
     DLK_EVENT_SESSION_FREED, /* slot, id: its last leased hold is over; the slot may be reused */
     DLK_EVENT_LOCK_CLOSED,   /* slot, id: after LOCK_CLOSE; the slot may be reused */
     DLK_EVENT_LINK_LOST,     /* slot, id: the session's data connection is gone */
-    DLK_EVENT_EPOCH_LOW      /* value: the epoch; half of its tokens are used, send EPOCH */
+    DLK_EVENT_EPOCH_LOW,     /* value: the epoch; half of its tokens are used, send EPOCH */
+    DLK_EVENT_BAD_PEER       /* a data connection was closed for what it sent: result: enum
+                              * dlk_fault; id: the client that it was or said it was; cookie and
+                              * value: 16 bytes, its IPv6 address (IPv4 mapped) as on the wire */
+};
+
+/* Why a data connection was closed. */
+enum dlk_fault {
+    DLK_FAULT_NONE = 0,
+    DLK_FAULT_MAGIC,       /* the first frame is no attach frame */
+    DLK_FAULT_VERSION,     /* of the attach frame */
+    DLK_FAULT_RESERVED,    /* a field that must be 0 is not */
+    DLK_FAULT_REFUSED,     /* unknown session, wrong secret, attach number used or superseded */
+    DLK_FAULT_ATTACH_LATE, /* no whole attach frame in time */
+    DLK_FAULT_CLIENT_ID,   /* a frame of another client than the one that attached */
+    DLK_FAULT_OP,
+    DLK_FAULT_MODE,
+    DLK_FAULT_FLAGS,
+    DLK_FAULT_OUTPUT,      /* more answers unread than one connection may have */
+    DLK_FAULT_COUNT
 };
 
 struct dlk_event {
     uint32_t op;
-    uint32_t result; /* enum dlk_result */
+    uint32_t result; /* enum dlk_result; BAD_PEER: enum dlk_fault */
     uint32_t slot;
     uint32_t id;
     uint64_t cookie;
@@ -374,7 +393,9 @@ void dlk_plane_free(struct dlk_plane *plane); /* after dlk_plane_run has returne
 /* The two rings; the control thread only. 1: done, 0: full or empty. */
 int dlk_plane_send_command(struct dlk_plane *plane, const struct dlk_command *command);
 int dlk_plane_take_event(struct dlk_plane *plane, struct dlk_event *event);
-int dlk_plane_event_fd(const struct dlk_plane *plane); /* readable when an event waits */
+/* Readable when an event waits. When it is, clear it first and then take events until there is
+ * none: only a take that found nothing asks for the next wake-up. */
+int dlk_plane_event_fd(const struct dlk_plane *plane);
 void dlk_plane_event_fd_clear(struct dlk_plane *plane);
 void dlk_plane_counters(const struct dlk_plane *plane, uint64_t *out, size_t count);
 
@@ -529,6 +550,7 @@ void dlk_keeper_stop(void);
 
 uint64_t dlk_now_ns(void); /* CLOCK_BOOTTIME */
 const char *dlk_result_text(uint32_t result);
+const char *dlk_fault_text(uint32_t fault);
 const char *dlk_status_text(int32_t status);
 uint32_t dlk_abi_version(void);
 

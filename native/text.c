@@ -29,6 +29,24 @@ const char *dlk_result_text(uint32_t result)
     return result < DLK_RESULT_COUNT ? texts[result] : "unknown result";
 }
 
+const char *dlk_fault_text(uint32_t fault)
+{
+    static const char *const texts[DLK_FAULT_COUNT] = {
+        [DLK_FAULT_NONE] = "nothing wrong",
+        [DLK_FAULT_MAGIC] = "the first frame is no attach frame",
+        [DLK_FAULT_VERSION] = "protocol version not spoken here",
+        [DLK_FAULT_RESERVED] = "a field that must be 0 is not",
+        [DLK_FAULT_REFUSED] = "unknown session, wrong secret, or an attach number used before",
+        [DLK_FAULT_ATTACH_LATE] = "no attach frame in time",
+        [DLK_FAULT_CLIENT_ID] = "a frame in the name of another client",
+        [DLK_FAULT_OP] = "unknown operation",
+        [DLK_FAULT_MODE] = "unknown mode",
+        [DLK_FAULT_FLAGS] = "unknown flags",
+        [DLK_FAULT_OUTPUT] = "too many answers unread",
+    };
+    return fault < DLK_FAULT_COUNT ? texts[fault] : "unknown fault";
+}
+
 struct status_text {
     int32_t status;
     const char *text;
