@@ -197,8 +197,14 @@ def python_imports(text: str, module: str, package: bool = False) -> list[tuple[
 
 
 def within(name: str, modules: Collection[str]) -> bool:
-    """Is this dotted name one of the modules, or something in one of them?"""
-    return any(name == module or name.startswith(module + ".") for module in modules)
+    """Is this dotted name one of the modules, or something in one of them? A module that ends with
+    a star stands for all that begin like it."""
+    return any(
+        name.startswith(module[:-1])
+        if module.endswith("*")
+        else f"{name}.".startswith(f"{module}.")
+        for module in modules
+    )
 
 
 def python_import_problems(
@@ -219,7 +225,7 @@ def python_form_problems(text: str) -> Iterator[Problem]:
 def python_import_work_problems(text: str) -> Iterator[Problem]:
     """Statements at module level that do something when the module is imported."""
     declares = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    quiet = (*declares, ast.Assign, ast.AnnAssign)
+    quiet = (*declares, ast.Assign, ast.AnnAssign, ast.Assert)
     for node in ast.parse(text).body:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue
