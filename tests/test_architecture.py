@@ -29,6 +29,7 @@ CLOCK_AND_IO_CALLS = words(
     """clock_gettime dlk_now_ns gettimeofday time usleep nanosleep sleep read write recv send printf
     fprintf open close poll epoll_wait getenv"""
 )
+ALLOCATING_CALLS = words("malloc calloc realloc aligned_alloc posix_memalign mmap strdup")
 IMPURE_MODULES = words(
     """asyncio multiprocessing os random secrets select selectors signal socket ssl subprocess
     threading time"""
@@ -143,6 +144,8 @@ def c_layer_problems(name: str, text: str) -> Iterator[rules.Problem]:
     if described.pure:
         yield from rules.c_call_problems(text, CLOCK_AND_IO_CALLS)
         yield from rules.c_global_problems(text)
+    if own in ("rules", "heap", "engine"):
+        yield from rules.c_call_problems(text, ALLOCATING_CALLS, excused=("_new", "_init"))
 
 
 def module_name(path: Path) -> str:
@@ -248,6 +251,7 @@ LONG_C = "/* x */\nstatic int f(int a,\n             int b)\n{\n" + "    a++;\n"
         ("plane.c", '#include "client.h"\n'),
         ("client.c", '#include "engine.h"\n'),
         ("transport_tcp.c", '#include "codec.h"\n'),
+        ("engine.c", "void dlk_engine_step(void)\n{\n    free(malloc(1));\n}\n"),
         ("engine.c", "static unsigned counter;\n"),
         ("engine.c", "static unsigned counts[4] = {0};\n"),
         ("engine.c", "int f(void)\n{\n    static int calls = 0;\n    return calls++;\n}\n"),
@@ -263,6 +267,7 @@ def test_a_c_layer_broken_is_seen(name: str, text: str) -> None:
     [
         ("engine.c", '#include "engine.h"\n#include "rules.h"\n#include <string.h>\n'),
         ("engine.c", "/* dlk_now_ns() is the plane's */\nstatic const int sizes[] = {1, 2};\n"),
+        ("heap.c", "void dlk_heap_init(void)\n{\n    free(malloc(1));\n}\n"),
         ("engine.c", "struct a {\n    int b;\n};\nenum { C = 1 };\nstruct d;\nint f(int g);\n"),
         ("plane.c", '#include <time.h>\n#include "engine.h"\nstatic int running;\n'),
         ("client.c", '#include "client_book.h"\n'),
