@@ -90,8 +90,10 @@ void dlk_lock_settle(struct dlk_engine *engine, struct lock *lock, uint64_t now_
 /* Settles with the next run of due ends, which the caller has promised to make. */
 void dlk_lock_settle_later(struct dlk_engine *engine, struct lock *lock, uint64_t now_ns)
 {
-    if (lock->id != 0 && lock->queue_head != DLK_NONE) {
+    if (lock->queue_head != DLK_NONE) {
         lock->due_ns = now_ns;
         dlk_heap_set(&engine->ends, lock_index(engine, lock), now_ns);
+    } else {
+        dlk_heap_remove(&engine->ends, lock_index(engine, lock));
     }
 }
