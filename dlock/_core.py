@@ -64,19 +64,18 @@ def _code(field_type: Any) -> str:
     return _CODES[field_type.cname]
 
 
-def layout(struct_name: str, names: Sequence[str], *, base: int = 0) -> struct.Struct:
-    """A Struct that packs or unpacks the named fields, in the order of memory, from offset `base`
-    to the end of the C struct; bytes of other fields are skipped (and zeroed when packing)."""
+def layout(struct_name: str, names: Sequence[str], *, whole: bool = True) -> struct.Struct:
+    """A Struct that packs or unpacks the named fields, which stand in the order of memory. Bytes
+    between them are skipped (zeroed when packing); `whole`: up to the end of the C struct."""
     c_type = ffi.typeof(f"struct {struct_name}")
     fields = dict(c_type.fields)
-    codes, at = ["<"], base
+    codes, at = ["<"], 0
     for name in names:
         field = fields[name]
-        codes.append(f"{field.offset - at}x" if field.offset > at else "")
-        codes.append(_code(field.type))
+        codes.append(f"{field.offset - at}x{_code(field.type)}")
         at = field.offset + ffi.sizeof(field.type)
-    size = ffi.sizeof(c_type)
-    codes.append(f"{size - at}x" if size > at else "")
+    if whole:
+        codes.append(f"{ffi.sizeof(c_type) - at}x")
     return struct.Struct("".join(codes))
 
 
@@ -206,6 +205,8 @@ class Claim(NamedTuple):
     mode: int
     count: int  # type: ignore[assignment]  # the field name of C, not tuple.count
     remaining_ms: int
+    lapsed: int
+    leased: int
 
 
 _REQUEST = layout("dlk_request", Request._fields)
@@ -230,6 +231,11 @@ class Limits(NamedTuple):
 def _command_struct(command: Command) -> Any:
     """The C struct, which keeps its own bytes alive."""
     return ffi.from_buffer("struct dlk_command[]", _COMMAND.pack(*command))
+
+
+def claims_from(buffer: Any, count: int) -> list[Claim]:
+    """The first `count` claims of an array of struct dlk_claim."""
+    return [Claim(*_CLAIM.unpack_from(buffer, index * _CLAIM.size)) for index in range(count)]
 
 
 # ---- Engine: for tests, tools and measurements; the plane owns its own ---------------------------
