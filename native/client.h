@@ -1,0 +1,144 @@
+/*
+ * The client's shell: one TCP connection that any number of threads share (docs/client.md). It has
+ * the clock, the socket, the waiting; what a reply means is the book's to decide.
+ *
+ * Everything in struct dlk_client is guarded by its mutex, except what the holder of a role has to
+ * itself while it is outside: the leader the inbox, the sender the outbox `sending`. Nobody holds
+ * the mutex in a system call that can block. Lock order: the keeper's list, then a client.
+ */
+#ifndef DLOCK_CLIENT_H
+#define DLOCK_CLIENT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "adaptive.h"
+#include "client_book.h"
+#include "clock.h"
+#include "dlock_abi.h"
+
+enum {
+    DLK_INBOX_BYTES = 65536,
+    DLK_BACKLOG_BYTES_MAX = 1 << 20, /* with more than this unsent, callers wait */
+    DLK_WAKES_MAX = 64,
+    DLK_SLEEP_MS = 40 /* one sleep in recv, so that a slice is kept even if one follows another */
+};
+
+/* A thread that waits, on its own stack. */
+struct dlk_waiter {
+    struct dlk_waiter *next;
+    struct dlk_waiter *previous;
+    uint32_t remaining; /* of its calls, those that have not ended */
+    bool blocked;       /* the next of its calls was put off */
+    bool settling;      /* waits for debts, not for calls */
+    _Atomic uint32_t word; /* enum waiter_word: what a follower sleeps on */
+};
+
+struct dlk_outbox {
+    unsigned char *data;
+    size_t length;
+    size_t sent;
+    size_t room;
+};
+
+/* A connection that is not yet proven. */
+struct dlk_attaching {
+    bool busy; /* a thread is in dlk_client_attach */
+    int fd;    /* -1: none */
+    uint32_t attach;
+    bool connected;
+    size_t sent;
+    size_t received;
+    uint64_t deadline_ns;
+    uint64_t sent_ns;
+    unsigned char reply[DLK_FRAME_BYTES];
+};
+
+struct dlk_client {
+    pthread_mutex_t mutex;
+    pthread_cond_t roles_free; /* neither leader nor sender */
+    uint32_t process;          /* the process generation that it belongs to */
+    struct dlk_client_config config;
+    struct dlk_book book;
+    struct dlk_adaptive adaptive;
+    int fd;
+    bool up;     /* fd is a proven connection that has not failed */
+    bool leader; /* a thread is outside, reading */
+    bool sender; /* a thread is outside, sending */
+    struct dlk_outbox filling;
+    struct dlk_outbox sending;
+    unsigned char *inbox;
+    size_t inbox_length;
+    struct dlk_waiter *waiters;
+    struct dlk_waiter *waiters_last;
+    uint32_t waiters_blocked;
+    uint32_t waiters_settling;
+    uint32_t wakes;
+    _Atomic uint32_t *wake[DLK_WAKES_MAX]; /* to be woken once the mutex is free */
+    struct dlk_attaching attaching;
+    struct dlk_call ping; /* the keeper's */
+    uint64_t ping_sent_ns;
+    uint64_t ping_pause_ns; /* between two looks for its answer */
+    uint64_t unix_sampled_ns;
+    struct dlk_client *keeper_next; /* guarded by the keeper's list */
+    struct dlk_client *keeper_previous;
+};
+
+/* client.c */
+bool dlk_client_forked(const struct dlk_client *client);
+void dlk_client_submit(struct dlk_client *client, struct dlk_call *call, uint64_t now_ns);
+void dlk_client_complete(struct dlk_client *client, struct dlk_call *call);
+/* For the keeper: sends a PING if it is time, looks for its answer. When to come again. */
+uint64_t dlk_client_keep(struct dlk_client *client, uint64_t now_ns);
+
+/* client_wire.c: what goes out and comes in. All under the mutex, except _receive. */
+bool dlk_wire_put(struct dlk_client *client, const struct dlk_request *request);
+void dlk_wire_put_debts(struct dlk_client *client, uint64_t now_ns);
+size_t dlk_wire_backlog(const struct dlk_client *client);
+/* Sends what it can without waiting; lets the mutex go meanwhile. */
+void dlk_wire_flush(struct dlk_client *client);
+/* The leader only, without the mutex: bytes, 0 at the end of the connection, or -errno. Spins for
+ * spin_ns, then sleeps; -EAGAIN at until_ns or after DLK_SLEEP_MS, or when push and the socket
+ * takes more. */
+ssize_t dlk_wire_receive(struct dlk_client *client, uint64_t spin_ns, uint64_t now_ns,
+                         uint64_t until_ns, bool push, bool *slept);
+/* What dlk_wire_receive returned: replies go to their calls, a failure breaks the connection. */
+void dlk_wire_take(struct dlk_client *client, ssize_t received, uint64_t now_ns);
+/* The connection has failed or is given up: every call that was sent ends. */
+void dlk_wire_break(struct dlk_client *client, uint64_t now_ns);
+/* The caller was leader or sender and is no longer. */
+void dlk_wire_role_free(struct dlk_client *client);
+
+/* client_wait.c: leader and followers. All under the mutex, and let it go while they wait. */
+void dlk_client_lock(struct dlk_client *client);
+void dlk_client_unlock(struct dlk_client *client);
+void dlk_waiter_wake(struct dlk_client *client, struct dlk_waiter *waiter);
+void dlk_waiters_wake_blocked(struct dlk_client *client);
+void dlk_waiters_wake_settled(struct dlk_client *client);
+/* Waits for the calls, at most a slice. True: all have ended. */
+bool dlk_wait_calls(struct dlk_client *client, struct dlk_call *calls, size_t count,
+                    uint64_t now_ns);
+/* Waits until no debt is under way, or until_ns. */
+void dlk_wait_settled(struct dlk_client *client, uint64_t now_ns, uint64_t until_ns);
+/* Reads what is there, if nobody reads. */
+void dlk_look(struct dlk_client *client, uint64_t now_ns);
+/* Submits the calls in order until one is put off. True: none is left. */
+bool dlk_submit_more(struct dlk_client *client, struct dlk_call *calls, size_t count,
+                     uint64_t now_ns);
+/* Ends the calls whose deadline has come. */
+void dlk_expire(struct dlk_client *client, struct dlk_call *calls, size_t count,
+                uint64_t now_ns);
+
+/* client_link.c */
+/* Ends the connection and waits until no thread uses its descriptor. */
+void dlk_link_drop(struct dlk_client *client);
+
+/* keeper.c */
+void dlk_keeper_add(struct dlk_client *client);
+void dlk_keeper_remove(struct dlk_client *client);
+void dlk_keeper_poke(void); /* without any client's mutex */
+void dlk_keeper_after_fork(void);
+
+#endif

@@ -1,0 +1,179 @@
+/*
+ * The client's book: what a client has got, what it holds and until when, which request waits for
+ * an answer, and what it owes the server. It decides what DLock's client decides by itself
+ * (docs/client.md) and turns a call into a request, and a reply or its absence into a status.
+ *
+ * Pure: now is an argument (dlk_now_ns of the shell). No I/O, no clock, no locks: the shell calls
+ * it under the client's mutex.
+ *
+ * The life of a call: dlk_book_begin decides it at once (DLK_TURN_DONE), asks for its request to be
+ * sent (DLK_TURN_SEND) or puts it off (DLK_TURN_LATER: begin again when something has ended). A
+ * call that was sent ends by dlk_book_reply, dlk_book_lose or dlk_book_cancel.
+ */
+#ifndef DLOCK_CLIENT_BOOK_H
+#define DLOCK_CLIENT_BOOK_H
+
+#include <stdbool.h>
+
+#include "client_book_map.h"
+#include "dlock_abi.h"
+
+#define DLK_NEVER_NS UINT64_MAX
+
+/* call.phase */
+enum dlk_phase {
+    DLK_PHASE_SEEN = 0, /* nothing runs: never begun, or its caller has had the status */
+    DLK_PHASE_NEW,
+    DLK_PHASE_BLOCKED, /* put off: another operation on the same hold, or every slot in use */
+    DLK_PHASE_SENT,
+    DLK_PHASE_ENDED /* the status is final, but its caller has not had it yet */
+};
+
+enum dlk_turn { DLK_TURN_DONE, DLK_TURN_SEND, DLK_TURN_LATER };
+
+/* What is believed of one hold. All zero but entry: the initial state. */
+struct dlk_belief {
+    uint64_t token;        /* HELD: the fencing token; TICKET: the stamp */
+    uint64_t end_ns;       /* HELD with a lease: its end */
+    uint64_t asked_end_ns; /* RW, for display only: until when the user asked for it */
+    uint64_t session_until_ns; /* confirmed in an earlier epoch only: that session's end */
+    uint32_t entry;        /* the server's handle, or DLK_NONE */
+    uint32_t epoch;        /* in which the server last confirmed it */
+    uint32_t count;        /* re-entries, the first included */
+    uint32_t readers;
+    uint16_t n_exclusive;
+    uint16_t n_shared;
+    uint16_t m_exclusive;
+    uint16_t m_shared;
+    uint8_t state; /* enum dlk_entry_state: FREE, HELD or TICKET */
+    uint8_t mode;
+    bool leased;     /* its authority is a lease, else the session */
+    bool unverified; /* RW after a re-initialisation: the next call asks the server */
+};
+
+/* What one owner has of one lock. Operations on it are serialised: at most one runs. */
+struct dlk_hold {
+    uint64_t owner;
+    uint32_t lock_id;
+    uint32_t slot;
+    uint32_t running; /* the operation, or DLK_NONE; links the free records */
+    uint8_t kind;
+    bool in_use;
+    bool waits; /* the running operation waits in the server's queue */
+    bool gone;  /* forgotten; the record is freed when the running operation ends */
+    struct dlk_belief now;
+};
+
+enum dlk_op_state {
+    DLK_OP_STATE_FREE = 0,
+    DLK_OP_STATE_ASKED,     /* for a call */
+    DLK_OP_STATE_OWED,      /* a debt that must be sent */
+    DLK_OP_STATE_OWED_SENT, /* a debt whose answer is awaited */
+    DLK_OP_STATE_OWED_KEPT  /* a debt that the server was not ready for */
+};
+
+/* One request under way, or one debt. Its index is the low part of its request id. */
+struct dlk_pending {
+    struct dlk_request request; /* as it was, or is to be, sent */
+    struct dlk_belief before;   /* UNLOCK, GIVE_UP: what NOT_READY restores */
+    struct dlk_call *call;      /* NULL: a debt */
+    uint64_t sent_ns;
+    uint32_t hold; /* or DLK_NONE */
+    uint32_t next_free;
+    uint32_t generation;
+    uint8_t state; /* enum dlk_op_state */
+};
+
+struct dlk_book {
+    struct dlk_map locks;   /* (lock id, owner) -> hold */
+    struct dlk_map objects; /* (object id, 0) -> the server's slot */
+    struct dlk_hold *holds;
+    struct dlk_pending *pending;
+    uint32_t holds_room;
+    uint32_t holds_high; /* records from here on were never used */
+    uint32_t holds_free;
+    uint32_t pending_room;
+    uint32_t pending_high;
+    uint32_t pending_free;
+    uint32_t pending_used;
+    uint32_t debts;
+    uint32_t debts_unsent;
+    uint32_t debts_under_way;
+    uint32_t client_id;
+    uint32_t epoch;
+    uint32_t session_ttl_ms;
+    uint32_t max_lease_ms;
+    uint32_t reply_timeout_ms;
+    uint64_t session_until_ns; /* the session is valid until then; 0: not known to be */
+    uint64_t renewed_ns;       /* when the request was sent that renewed it last */
+    uint64_t unix_offset_ns;   /* Unix time minus now, for display */
+    uint64_t ignored;
+};
+
+void dlk_book_init(struct dlk_book *book, uint32_t reply_timeout_ms);
+void dlk_book_free(struct dlk_book *book);
+/* A connection proves the session; its request was sent at sent_ns. A new epoch voids the server's
+ * handles and starts the session's validity anew. */
+void dlk_book_attach(struct dlk_book *book, const struct dlk_link *link, uint64_t sent_ns);
+
+/* client_book.c: what the control plane and the user tell. Statuses as in dlock_abi.h. */
+int dlk_book_add_lock(struct dlk_book *book, uint32_t lock_id, uint32_t slot, uint32_t kind,
+                      uint64_t owner);
+int dlk_book_may_drop_lock(const struct dlk_book *book, uint32_t lock_id, uint64_t owner);
+int dlk_book_drop_lock(struct dlk_book *book, uint32_t lock_id, uint64_t owner, bool force);
+int dlk_book_add_object(struct dlk_book *book, uint32_t object_id, uint32_t slot);
+int dlk_book_drop_object(struct dlk_book *book, uint32_t object_id);
+size_t dlk_book_claims(const struct dlk_book *book, struct dlk_claim *out, size_t room,
+                       uint64_t now_ns);
+void dlk_book_unverify(struct dlk_book *book);
+uint64_t dlk_book_session_left_ms(const struct dlk_book *book, uint64_t now_ns);
+
+/* client_book_begin.c */
+void dlk_book_prepare(struct dlk_call *call);
+/* SEND: *request is what to send, valid until the book is called again. */
+enum dlk_turn dlk_book_begin(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns,
+                             const struct dlk_request **request);
+/* Not now, for a reason of the shell's: as if begin had said LATER. */
+enum dlk_turn dlk_book_put_off(const struct dlk_book *book, struct dlk_call *call,
+                               uint64_t now_ns);
+/* The request of a call that begin said to send can not be sent: there is no connection. The call
+ * ends with BAD_RESPONSE. */
+void dlk_book_unsent(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns);
+
+/* client_book_end.c. Each returns the call that has ended by it, or NULL. */
+struct dlk_call *dlk_book_reply(struct dlk_book *book, const struct dlk_reply *reply,
+                                uint64_t now_ns);
+/* The answer to the pending request `index` is not waited for any longer. alive: the connection
+ * may still bring it; else it is gone. Debts are marked for sending again when it is gone. */
+struct dlk_call *dlk_book_lose(struct dlk_book *book, uint32_t index, bool alive, uint64_t now_ns);
+/* The deadline of a call that was put off has come. */
+void dlk_book_expire_blocked(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns);
+void dlk_book_cancel(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns);
+
+/* client_book_debts.c */
+/* Debts that the server was not ready for are to be sent again. */
+void dlk_book_retry_kept(struct dlk_book *book);
+/* The next debt to send, from *cursor (0 at first) on, or NULL; it counts as sent. */
+const struct dlk_request *dlk_book_next_unsent(struct dlk_book *book, uint32_t *cursor,
+                                               uint64_t now_ns);
+
+/* ---- Shared by the book's files only ---- */
+
+/* client_book_debts.c: pending requests and what becomes of them without a call. */
+uint32_t dlk_pending_new(struct dlk_book *book, uint32_t room_kept);
+void dlk_pending_free(struct dlk_book *book, uint32_t index);
+void dlk_pending_owe(struct dlk_book *book, uint32_t index, enum dlk_op_state state);
+void dlk_pending_undo(struct dlk_book *book, const struct dlk_hold *hold, uint32_t op,
+                      uint64_t token, uint32_t entry);
+void dlk_pending_reply(struct dlk_book *book, uint32_t index, const struct dlk_reply *reply);
+/* client_book.c */
+void dlk_hold_forget(struct dlk_book *book, struct dlk_hold *hold);
+void dlk_hold_release(struct dlk_book *book, struct dlk_hold *hold);
+void dlk_belief_reset(struct dlk_belief *belief);
+void dlk_book_show(const struct dlk_book *book, const struct dlk_hold *hold,
+                   struct dlk_call *call, uint64_t now_ns);
+/* client_book_end.c */
+void dlk_call_end(struct dlk_call *call, int32_t status);
+void dlk_book_renew(struct dlk_book *book, uint64_t sent_ns, uint32_t result);
+
+#endif

@@ -1,0 +1,146 @@
+/*
+ * Pending requests, and the debts that some of them become: unlocks and cancels that the server
+ * has not confirmed. A debt keeps its slot, and with it its request id, until its answer is there,
+ * so that no other request can be taken for it. It may not do I/O or read a clock.
+ */
+#include "client_book.h"
+
+#include <stdlib.h>
+
+enum { PENDING_FIRST = 64, GENERATIONS = 1 << 18 };
+
+_Static_assert((uint64_t)GENERATIONS * DLK_INFLIGHT_MAX == (uint64_t)1 << 32,
+               "a request id is an index and a generation");
+
+static bool grow(struct dlk_book *book)
+{
+    uint32_t room = book->pending_room == 0 ? PENDING_FIRST : 2 * book->pending_room;
+    struct dlk_pending *wider = realloc(book->pending, room * sizeof(*wider));
+    if (wider == NULL) {
+        return false;
+    }
+    for (uint32_t i = book->pending_room; i < room; i++) {
+        wider[i] = (struct dlk_pending){0};
+    }
+    book->pending = wider;
+    book->pending_room = room;
+    return true;
+}
+
+/* A slot with a request id of its own; DLK_NONE when at most room_kept slots are left. */
+uint32_t dlk_pending_new(struct dlk_book *book, uint32_t room_kept)
+{
+    if (book->pending_used + room_kept >= DLK_INFLIGHT_MAX) {
+        return DLK_NONE;
+    }
+    uint32_t index = book->pending_free;
+    if (index != DLK_NONE) {
+        book->pending_free = book->pending[index].next_free;
+    } else if (book->pending_high < book->pending_room || grow(book)) {
+        index = book->pending_high++;
+    } else {
+        return DLK_NONE;
+    }
+    struct dlk_pending *pending = &book->pending[index];
+    pending->generation = (pending->generation + 1) % GENERATIONS;
+    pending->request.request_id = pending->generation * DLK_INFLIGHT_MAX + index;
+    pending->state = DLK_OP_STATE_ASKED;
+    book->pending_used++;
+    return index;
+}
+
+static void count_debt(struct dlk_book *book, uint8_t state, uint32_t change)
+{
+    book->debts += state >= DLK_OP_STATE_OWED ? change : 0;
+    book->debts_unsent += state == DLK_OP_STATE_OWED ? change : 0;
+    book->debts_under_way += state == DLK_OP_STATE_OWED_SENT ? change : 0;
+}
+
+static void set_state(struct dlk_book *book, uint32_t index, enum dlk_op_state state)
+{
+    struct dlk_pending *pending = &book->pending[index];
+    count_debt(book, pending->state, (uint32_t)-1);
+    pending->state = (uint8_t)state;
+    count_debt(book, pending->state, 1);
+}
+
+void dlk_pending_free(struct dlk_book *book, uint32_t index)
+{
+    struct dlk_pending *pending = &book->pending[index];
+    set_state(book, index, DLK_OP_STATE_FREE);
+    pending->call = NULL;
+    pending->next_free = book->pending_free;
+    book->pending_free = index;
+    book->pending_used--;
+}
+
+/* Nobody waits for the answer any more, but the server must have the request. */
+void dlk_pending_owe(struct dlk_book *book, uint32_t index, enum dlk_op_state state)
+{
+    struct dlk_pending *pending = &book->pending[index];
+    pending->call = NULL;
+    pending->hold = DLK_NONE;
+    set_state(book, index, state);
+}
+
+/* A new debt: give back what was granted to nobody. Without memory for it, it stays with the
+ * session, and ends with it. */
+void dlk_pending_undo(struct dlk_book *book, const struct dlk_hold *hold, uint32_t op,
+                      uint64_t token, uint32_t entry)
+{
+    uint32_t index = dlk_pending_new(book, 0);
+    if (index == DLK_NONE) {
+        return;
+    }
+    struct dlk_pending *pending = &book->pending[index];
+    pending->request = (struct dlk_request){
+        .request_id = pending->request.request_id,
+        .op = (uint8_t)op,
+        .mode = hold->now.mode,
+        .session = book->client_id,
+        .lock_id = hold->lock_id,
+        .slot = hold->slot,
+        .entry = entry,
+        .owner = hold->owner,
+        .token = token,
+    };
+    dlk_pending_owe(book, index, DLK_OP_STATE_OWED);
+}
+
+/* The answer to a debt. Anything final strikes it; a server that has not looked at it must be told
+ * again, and by then the handle may be another's. */
+void dlk_pending_reply(struct dlk_book *book, uint32_t index, const struct dlk_reply *reply)
+{
+    if (reply->result == DLK_RESULT_NOT_READY || reply->result == DLK_RESULT_NO_RESOURCE) {
+        book->pending[index].request.entry = DLK_NONE;
+        set_state(book, index, DLK_OP_STATE_OWED_KEPT);
+    } else {
+        dlk_pending_free(book, index);
+    }
+}
+
+void dlk_book_retry_kept(struct dlk_book *book)
+{
+    if (book->debts == book->debts_unsent + book->debts_under_way) {
+        return;
+    }
+    for (uint32_t i = 0; i < book->pending_high; i++) {
+        if (book->pending[i].state == DLK_OP_STATE_OWED_KEPT) {
+            set_state(book, i, DLK_OP_STATE_OWED);
+        }
+    }
+}
+
+const struct dlk_request *dlk_book_next_unsent(struct dlk_book *book, uint32_t *cursor,
+                                               uint64_t now_ns)
+{
+    while (book->debts_unsent != 0 && *cursor < book->pending_high) {
+        uint32_t index = (*cursor)++;
+        if (book->pending[index].state == DLK_OP_STATE_OWED) {
+            set_state(book, index, DLK_OP_STATE_OWED_SENT);
+            book->pending[index].sent_ns = now_ns;
+            return &book->pending[index].request;
+        }
+    }
+    return NULL;
+}

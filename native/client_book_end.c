@@ -1,0 +1,448 @@
+/*
+ * What became of a call: from the server's reply, or from its absence. It may not do I/O or read a
+ * clock; ends are counted from when the request was sent, never from now.
+ */
+#include "client_book.h"
+
+enum { NS_PER_US = 1000, NS_PER_MS = 1000000, DRIFT_DIVISOR = 1000 };
+
+/* The clocks' rates differ by less than one part in 1000: this much less is safe to believe. */
+static uint64_t less_drift(uint64_t duration_ns)
+{
+    return duration_ns - (duration_ns + DRIFT_DIVISOR - 1) / DRIFT_DIVISOR;
+}
+
+/* ---- The session ---- */
+
+/* Did the engine carry the request out, and thereby renew the session? */
+static bool renews(uint32_t result)
+{
+    switch (result) {
+    case DLK_RESULT_NOT_READY:
+    case DLK_RESULT_NO_RESOURCE:
+    case DLK_RESULT_INVALID:
+    case DLK_RESULT_REMOVED:
+    case DLK_RESULT_STOPPING:
+    case DLK_RESULT_REFUSED:
+        return false;
+    default:
+        return result < DLK_RESULT_ACTION;
+    }
+}
+
+void dlk_book_renew(struct dlk_book *book, uint64_t sent_ns, uint32_t result)
+{
+    if (result == DLK_RESULT_REMOVED) {
+        book->session_until_ns = 0;
+    } else if (renews(result) && sent_ns >= book->renewed_ns) {
+        book->renewed_ns = sent_ns;
+        book->session_until_ns =
+            sent_ns + less_drift((uint64_t)book->session_ttl_ms * NS_PER_MS);
+    }
+}
+
+/* ---- What a reply says of a hold ---- */
+
+static void take_counts(struct dlk_belief *belief, const struct dlk_reply *reply)
+{
+    belief->readers = reply->readers;
+    belief->n_exclusive = reply->n_exclusive;
+    belief->n_shared = reply->n_shared;
+    belief->m_exclusive = reply->m_exclusive;
+    belief->m_shared = reply->m_shared;
+}
+
+/* Both the time that the server kept the request and the lease are durations by its clock. */
+static uint64_t lease_end_ns(const struct dlk_pending *pending, const struct dlk_reply *reply)
+{
+    uint64_t held_ns = reply->held_us * NS_PER_US;
+    return pending->sent_ns + less_drift(held_ns + (uint64_t)reply->lease_ms * NS_PER_MS);
+}
+
+static void take_asked_end(struct dlk_belief *belief, const struct dlk_pending *pending,
+                           uint32_t lease_ms)
+{
+    uint64_t end_ns = pending->sent_ns + (uint64_t)lease_ms * NS_PER_MS;
+    if (lease_ms != 0 && end_ns > belief->asked_end_ns) {
+        belief->asked_end_ns = end_ns;
+    }
+}
+
+static void take_grant(const struct dlk_book *book, struct dlk_hold *hold,
+                       const struct dlk_pending *pending, const struct dlk_reply *reply)
+{
+    bool leased = pending->request.lease_ms != 0 || reply->lease_ms != 0;
+    hold->now = (struct dlk_belief){
+        .token = reply->token,
+        .end_ns = leased ? lease_end_ns(pending, reply) : 0,
+        .entry = reply->entry,
+        .epoch = book->epoch,
+        .count = 1,
+        .state = DLK_ENTRY_HELD,
+        .mode = pending->request.mode,
+        .leased = leased,
+    };
+    take_counts(&hold->now, reply);
+    if (hold->kind == DLK_KIND_RW) {
+        take_asked_end(&hold->now, pending, pending->call->lease_ms);
+    }
+}
+
+static void take_ticket(const struct dlk_book *book, struct dlk_hold *hold,
+                        const struct dlk_pending *pending, const struct dlk_reply *reply)
+{
+    hold->now = (struct dlk_belief){
+        .token = reply->token,
+        .entry = reply->entry,
+        .epoch = book->epoch,
+        .state = DLK_ENTRY_TICKET,
+        .mode = pending->request.mode,
+    };
+    take_counts(&hold->now, reply);
+}
+
+static void take_extension(const struct dlk_book *book, struct dlk_hold *hold,
+                           const struct dlk_pending *pending, const struct dlk_reply *reply)
+{
+    uint64_t end_ns = lease_end_ns(pending, reply);
+    hold->now.entry = reply->entry;
+    hold->now.epoch = book->epoch;
+    hold->now.unverified = false;
+    take_counts(&hold->now, reply);
+    if (hold->now.leased && end_ns > hold->now.end_ns) {
+        hold->now.end_ns = end_ns;
+    }
+    if (hold->kind == DLK_KIND_RW) {
+        take_asked_end(&hold->now, pending, pending->call->lease_ms);
+    }
+}
+
+/* ---- The status of a call ---- */
+
+/* Where the answer has nothing to do with what was asked. */
+static int32_t status_of_refusal(uint32_t result)
+{
+    switch (result) {
+    case DLK_RESULT_NO_LOCK:
+        return DLK_STATUS_LOCK_NOT_GET;
+    case DLK_RESULT_NO_OBJECT:
+        return DLK_STATUS_OBJECT_NOT_GET;
+    case DLK_RESULT_NOT_READY:
+        return DLK_STATUS_NOT_READY;
+    case DLK_RESULT_NO_RESOURCE:
+        return DLK_STATUS_SERVER_NO_RESOURCE;
+    case DLK_RESULT_INVALID:
+        return DLK_STATUS_EINVAL;
+    case DLK_RESULT_REMOVED:
+        return DLK_STATUS_CLIENT_REMOVED_BY_SERVER;
+    default:
+        return DLK_STATUS_BAD_RESPONSE;
+    }
+}
+
+static bool nothing_done(uint32_t result)
+{
+    return result == DLK_RESULT_NOT_READY || result == DLK_RESULT_NO_RESOURCE
+           || result == DLK_RESULT_INVALID;
+}
+
+static int32_t end_acquire(struct dlk_book *book, struct dlk_hold *hold,
+                           const struct dlk_pending *pending, const struct dlk_reply *reply)
+{
+    switch (reply->result) {
+    case DLK_RESULT_GRANTED:
+        take_grant(book, hold, pending, reply);
+        return DLK_STATUS_SUCCESS;
+    case DLK_RESULT_TICKETED:
+        take_ticket(book, hold, pending, reply);
+        return DLK_STATUS_EAGAIN;
+    case DLK_RESULT_BUSY:
+    case DLK_RESULT_TIMED_OUT:
+    case DLK_RESULT_PASSED:
+        dlk_belief_reset(&hold->now);
+        return DLK_STATUS_FAIL;
+    default:
+        return status_of_refusal(reply->result);
+    }
+}
+
+static int32_t end_release(struct dlk_hold *hold, const struct dlk_pending *pending,
+                           const struct dlk_reply *reply)
+{
+    switch (reply->result) {
+    case DLK_RESULT_RELEASED:
+    case DLK_RESULT_DONE:
+        take_counts(&hold->now, reply);
+        return DLK_STATUS_SUCCESS;
+    case DLK_RESULT_NOT_HELD:
+        return DLK_STATUS_FAIL;
+    case DLK_RESULT_NO_LOCK:
+        return pending->before.state == DLK_ENTRY_HELD ? DLK_STATUS_FAIL
+                                                       : DLK_STATUS_LOCK_NOT_GET;
+    default:
+        if (nothing_done(reply->result)) {
+            hold->now = pending->before;
+        }
+        return status_of_refusal(reply->result);
+    }
+}
+
+static int32_t end_extend(const struct dlk_book *book, struct dlk_hold *hold,
+                          const struct dlk_pending *pending, const struct dlk_reply *reply)
+{
+    switch (reply->result) {
+    case DLK_RESULT_EXTENDED:
+        take_extension(book, hold, pending, reply);
+        if (pending->call->verb == DLK_VERB_EXTEND) {
+            return DLK_STATUS_SUCCESS;
+        }
+        hold->now.count++;
+        return DLK_STATUS_ALREADY_LOCKED;
+    case DLK_RESULT_NOT_HELD:
+        dlk_belief_reset(&hold->now);
+        return DLK_STATUS_FAIL;
+    case DLK_RESULT_NO_LOCK:
+        return DLK_STATUS_FAIL;
+    default:
+        return status_of_refusal(reply->result);
+    }
+}
+
+static int32_t end_object(struct dlk_call *call, const struct dlk_reply *reply)
+{
+    switch (reply->result) {
+    case DLK_RESULT_DONE:
+        call->value = call->verb == DLK_VERB_COMPARE_SWAP ? call->swap : reply->value;
+        return DLK_STATUS_SUCCESS;
+    case DLK_RESULT_CAS_FAILED:
+        call->value = reply->value;
+        return DLK_STATUS_OBJECT_CAS_FAILED;
+    default:
+        return status_of_refusal(reply->result);
+    }
+}
+
+/* What the grant to somebody who has meanwhile dropped the lock comes to. */
+static int32_t end_gone(struct dlk_book *book, const struct dlk_hold *hold,
+                        const struct dlk_reply *reply)
+{
+    if (reply->result == DLK_RESULT_GRANTED) {
+        dlk_pending_undo(book, hold, DLK_OP_UNLOCK, reply->token, reply->entry);
+    } else if (reply->result == DLK_RESULT_TICKETED) {
+        dlk_pending_undo(book, hold, DLK_OP_GIVE_UP, reply->token, reply->entry);
+    }
+    return DLK_STATUS_LOCK_NOT_GET;
+}
+
+static int32_t status_of_reply(struct dlk_book *book, struct dlk_hold *hold,
+                               const struct dlk_pending *pending, const struct dlk_reply *reply)
+{
+    switch (pending->request.op) {
+    case DLK_OP_LOCK:
+    case DLK_OP_REDEEM:
+        return end_acquire(book, hold, pending, reply);
+    case DLK_OP_UNLOCK:
+    case DLK_OP_GIVE_UP:
+        return end_release(hold, pending, reply);
+    case DLK_OP_EXTEND:
+        return end_extend(book, hold, pending, reply);
+    case DLK_OP_PING:
+        return reply->result == DLK_RESULT_DONE ? DLK_STATUS_SUCCESS
+                                                : status_of_refusal(reply->result);
+    default:
+        return end_object(pending->call, reply);
+    }
+}
+
+/* The call is over and its request's slot free; the hold is free for the next operation. */
+static struct dlk_call *finish(struct dlk_book *book, struct dlk_call *call,
+                               struct dlk_hold *hold, int32_t status, uint64_t now_ns)
+{
+    if (hold != NULL) {
+        dlk_hold_release(book, hold);
+    }
+    dlk_book_show(book, hold != NULL && !hold->gone ? hold : NULL, call, now_ns);
+    dlk_call_end(call, status);
+    return call;
+}
+
+/* It waits in the server's queue: from now on its own wait decides how long an answer may take. */
+static void queued(struct dlk_book *book, struct dlk_pending *pending)
+{
+    if (pending->hold == DLK_NONE || pending->request.wait_ms == 0) {
+        return;
+    }
+    uint64_t wait_ms = pending->request.wait_ms;
+    book->holds[pending->hold].waits = true;
+    pending->call->deadline_ns =
+        wait_ms == DLK_WAIT_FOREVER
+            ? DLK_NEVER_NS
+            : pending->sent_ns + (wait_ms + book->reply_timeout_ms) * NS_PER_MS;
+}
+
+/* The engine answers what waited in its queue as LOCK, whether it was asked as LOCK or REDEEM. */
+static bool answers(const struct dlk_pending *pending, const struct dlk_reply *reply)
+{
+    return reply->op == pending->request.op
+           || (pending->request.op == DLK_OP_REDEEM && reply->op == DLK_OP_LOCK);
+}
+
+/* Does it answer a request that is under way, to this client, in this epoch? */
+static bool expected(const struct dlk_book *book, uint32_t index, const struct dlk_reply *reply)
+{
+    return index < book->pending_high && book->pending[index].state != DLK_OP_STATE_FREE
+           && book->pending[index].request.request_id == reply->request_id
+           && answers(&book->pending[index], reply) && reply->session == book->client_id
+           && reply->epoch == book->epoch;
+}
+
+struct dlk_call *dlk_book_reply(struct dlk_book *book, const struct dlk_reply *reply,
+                                uint64_t now_ns)
+{
+    uint32_t index = reply->request_id % DLK_INFLIGHT_MAX;
+    if (!expected(book, index, reply)) {
+        book->ignored++;
+        return NULL;
+    }
+    struct dlk_pending *pending = &book->pending[index];
+    dlk_book_renew(book, pending->sent_ns, reply->result);
+    if (pending->state != DLK_OP_STATE_ASKED) {
+        dlk_pending_reply(book, index, reply);
+        return NULL;
+    }
+    if (reply->result == DLK_RESULT_QUEUED) {
+        queued(book, pending);
+        return NULL;
+    }
+    struct dlk_call *call = pending->call;
+    struct dlk_hold *hold = pending->hold != DLK_NONE ? &book->holds[pending->hold] : NULL;
+    int32_t status;
+    call->result = reply->result;
+    if (hold != NULL && hold->gone) {
+        dlk_pending_free(book, index);
+        status = end_gone(book, hold, reply);
+    } else {
+        status = status_of_reply(book, hold, pending, reply);
+        dlk_pending_free(book, index);
+    }
+    if (hold != NULL && reply->result == DLK_RESULT_NO_LOCK) {
+        dlk_hold_forget(book, hold);
+    }
+    return finish(book, call, hold, status, now_ns);
+}
+
+/* ---- Without a reply ---- */
+
+/* What a request without an answer leaves behind: an unlock must still reach the server, a lock
+ * that may yet be granted must be undone. A ticket is kept (to redeem it again is the same), an
+ * extension and a cell operation are simply unknown. */
+static void leave_behind(struct dlk_book *book, uint32_t index, bool alive)
+{
+    struct dlk_pending *pending = &book->pending[index];
+    switch (pending->request.op) {
+    case DLK_OP_UNLOCK:
+    case DLK_OP_GIVE_UP:
+        dlk_pending_owe(book, index, alive ? DLK_OP_STATE_OWED_SENT : DLK_OP_STATE_OWED);
+        break;
+    case DLK_OP_LOCK:
+        pending->request.op = DLK_OP_CANCEL;
+        pending->request.value = pending->request.request_id;
+        pending->request.flags = 0;
+        pending->request.lease_ms = 0;
+        pending->request.wait_ms = 0;
+        dlk_pending_owe(book, index, DLK_OP_STATE_OWED);
+        break;
+    default:
+        dlk_pending_free(book, index);
+        break;
+    }
+}
+
+struct dlk_call *dlk_book_lose(struct dlk_book *book, uint32_t index, bool alive, uint64_t now_ns)
+{
+    if (index >= book->pending_high || book->pending[index].state == DLK_OP_STATE_FREE) {
+        return NULL;
+    }
+    struct dlk_pending *pending = &book->pending[index];
+    if (pending->state != DLK_OP_STATE_ASKED) {
+        if (!alive && pending->state == DLK_OP_STATE_OWED_SENT) {
+            dlk_pending_owe(book, index, DLK_OP_STATE_OWED);
+        }
+        return NULL;
+    }
+    struct dlk_call *call = pending->call;
+    struct dlk_hold *hold = pending->hold != DLK_NONE ? &book->holds[pending->hold] : NULL;
+    leave_behind(book, index, alive);
+    return finish(book, call, hold, DLK_STATUS_BAD_RESPONSE, now_ns);
+}
+
+void dlk_book_unsent(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns)
+{
+    struct dlk_pending *pending = &book->pending[call->slot];
+    struct dlk_hold *hold = pending->hold != DLK_NONE ? &book->holds[pending->hold] : NULL;
+    if (pending->request.op == DLK_OP_UNLOCK || pending->request.op == DLK_OP_GIVE_UP) {
+        dlk_pending_owe(book, call->slot, DLK_OP_STATE_OWED);
+    } else {
+        dlk_pending_free(book, call->slot);
+    }
+    finish(book, call, hold, DLK_STATUS_BAD_RESPONSE, now_ns);
+}
+
+/* ---- Given up by the user ---- */
+
+static void cancel_sent(struct dlk_book *book, struct dlk_call *call)
+{
+    uint32_t index = call->slot;
+    struct dlk_pending *pending = &book->pending[index];
+    struct dlk_hold *hold = pending->hold != DLK_NONE ? &book->holds[pending->hold] : NULL;
+    if (pending->request.op == DLK_OP_REDEEM) {
+        pending->request.op = DLK_OP_GIVE_UP;
+        pending->request.flags = 0;
+        pending->request.lease_ms = 0;
+        pending->request.wait_ms = 0;
+        dlk_belief_reset(&hold->now);
+        dlk_pending_owe(book, index, DLK_OP_STATE_OWED);
+    } else {
+        leave_behind(book, index, true);
+    }
+    if (hold != NULL) {
+        dlk_hold_release(book, hold);
+    }
+}
+
+/* The answer came, but the user never saw it: undo what it gave. */
+static void cancel_ended(struct dlk_book *book, const struct dlk_call *call)
+{
+    uint32_t index = dlk_map_get(&book->locks, call->lock_id, call->owner);
+    bool acquires = call->verb == DLK_VERB_TRYLOCK || call->verb == DLK_VERB_LOCK;
+    if (!acquires || index == DLK_NONE) {
+        return;
+    }
+    struct dlk_hold *hold = &book->holds[index];
+    bool taken = call->status == DLK_STATUS_SUCCESS || call->status == DLK_STATUS_ALREADY_LOCKED;
+    if (taken && hold->now.state == DLK_ENTRY_HELD && hold->now.token == call->token
+        && hold->now.count > 0) {
+        hold->now.count--;
+        if (hold->running == DLK_NONE) {
+            dlk_hold_release(book, hold);
+        }
+    } else if (call->result == DLK_RESULT_TICKETED && hold->now.state == DLK_ENTRY_TICKET
+               && hold->running == DLK_NONE) {
+        dlk_pending_undo(book, hold, DLK_OP_GIVE_UP, hold->now.token, hold->now.entry);
+        dlk_belief_reset(&hold->now);
+    }
+}
+
+void dlk_book_cancel(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns)
+{
+    if (call->phase == DLK_PHASE_SENT) {
+        cancel_sent(book, call);
+    } else if (call->phase == DLK_PHASE_ENDED) {
+        cancel_ended(book, call);
+    }
+    if (call->phase != DLK_PHASE_SEEN) {
+        dlk_book_show(book, NULL, call, now_ns);
+        call->status = DLK_STATUS_FAIL;
+        call->phase = DLK_PHASE_SEEN;
+    }
+}

@@ -1,0 +1,116 @@
+/*
+ * The client's entry points that only tell the book something or ask it: no connection, no waiting.
+ * It may not decide anything.
+ */
+#include "client.h"
+
+uint32_t dlk_client_debts(struct dlk_client *client)
+{
+    if (dlk_client_forked(client)) {
+        return 0;
+    }
+    dlk_client_lock(client);
+    uint32_t debts = client->book.debts;
+    dlk_client_unlock(client);
+    return debts;
+}
+
+int dlk_client_add_lock(struct dlk_client *client, uint32_t lock_id, uint32_t slot, uint32_t kind,
+                        uint64_t owner)
+{
+    if (dlk_client_forked(client)) {
+        return DLK_STATUS_FORKED;
+    }
+    dlk_client_lock(client);
+    int status = dlk_book_add_lock(&client->book, lock_id, slot, kind, owner);
+    dlk_client_unlock(client);
+    return status;
+}
+
+int dlk_client_may_drop_lock(struct dlk_client *client, uint32_t lock_id, uint64_t owner)
+{
+    if (dlk_client_forked(client)) {
+        return DLK_STATUS_FORKED;
+    }
+    dlk_client_lock(client);
+    int status = dlk_book_may_drop_lock(&client->book, lock_id, owner);
+    dlk_client_unlock(client);
+    return status;
+}
+
+int dlk_client_drop_lock(struct dlk_client *client, uint32_t lock_id, uint64_t owner, int force)
+{
+    if (dlk_client_forked(client)) {
+        return DLK_STATUS_FORKED;
+    }
+    dlk_client_lock(client);
+    int status = dlk_book_drop_lock(&client->book, lock_id, owner, force != 0);
+    dlk_waiters_wake_blocked(client);
+    dlk_client_unlock(client);
+    return status;
+}
+
+int dlk_client_add_object(struct dlk_client *client, uint32_t object_id, uint32_t slot)
+{
+    if (dlk_client_forked(client)) {
+        return DLK_STATUS_FORKED;
+    }
+    dlk_client_lock(client);
+    int status = dlk_book_add_object(&client->book, object_id, slot);
+    dlk_client_unlock(client);
+    return status;
+}
+
+int dlk_client_drop_object(struct dlk_client *client, uint32_t object_id)
+{
+    if (dlk_client_forked(client)) {
+        return DLK_STATUS_FORKED;
+    }
+    dlk_client_lock(client);
+    int status = dlk_book_drop_object(&client->book, object_id);
+    dlk_client_unlock(client);
+    return status;
+}
+
+size_t dlk_client_claims(struct dlk_client *client, struct dlk_claim *out, size_t room)
+{
+    if (dlk_client_forked(client)) {
+        return 0;
+    }
+    dlk_client_lock(client);
+    size_t count = dlk_book_claims(&client->book, out, room, dlk_now_ns());
+    dlk_client_unlock(client);
+    return count;
+}
+
+void dlk_client_unverify(struct dlk_client *client)
+{
+    if (dlk_client_forked(client)) {
+        return;
+    }
+    dlk_client_lock(client);
+    dlk_book_unverify(&client->book);
+    dlk_client_unlock(client);
+}
+
+uint64_t dlk_client_session_left_ms(struct dlk_client *client)
+{
+    if (dlk_client_forked(client)) {
+        return 0;
+    }
+    dlk_client_lock(client);
+    uint64_t left_ms = dlk_book_session_left_ms(&client->book, dlk_now_ns());
+    dlk_client_unlock(client);
+    return left_ms;
+}
+
+uint64_t dlk_client_ignored(struct dlk_client *client)
+{
+    if (dlk_client_forked(client)) {
+        return 0;
+    }
+    dlk_client_lock(client);
+    uint64_t ignored = client->book.ignored;
+    dlk_client_unlock(client);
+    return ignored;
+}

@@ -1,0 +1,211 @@
+/*
+ * The client's connection: frames out, frames in. It may not decide what a reply means (the book
+ * does) nor who waits for it (client_wait.c does).
+ */
+#include "client.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { OUTBOX_FIRST = 4096 };
+
+/* ---- Out ---- */
+
+bool dlk_wire_put(struct dlk_client *client, const struct dlk_request *request)
+{
+    struct dlk_outbox *out = &client->filling;
+    if (out->length + DLK_FRAME_BYTES > out->room) {
+        size_t room = out->room == 0 ? OUTBOX_FIRST : 2 * out->room;
+        unsigned char *data = realloc(out->data, room);
+        if (data == NULL) {
+            return false;
+        }
+        out->data = data;
+        out->room = room;
+    }
+    memcpy(out->data + out->length, request, DLK_FRAME_BYTES);
+    out->length += DLK_FRAME_BYTES;
+    return true;
+}
+
+void dlk_wire_put_debts(struct dlk_client *client, uint64_t now_ns)
+{
+    uint32_t cursor = 0;
+    const struct dlk_request *request;
+    if (client->book.debts_unsent == 0 || !client->up) {
+        return;
+    }
+    while ((request = dlk_book_next_unsent(&client->book, &cursor, now_ns)) != NULL) {
+        if (!dlk_wire_put(client, request)) {
+            dlk_wire_break(client, now_ns); /* no memory: a new connection sends them again */
+            return;
+        }
+    }
+}
+
+size_t dlk_wire_backlog(const struct dlk_client *client)
+{
+    return client->filling.length + client->sending.length - client->sending.sent;
+}
+
+/* Makes `sending` what is to be sent next, if it is empty. */
+static bool turn_outboxes(struct dlk_client *client)
+{
+    struct dlk_outbox *sending = &client->sending;
+    if (sending->sent == sending->length) {
+        struct dlk_outbox drained = *sending;
+        drained.sent = 0;
+        drained.length = 0;
+        *sending = client->filling;
+        client->filling = drained;
+    }
+    return sending->sent < sending->length;
+}
+
+void dlk_wire_flush(struct dlk_client *client)
+{
+    while (client->up && !client->sender && turn_outboxes(client)) {
+        struct dlk_outbox *out = &client->sending;
+        int fd = client->fd;
+        client->sender = true;
+        dlk_client_unlock(client);
+        ssize_t sent = send(fd, out->data + out->sent, out->length - out->sent,
+                            MSG_DONTWAIT | MSG_NOSIGNAL);
+        int problem = errno;
+        dlk_client_lock(client);
+        client->sender = false;
+        if (!client->up) {
+            dlk_wire_role_free(client);
+            return;
+        }
+        if (sent > 0) {
+            out->sent += (size_t)sent;
+        } else if (problem != EINTR) {
+            if (problem != EAGAIN && problem != ENOBUFS) {
+                dlk_wire_break(client, dlk_now_ns());
+            }
+            return;
+        }
+    }
+}
+
+/* ---- In ---- */
+
+static ssize_t receive_once(struct dlk_client *client, int flags)
+{
+    ssize_t received = recv(client->fd, client->inbox + client->inbox_length,
+                            DLK_INBOX_BYTES - client->inbox_length, flags);
+    return received >= 0 ? received : -errno;
+}
+
+static ssize_t sleep_for_more(struct dlk_client *client, uint64_t now_ns, uint64_t until_ns,
+                              bool push)
+{
+    const uint64_t sleep_ns = (uint64_t)DLK_SLEEP_MS * DLK_NS_PER_MS;
+    uint64_t left_ns = until_ns > now_ns ? until_ns - now_ns : 0;
+    if (!push && left_ns >= sleep_ns) {
+        return receive_once(client, 0); /* SO_RCVTIMEO is DLK_SLEEP_MS */
+    }
+    struct pollfd ready = {.fd = client->fd, .events = POLLIN};
+    struct timespec timeout = {.tv_nsec = (long)(left_ns < sleep_ns ? left_ns : sleep_ns)};
+    ready.events = (short)(ready.events | (push ? POLLOUT : 0));
+    int count = ppoll(&ready, 1, &timeout, NULL);
+    if (count < 0) {
+        return -errno;
+    }
+    return count == 0 || (ready.revents & ~POLLOUT) == 0 ? -EAGAIN
+                                                         : receive_once(client, MSG_DONTWAIT);
+}
+
+ssize_t dlk_wire_receive(struct dlk_client *client, uint64_t spin_ns, uint64_t now_ns,
+                         uint64_t until_ns, bool push, bool *slept)
+{
+    uint64_t started_ns = now_ns;
+    *slept = false;
+    while (spin_ns != 0 && !push) {
+        ssize_t received = receive_once(client, MSG_DONTWAIT);
+        if (received != -EAGAIN) {
+            return received;
+        }
+        now_ns = dlk_now_ns();
+        if (now_ns >= until_ns) {
+            return -EAGAIN;
+        }
+        if (now_ns - started_ns >= spin_ns) {
+            break;
+        }
+        dlk_cpu_relax();
+    }
+    *slept = true;
+    return sleep_for_more(client, now_ns, until_ns, push);
+}
+
+static void dispatch(struct dlk_client *client, uint64_t now_ns)
+{
+    size_t at = 0;
+    struct dlk_reply reply;
+    for (; at + DLK_FRAME_BYTES <= client->inbox_length; at += DLK_FRAME_BYTES) {
+        memcpy(&reply, client->inbox + at, sizeof(reply));
+        struct dlk_call *ended = dlk_book_reply(&client->book, &reply, now_ns);
+        if (ended != NULL) {
+            dlk_client_complete(client, ended);
+        }
+    }
+    client->inbox_length -= at;
+    memmove(client->inbox, client->inbox + at, client->inbox_length);
+    dlk_wire_put_debts(client, now_ns); /* a grant that nobody waits for any more */
+    dlk_waiters_wake_blocked(client);
+    dlk_waiters_wake_settled(client);
+}
+
+void dlk_wire_take(struct dlk_client *client, ssize_t received, uint64_t now_ns)
+{
+    if (!client->up) {
+        return; /* given up while it was read; a role is about to be freed */
+    }
+    if (received > 0) {
+        client->inbox_length += (size_t)received;
+        dispatch(client, now_ns);
+    } else if (received != -EAGAIN && received != -EINTR && received != -ENOMEM) {
+        dlk_wire_break(client, now_ns);
+    }
+}
+
+/* ---- The end ---- */
+
+void dlk_wire_break(struct dlk_client *client, uint64_t now_ns)
+{
+    if (client->up) {
+        client->up = false;
+        shutdown(client->fd, SHUT_RDWR); /* wakes the leader, and tells the server */
+    }
+    for (uint32_t index = 0; index < client->book.pending_high; index++) {
+        struct dlk_call *ended = dlk_book_lose(&client->book, index, false, now_ns);
+        if (ended != NULL) {
+            dlk_client_complete(client, ended);
+        }
+    }
+    dlk_waiters_wake_blocked(client);
+    dlk_waiters_wake_settled(client);
+    dlk_wire_role_free(client);
+}
+
+void dlk_wire_role_free(struct dlk_client *client)
+{
+    if (client->up || client->leader || client->sender) {
+        return;
+    }
+    if (client->fd >= 0) {
+        close(client->fd);
+        client->fd = -1;
+    }
+    client->inbox_length = 0;
+    client->filling.length = 0;
+    client->sending.length = 0;
+    client->sending.sent = 0;
+    pthread_cond_broadcast(&client->roles_free);
+}
