@@ -7,7 +7,11 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { UNIX_SAMPLE_NS = DLK_NS_PER_S, UNIX_STEP_NS = 100 * DLK_NS_PER_MS, PAUSE_FIRST_NS = 1000000 };
+enum {
+    UNIX_SAMPLE_NS = DLK_NS_PER_S,
+    UNIX_STEP_NS = 100 * DLK_NS_PER_MS,
+    PAUSE_FIRST_NS = DLK_NS_PER_MS
+};
 
 /* ---- The process: what a forked child must leave alone ---- */
 
