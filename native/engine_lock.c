@@ -318,5 +318,5 @@ void dlk_wait_over(struct dlk_engine *engine, struct entry *entry, uint64_t now_
         dlk_reply_entry(engine, entry, DLK_RESULT_TIMED_OUT, now_ns);
         dlk_entry_remove(engine, entry);
     }
-    dlk_lock_settle(engine, lock, now_ns);
+    dlk_lock_settle_later(engine, lock, now_ns);
 }

@@ -204,6 +204,19 @@ static uint32_t session_lease(struct dlk_engine *engine, const struct dlk_comman
     return DLK_RESULT_DONE;
 }
 
+/* Nothing was granted while the engine was not ready. */
+static void set_ready(struct dlk_engine *engine, bool ready, uint64_t now_ns)
+{
+    engine->ready = ready;
+    uint32_t locks = ready && engine->entries_used != 0 ? engine->limits.max_locks : 0;
+    for (uint32_t slot = 0; slot < locks; slot++) {
+        if (engine->locks[slot].id != 0) {
+            dlk_lock_settle_later(engine, &engine->locks[slot], now_ns);
+        }
+    }
+    dlk_run_ends(engine, now_ns);
+}
+
 static uint32_t carry_out(struct dlk_engine *engine, const struct dlk_command *command,
                           uint64_t now_ns, uint64_t *value)
 {
@@ -230,7 +243,7 @@ static uint32_t carry_out(struct dlk_engine *engine, const struct dlk_command *c
     case DLK_COMMAND_CELL_CLOSE:
         return cell_command(engine, command);
     case DLK_COMMAND_READY:
-        engine->ready = command->value != 0;
+        set_ready(engine, command->value != 0, now_ns);
         return DLK_RESULT_DONE;
     case DLK_COMMAND_EPOCH:
         return set_epoch(engine, command->value);
@@ -291,14 +304,14 @@ static void run_expiries(struct dlk_engine *engine, uint64_t now_ns, uint64_t se
     }
 }
 
+/* Nothing is granted to a session that ends now, and no wait ends whose lock has just come free.
+ * What ends together ends before anything is granted: the order of equal times means nothing. */
 void dlk_engine_tick(struct dlk_engine *engine, uint64_t now_ns, uint64_t sessions_now_ns)
 {
+    run_expiries(engine, now_ns, sessions_now_ns);
     dlk_run_ends(engine, now_ns);
-    if (dlk_heap_first_ns(&engine->expiries) <= sessions_now_ns) {
-        run_expiries(engine, now_ns, sessions_now_ns);
-        dlk_run_ends(engine, now_ns);
-    }
     while (dlk_heap_first_ns(&engine->waits) <= now_ns) {
         dlk_wait_over(engine, &engine->entries[dlk_heap_first_id(&engine->waits)], now_ns);
     }
+    dlk_run_ends(engine, now_ns);
 }
