@@ -86,15 +86,37 @@ static void lock_by_queue(struct dlk_engine *engine, const struct dlk_request *r
     }
 }
 
+/* A hold that ends with its lease, and its lease has ended. */
+static bool over_at_its_end(const struct entry *entry, uint64_t now_ns)
+{
+    return entry->state == DLK_ENTRY_HELD && entry->end_ns <= now_ns
+           && (entry->flags & DLK_FLAG_FINAL_EXPIRY) != 0;
+}
+
+/* The request was sent before. True if an entry of it is there, and has answered. */
+static bool answer_again(struct dlk_engine *engine, const struct dlk_request *request,
+                         uint64_t now_ns)
+{
+    struct entry *known = dlk_entry_by_request(engine, request, request->request_id);
+    if (known == NULL) {
+        return false;
+    }
+    if (over_at_its_end(known, now_ns)) {
+        dlk_entry_remove(engine, known);
+        return false;
+    }
+    if (known->state == DLK_ENTRY_QUEUED) {
+        known->since_ns = now_ns; /* its client may count from this sending on */
+    }
+    answer(engine, request, result_of_state[known->state], known, now_ns);
+    return true;
+}
+
 static void request_lock(struct dlk_engine *engine, const struct dlk_request *request,
                          struct lock *lock, uint64_t now_ns)
 {
-    if ((request->flags & DLK_FLAG_RESEND) != 0) {
-        struct entry *known = dlk_entry_by_request(engine, request, request->request_id);
-        if (known != NULL) {
-            answer(engine, request, result_of_state[known->state], known, now_ns);
-            return;
-        }
+    if ((request->flags & DLK_FLAG_RESEND) != 0 && answer_again(engine, request, now_ns)) {
+        return;
     }
     if (lock->closing) {
         refuse(engine, request, DLK_RESULT_NO_LOCK, DLK_COUNT_EINVAL_LOCK_OFFSET);
@@ -103,6 +125,9 @@ static void request_lock(struct dlk_engine *engine, const struct dlk_request *re
     if (lock->queue_head != DLK_NONE) {
         lock_by_queue(engine, request, lock, now_ns);
         return;
+    }
+    if (!lock_compatible(lock, request->mode) && lock->min_end_ns <= now_ns) {
+        dlk_lock_purge(engine, lock, now_ns); /* what it frees may be the only free entry */
     }
     if (lock_compatible(lock, request->mode)) {
         struct entry *entry = dlk_entry_new(engine, request);
@@ -115,8 +140,7 @@ static void request_lock(struct dlk_engine *engine, const struct dlk_request *re
         return;
     }
     bool only_tries = request->wait_ms == 0 && (request->flags & DLK_FLAG_TICKET) == 0;
-    if (only_tries && lock->min_end_ns > now_ns
-        && engine->entries_used < engine->limits.max_entries) {
+    if (only_tries && engine->entries_used < engine->limits.max_entries) {
         /* What joining and leaving the queue would come to. */
         engine->token++;
         lock->handed[request->mode]++;
@@ -140,17 +164,22 @@ static void request_redeem(struct dlk_engine *engine, const struct dlk_request *
                            struct lock *lock, uint64_t now_ns)
 {
     struct entry *entry = dlk_entry_meant(engine, request);
+    if (entry != NULL && entry->mode != request->mode) {
+        refuse(engine, request, DLK_RESULT_INVALID, DLK_COUNT_EINVAL_LOCK_OP);
+        return;
+    }
+    if (entry != NULL && over_at_its_end(entry, now_ns)) {
+        dlk_entry_remove(engine, entry);
+        entry = NULL;
+    }
     if (entry == NULL) {
         refuse(engine, request, DLK_RESULT_PASSED,
                request->mode == DLK_MODE_SHARED ? DLK_COUNT_FAIR_SH_TICKET_PASSED
                                                 : DLK_COUNT_FAIR_EX_TICKET_PASSED);
         return;
     }
-    if (entry->mode != request->mode) {
-        refuse(engine, request, DLK_RESULT_INVALID, DLK_COUNT_EINVAL_LOCK_OP);
-        return;
-    }
     if (entry->state == DLK_ENTRY_HELD) {
+        entry->request_id = request->request_id; /* so that cancelling this one undoes it */
         grow_lease(entry, request->lease_ms, now_ns);
         answer(engine, request, DLK_RESULT_GRANTED, entry, now_ns);
         return;
@@ -177,11 +206,6 @@ static void request_redeem(struct dlk_engine *engine, const struct dlk_request *
         count_ticketed(engine);
         answer(engine, request, DLK_RESULT_TICKETED, entry, now_ns);
     }
-}
-
-static bool over_at_its_end(const struct entry *entry, uint64_t now_ns)
-{
-    return entry->end_ns <= now_ns && (entry->flags & DLK_FLAG_FINAL_EXPIRY) != 0;
 }
 
 static struct entry *held_meant(struct dlk_engine *engine, const struct dlk_request *request)
@@ -306,7 +330,7 @@ void dlk_lock_request(struct dlk_engine *engine, const struct dlk_request *reque
     }
 }
 
-/* The wait of a QUEUED entry is over. */
+/* The wait of a QUEUED entry is over. The lock settles when all waits that are due have ended. */
 void dlk_wait_over(struct dlk_engine *engine, struct entry *entry, uint64_t now_ns)
 {
     struct lock *lock = &engine->locks[entry->lock];
