@@ -13,14 +13,13 @@ from typing import Any, Final, cast
 import msgpack
 
 from dlock import _core
+from dlock.control.fields import U32_MAX, ProtocolError
 from dlock.control.messages import (
     BATCH_MAX,
     BY_MESSAGE,
     BY_NUMBER,
     STATS_ITEMS_MAX,
-    U32_MAX,
     Message,
-    ProtocolError,
 )
 
 MESSAGE_BYTES_MAX: Final = _core.DLK_CONTROL_MESSAGE_BYTES_MAX

@@ -15,7 +15,8 @@ import time
 from typing import Final, cast
 
 from dlock.control.codec import Decoder, encode
-from dlock.control.messages import BY_MESSAGE, U32_MAX, ProtocolError, Reply, Request
+from dlock.control.fields import U32_MAX, ProtocolError
+from dlock.control.messages import BY_MESSAGE, Reply, Request
 
 RECEIVE_BYTES: Final = 65536
 

@@ -1,0 +1,213 @@
+"""How the fields of control messages travel: kinds that check a value in both directions.
+
+A kind knows nothing of messages; `messages` combines them. What does not pass is a ProtocolError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar, Final, Protocol, get_args, get_origin, get_type_hints
+
+from dlock.types import DlockStatus
+
+U16_MAX: Final = 2**16 - 1
+U32_MAX: Final = 2**32 - 1
+U64_MAX: Final = 2**64 - 1
+
+
+class ProtocolError(Exception):
+    """The peer (or, when encoding, the caller) broke the protocol; the text says how."""
+
+
+class Kind(Protocol):
+    """How one field travels."""
+
+    @property
+    def text(self) -> str:
+        """As docs/protocol.md shows it."""
+
+    def load(self, wire: object) -> Any:
+        """The checked value of what msgpack decoded."""
+
+    def dump(self, value: Any) -> object:
+        """The checked form that msgpack encodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Integer:
+    """An integer from low to high; a bool is none."""
+
+    low: int
+    high: int
+
+    @property
+    def text(self) -> str:
+        named = {U16_MAX: "u16", U32_MAX: "u32", U64_MAX: "u64"}
+        if self.low == 0 and self.high in named:
+            return named[self.high]
+        return f"{self.low}..{self.high}"
+
+    def load(self, wire: object) -> int:
+        if type(wire) is not int:
+            raise ProtocolError(f"{type(wire).__name__} where an integer belongs")
+        if not self.low <= wire <= self.high:
+            raise ProtocolError(f"{wire} is not in {self.low}..{self.high}")
+        return wire
+
+    def dump(self, value: int) -> int:
+        return self.load(int(value))
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """Bytes, from low to high many."""
+
+    low: int
+    high: int
+
+    @property
+    def text(self) -> str:
+        many = str(self.low) if self.low == self.high else f"{self.low}..{self.high}"
+        return f"{many} bytes"
+
+    def load(self, wire: object) -> bytes:
+        if type(wire) is not bytes:
+            raise ProtocolError(f"{type(wire).__name__} where bytes belong")
+        if not self.low <= len(wire) <= self.high:
+            raise ProtocolError(f"{len(wire)} bytes, not {self.low}..{self.high}")
+        return wire
+
+    dump = load
+
+
+@dataclass(frozen=True, slots=True)
+class StatusCode:
+    """A number of DlockStatus."""
+
+    text: ClassVar[str] = "status"
+
+    def load(self, wire: object) -> DlockStatus:
+        if type(wire) is not int:
+            raise ProtocolError(f"{type(wire).__name__} where a status belongs")
+        try:
+            return DlockStatus(wire)
+        except ValueError:
+            raise ProtocolError(f"{wire} is no status") from None
+
+    def dump(self, value: DlockStatus) -> int:
+        return int(DlockStatus(value))
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A map of short texts to integers and, if text_bytes is not 0, to texts of at most as many."""
+
+    items: int
+    key_bytes: int
+    text_bytes: int
+    integer: Integer
+
+    @property
+    def text(self) -> str:
+        texts = f"text of at most {self.text_bytes} bytes, or " if self.text_bytes else ""
+        return (f"map of at most {self.items}: key of at most {self.key_bytes} bytes -> "
+                f"{texts}{self.integer.text}")
+
+    def load(self, wire: object) -> dict[str, Any]:
+        if not isinstance(wire, dict):
+            raise ProtocolError(f"{type(wire).__name__} where a map belongs")
+        if len(wire) > self.items:
+            raise ProtocolError(f"a map of {len(wire)} items, at most {self.items}")
+        for key, value in wire.items():
+            self._check_text(key, self.key_bytes)
+            if isinstance(value, str) and self.text_bytes:
+                self._check_text(value, self.text_bytes)
+            else:
+                self.integer.load(value)
+        return wire
+
+    def dump(self, value: Mapping[str, Any]) -> object:
+        return self.load(dict(value))
+
+    @staticmethod
+    def _check_text(value: object, most: int) -> None:
+        if not isinstance(value, str):
+            raise ProtocolError(f"{type(value).__name__} where text belongs")
+        if len(value.encode("utf-8", "surrogatepass")) > most:
+            raise ProtocolError(f"a text of more than {most} bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Many:
+    """An array of low to high values of one kind; a tuple in Python."""
+
+    item: Kind
+    low: int
+    high: int
+
+    @property
+    def text(self) -> str:
+        return f"array of {self.low}..{self.high}: {self.item.text}"
+
+    def load(self, wire: object) -> tuple[Any, ...]:
+        if not isinstance(wire, list):
+            raise ProtocolError(f"{type(wire).__name__} where an array belongs")
+        self._check_count(len(wire))
+        return tuple(map(self.item.load, wire))
+
+    def dump(self, value: tuple[Any, ...]) -> object:
+        self._check_count(len(value))
+        return list(map(self.item.dump, value))
+
+    def _check_count(self, count: int) -> None:
+        if not self.low <= count <= self.high:
+            raise ProtocolError(f"an array of {count}, not {self.low}..{self.high}")
+
+
+class Record:
+    """A dataclass whose annotated fields travel as one array, in their order."""
+
+    __slots__ = ("fields", "kind")
+
+    def __init__(self, kind: type[Any]) -> None:
+        hints = get_type_hints(kind, include_extras=True)
+        self.kind = kind
+        self.fields: tuple[tuple[str, Kind], ...] = tuple(
+            (one.name, _kind_of(hints[one.name])) for one in fields(kind)
+        )
+
+    @property
+    def text(self) -> str:
+        return "[" + ", ".join(f"{name}: {kind.text}" for name, kind in self.fields) + "]"
+
+    def load(self, wire: object) -> Any:
+        if not isinstance(wire, list):
+            raise ProtocolError(f"{type(wire).__name__} where an array belongs")
+        if len(wire) != len(self.fields):
+            raise ProtocolError(
+                f"{self.kind.__name__} of {len(wire)} fields, not {len(self.fields)}")
+        values = []
+        for (name, kind), value in zip(self.fields, wire, strict=True):
+            try:
+                values.append(kind.load(value))
+            except ProtocolError as problem:
+                raise ProtocolError(f"{self.kind.__name__}.{name}: {problem}") from None
+        return self.kind(*values)
+
+    def dump(self, value: Any) -> list[object]:
+        wire = []
+        for name, kind in self.fields:
+            try:
+                wire.append(kind.dump(getattr(value, name)))
+            except ProtocolError as problem:
+                raise ProtocolError(f"{self.kind.__name__}.{name}: {problem}") from None
+        return wire
+
+
+def _kind_of(hint: Any) -> Kind:
+    """The kind that stands in an Annotated hint."""
+    if get_origin(hint) is not Annotated:
+        raise TypeError(f"{hint} is not annotated with a kind")
+    kind: Kind = get_args(hint)[1]
+    return kind

@@ -1,0 +1,384 @@
+"""The control thread: the only place at the server with control sockets.
+
+One turn: wait; confirm the state directory if that is due; carry out what sockets, plane and time
+bring. Everything is decided by the registry; this file moves bytes, commands and events, and bounds
+what a connection may cost: one message in, OUTPUT_BYTES_MAX out, a number of connections.
+
+A full command ring closes the gate: no socket is read until there is room. Since every command is
+answered by an event, the event descriptor says when that is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import selectors
+import socket
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from dlock import _core
+from dlock._core import Command, Event
+from dlock.control import messages as m
+from dlock.control.codec import Decoder, encode
+from dlock.control.registry import Phase, Registry
+from dlock.control.registry_effects import (
+    Answer,
+    AnswerStats,
+    CloseConnection,
+    Effect,
+    Note,
+    PersistEpoch,
+    PersistLease,
+    PersistSessions,
+    PersistSettled,
+)
+from dlock.control.state_dir import StateDir
+
+RECEIVE_BYTES: Final = 65536
+OUTPUT_BYTES_MAX: Final = 1 << 20  # a client that reads slower than this much behind is closed
+ACCEPTS_PER_TURN: Final = 64
+ACCEPT_PAUSE_NS: Final = 100_000_000  # after the process ran out of descriptors
+EVENTS_PER_TURN: Final = 4096
+SECOND_NS: Final = 1_000_000_000
+
+_log = logging.getLogger("dlock.control")
+
+
+def log_event(level: int, event: str, fields: dict[str, object]) -> None:
+    """One event with its fields, as text and as `extra` for handlers that keep fields."""
+    if _log.isEnabledFor(level):
+        text = "".join(f" {name}={value!r}" for name, value in fields.items())
+        _log.log(level, "%s%s", event, text, extra={"event": event, "fields": fields})
+
+
+class PlanePort(Protocol):
+    """What the control thread uses of the plane (`_core.Plane`)."""
+
+    def send_command(self, command: Command) -> bool: ...
+    def take_event(self) -> Event | None: ...
+    @property
+    def event_fd(self) -> int: ...
+    def event_fd_clear(self) -> None: ...
+    def counters(self) -> list[int]: ...
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """One control connection. `ending`: closed as soon as its output is sent."""
+
+    number: int
+    socket: socket.socket
+    peer: str
+    decoder: Decoder = field(default_factory=Decoder)
+    output: bytearray = field(default_factory=bytearray)
+    mask: int = selectors.EVENT_READ
+    ending: bool = False
+
+
+class ControlLoop:
+    """`run` is the control thread's body; `stop` and `stats` are for any thread."""
+
+    def __init__(
+        self, listener: socket.socket, plane: PlanePort, registry: Registry,
+        state: StateDir | None, session_ttl_ms: int, max_connections: int,
+    ) -> None:
+        self._listener = listener
+        self._plane = plane
+        self._registry = registry
+        self._state = state
+        self._session_ttl_ms = session_ttl_ms
+        self._max_connections = max_connections
+        self._connections: dict[int, Connection] = {}
+        self._numbers = 0
+        self._commands: deque[Command] = deque()  # what the ring had no room for
+        self._unfinished: deque[Connection] = deque()  # input that the closed gate cut off
+        self._counters: Counter[str] = Counter()
+        self._counter_names = _core.counter_names()
+        self._stopping = False
+        self._check_every_ns = session_ttl_ms * 1_000_000 // 4
+        self._check_ns = 0
+        self._accept_again_ns: int | None = None
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._wake_receiver.setblocking(False)
+        self._wake_sender.setblocking(False)
+        # The sockets of clients have a selector of their own inside the outer one, so that the
+        # gate is one descriptor to wait for or not.
+        self._outer = selectors.DefaultSelector()
+        self._clients = selectors.EpollSelector()
+        self._gate_open = True
+        self._events_left = False
+        listener.setblocking(False)
+        for item, handle in (
+            (self._wake_receiver, self._woken), (plane.event_fd, self._plane_woke),
+            (listener, self._accept), (self._clients, self._serve_clients),
+        ):
+            self._outer.register(item, selectors.EVENT_READ, handle)
+
+    # ---- Any thread ------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Makes `run` return soon."""
+        self._stopping = True
+        with contextlib.suppress(OSError):
+            self._wake_sender.send(b"\0")
+
+    def stats(self) -> dict[str, int]:
+        """Counters and gauges of the registry, of this loop and of the plane, added up."""
+        stats = Counter(self._registry.stats())
+        stats.update(dict(self._counters))
+        stats.update(dict(zip(self._counter_names, self._plane.counters(), strict=True)))
+        return {**stats, "connections": len(self._connections)}
+
+    # ---- The thread ------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serves until `stop`. StateDirError: the server must not go on."""
+        try:
+            self._check_ns = _core.now_ns() + self._check_every_ns
+            while not self._stopping:
+                ready = self._outer.select(self._timeout_s())
+                now_ns = _core.now_ns()
+                if now_ns >= self._check_ns:
+                    self._check(now_ns)
+                for key, _mask in ready:
+                    handle: Callable[[int], None] = key.data
+                    handle(now_ns)
+                self._take_events(now_ns)
+                self._carry_out(self._registry.tick(now_ns))
+                self._flush_commands(now_ns)
+                self._accept_again(now_ns)
+            self._carry_out(self._registry.forget_promises())
+        finally:
+            self._close_all()
+
+    def _timeout_s(self) -> float:
+        if self._events_left:
+            return 0
+        now_ns = _core.now_ns()
+        deadlines = (self._check_ns, self._accept_again_ns, self._registry.next_deadline_ns())
+        first_ns = min(one for one in deadlines if one is not None)
+        return max(0, first_ns - now_ns) / SECOND_NS
+
+    def _check(self, now_ns: int) -> None:
+        """Every session_ttl / 4, and after a stall before anything is answered: is this still
+        the primary of its state directory?"""
+        self._check_ns = now_ns + self._check_every_ns
+        if self._state is not None:
+            self._state.confirm()
+        if self._registry.phase is Phase.SETTLING:
+            left_ns = max(0, (self._registry.next_deadline_ns() or 0) - now_ns)
+            log_event(logging.INFO, "settling", {"seconds_left": round(left_ns / SECOND_NS, 1)})
+        self._carry_out(self._registry.forget_promises())
+
+    def _woken(self, _now_ns: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake_receiver.recv(4096)
+
+    def _close_all(self) -> None:
+        for connection in list(self._connections.values()):
+            self._send(connection)
+            connection.socket.close()
+        self._connections.clear()
+        self._clients.close()
+        self._outer.close()
+        self._listener.close()
+        self._wake_receiver.close()
+        self._wake_sender.close()
+
+    # ---- Commands and events ---------------------------------------------------------------------
+
+    def _plane_woke(self, _now_ns: int) -> None:
+        self._plane.event_fd_clear()
+
+    def _take_events(self, now_ns: int) -> None:
+        """Every event that waits, but not so many that sockets starve."""
+        for _ in range(EVENTS_PER_TURN):
+            event = self._plane.take_event()
+            if event is None:
+                self._events_left = False
+                return
+            self._carry_out(self._registry.event(event, now_ns))
+        self._events_left = True  # The descriptor will not say so again.
+
+    def _flush_commands(self, now_ns: int) -> None:
+        """Sends what the ring has room for, then opens or closes the gate, then takes up the
+        input that was cut off."""
+        while True:
+            while self._commands and self._plane.send_command(self._commands[0]):
+                self._commands.popleft()
+            if self._commands or not self._unfinished:
+                break
+            self._take_messages(self._unfinished.popleft(), now_ns)
+        if self._gate_open != (not self._commands):
+            self._gate_open = not self._commands
+            if self._gate_open:
+                self._outer.register(self._clients, selectors.EVENT_READ, self._serve_clients)
+            else:
+                self._outer.unregister(self._clients)
+
+    def _carry_out(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Answer):
+                self._answer(effect.connection, effect.request_id, effect.message)
+            elif isinstance(effect, Command):
+                if self._commands or not self._plane.send_command(effect):
+                    self._commands.append(effect)
+            elif isinstance(effect, AnswerStats):
+                self._answer(effect.connection, effect.request_id, m.StatsReply(self.stats()))
+            elif isinstance(effect, CloseConnection):
+                self._end(effect)
+            elif isinstance(effect, Note):
+                log_event(effect.level, effect.event, effect.fields)
+            elif self._state is not None:
+                self._persist(self._state, effect)
+
+    def _persist(
+        self, state: StateDir,
+        effect: PersistEpoch | PersistLease | PersistSessions | PersistSettled,
+    ) -> None:
+        if isinstance(effect, PersistSessions):
+            state.sessions_open(self._session_ttl_ms)
+        elif isinstance(effect, PersistLease):
+            state.lease_promised(effect.lease_ms)
+        elif isinstance(effect, PersistEpoch):
+            state.epoch_taken(effect.epoch)
+        else:
+            state.settled()
+
+    # ---- Connections -----------------------------------------------------------------------------
+
+    def _accept(self, now_ns: int) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                accepted, address = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as problem:
+                self._counters["NETWORK_FAIL"] += 1
+                log_event(logging.WARNING, "cannot accept", {"problem": str(problem)})
+                self._outer.unregister(self._listener)
+                self._accept_again_ns = now_ns + ACCEPT_PAUSE_NS
+                return
+            self._welcome(accepted, f"{address[0]}:{address[1]}")
+
+    def _accept_again(self, now_ns: int) -> None:
+        if self._accept_again_ns is not None and now_ns >= self._accept_again_ns:
+            self._accept_again_ns = None
+            self._outer.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    def _welcome(self, accepted: socket.socket, peer: str) -> None:
+        if len(self._connections) >= self._max_connections and not self._make_room():
+            self._counters["SERVER_NO_RESOURCE"] += 1
+            log_event(logging.WARNING, "too many connections",
+                      {"peer": peer, "limit": self._max_connections})
+            accepted.close()
+            return
+        accepted.setblocking(False)
+        with contextlib.suppress(OSError):
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._numbers += 1
+        connection = Connection(self._numbers, accepted, peer)
+        self._connections[connection.number] = connection
+        self._clients.register(accepted, connection.mask, connection)
+
+    def _make_room(self) -> bool:
+        """Closes the oldest connection that has no session; False: there is none."""
+        for connection in self._connections.values():
+            if not self._registry.bound(connection.number):
+                self._close(connection, "its place was needed")
+                return True
+        return False
+
+    def _serve_clients(self, now_ns: int) -> None:
+        for key, mask in self._clients.select(0):
+            connection: Connection = key.data
+            if mask & selectors.EVENT_WRITE and connection.number in self._connections:
+                self._send(connection)
+            if mask & selectors.EVENT_READ and connection.number in self._connections:
+                self._receive(connection, now_ns)
+
+    def _receive(self, connection: Connection, now_ns: int) -> None:
+        try:
+            data = connection.socket.recv(RECEIVE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if data:
+            connection.decoder.feed(data)
+            self._take_messages(connection, now_ns)
+        else:
+            self._close(connection, "closed by the client")
+
+    def _take_messages(self, connection: Connection, now_ns: int) -> None:
+        while connection.number in self._connections and not connection.ending:
+            if self._commands:
+                self._unfinished.append(connection)
+                return
+            try:
+                taken = connection.decoder.take()
+                if taken is None:
+                    return
+                request_id, message = taken
+                if not isinstance(message, m.Request):
+                    raise m.ProtocolError(f"{type(message).__name__} from a client")
+            except m.ProtocolError as problem:
+                self._counters["BAD_REQUEST"] += 1
+                log_event(logging.WARNING, "bad request",
+                          {"peer": connection.peer, "reason": str(problem)})
+                self._close(connection, "bad request")
+                return
+            self._carry_out(
+                self._registry.request(connection.number, request_id, message, now_ns))
+
+    def _answer(self, number: int, request_id: int, message: m.Message) -> None:
+        connection = self._connections.get(number)
+        if connection is None:
+            return
+        connection.output += encode(request_id, message)
+        self._send(connection)
+
+    def _send(self, connection: Connection) -> None:
+        """Sends what the socket takes; closes a connection that is done for or too far behind."""
+        try:
+            if connection.output:
+                sent = connection.socket.send(connection.output)
+                del connection.output[:sent]
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            self._close(connection, "broken")
+            return
+        if len(connection.output) > OUTPUT_BYTES_MAX:
+            self._counters["SEND_FAIL"] += 1
+            log_event(logging.WARNING, "slow reader", {"peer": connection.peer})
+            self._close(connection, "slow reader")
+        elif connection.ending and not connection.output:
+            self._close(connection, "ended")
+        else:
+            self._watch(connection)
+
+    def _watch(self, connection: Connection) -> None:
+        """Asks for the readiness that is of use now."""
+        mask = 0 if connection.ending else selectors.EVENT_READ
+        mask |= selectors.EVENT_WRITE if connection.output else 0
+        if mask != connection.mask and connection.number in self._connections:
+            connection.mask = mask
+            self._clients.modify(connection.socket, mask, connection)
+
+    def _end(self, effect: CloseConnection) -> None:
+        connection = self._connections.get(effect.connection)
+        if connection is not None:
+            connection.ending = True
+            self._send(connection)
+
+    def _close(self, connection: Connection, reason: str) -> None:
+        if self._connections.pop(connection.number, None) is None:
+            return
+        log_event(logging.DEBUG, "connection closed", {"peer": connection.peer, "reason": reason})
+        self._clients.unregister(connection.socket)
+        connection.socket.close()
+        self._carry_out(self._registry.disconnected(connection.number))

@@ -1,0 +1,255 @@
+"""The control plane's state machine: sessions, locks and objects behind one door.
+
+Input: a connection's request, the end of a connection, an event of the plane, a moment of time.
+Output: effects, to be carried out in order (registry_effects). No sockets, no clock (now_ns is an
+argument), no engine, no randomness of its own: the same inputs give the same effects.
+
+Two laws. What the data plane must know is answered only after its DONE event. What must survive a
+crash is on disk (Persist...) before the command that makes it true is sent.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from enum import Enum
+from functools import partial
+from typing import Any
+
+from dlock import _core
+from dlock._core import Command, Event
+from dlock.control import messages as m
+from dlock.control.registry_effects import (
+    AnswerStats,
+    Call,
+    Effect,
+    Note,
+    Outbox,
+    PersistEpoch,
+    PersistSettled,
+)
+from dlock.control.registry_locks import Lock, LockTable
+from dlock.control.registry_objects import Object, ObjectTable
+from dlock.control.registry_sessions import Client, RegistryConfig, Sessions, negotiate
+from dlock.types import DlockStatus
+
+
+class Phase(Enum):
+    """SETTLING: clients of a former primary could still believe in their holds, so nothing is
+    granted. READY: everything is."""
+
+    SETTLING = "settling"
+    READY = "ready"
+
+
+class Registry:
+    """See the head of this file. Every public method that takes input returns its effects."""
+
+    def __init__(self, config: RegistryConfig) -> None:
+        self.phase = Phase.READY if config.settle_until_ns is None else Phase.SETTLING
+        self._config = config
+        self._becoming_ready = False
+        self._out = Outbox()
+        self._locks = LockTable(config.max_locks, self._out)
+        self._objects = ObjectTable(config.max_objects, self._out)
+        self._sessions = Sessions(config, self._out, self._release_all)
+        self._handlers: dict[type[m.Message], Callable[[Client, Call], None]] = {
+            m.ReinitDone: self._sessions.reinit_done,
+            m.ClientDeinit: self._sessions.deinit,
+            m.Heartbeat: self._sessions.heartbeat,
+            m.DeclareLease: self._sessions.declare_lease,
+            m.GetLocks: self._get_locks,
+            m.ReleaseLocks: self._release_locks,
+            m.UpdateLocks: self._update_locks,
+            m.ObjectCreate: self._object_create,
+            m.ObjectGet: self._object_get,
+            m.ObjectRelease: self._object_release,
+            m.ObjectDestroy: self._object_destroy,
+        }
+
+    # ---- Input -----------------------------------------------------------------------------------
+
+    def request(
+        self, connection: int, request_id: int, message: m.Request[Any], now_ns: int
+    ) -> list[Effect]:
+        """A client's message. Connections are numbers that are never used twice."""
+        self._objects.tick(now_ns)
+        call = Call(connection, request_id, message, now_ns)
+        if isinstance(message, m.Stats):
+            self._out.add(AnswerStats(connection, request_id, self.stats()))
+        elif isinstance(message, m.ClientInit | m.ClientReinit):
+            self._enter(call, message)
+        elif self.phase is not Phase.READY:
+            self._out.refuse(call, DlockStatus.NOT_READY)
+        elif (client := self._sessions.of(connection)) is None or client.opening:
+            self._out.refuse(call, DlockStatus.CLIENT_NOT_INIT)
+        elif client.gone:
+            self._out.refuse(call, DlockStatus.CLIENT_REMOVED_BY_SERVER)
+        else:
+            self._sessions.renew(client, now_ns)
+            self._handlers[type(message)](client, call)
+        return self._out.drain()
+
+    def disconnected(self, connection: int) -> list[Effect]:
+        """The connection is closed; its session stays."""
+        self._sessions.disconnected(connection)
+        return self._out.drain()
+
+    def event(self, event: Event, now_ns: int) -> list[Effect]:
+        """An event of the plane."""
+        if event.op == _core.DLK_EVENT_DONE:
+            self._out.done(event)
+        elif event.op == _core.DLK_EVENT_SESSION_ENDED:
+            self._sessions.ended(event, now_ns)
+        elif event.op == _core.DLK_EVENT_SESSION_FREED:
+            self._sessions.freed(event, now_ns)
+        elif event.op == _core.DLK_EVENT_LOCK_CLOSED:
+            self._locks.closed(event)
+        elif event.op == _core.DLK_EVENT_EPOCH_LOW:
+            self._epoch_low(event)
+        return self._out.drain()
+
+    def tick(self, now_ns: int) -> list[Effect]:
+        """What time ends: settling, leases of objects."""
+        self._objects.tick(now_ns)
+        until_ns = self._config.settle_until_ns
+        if until_ns is not None and not self._becoming_ready and now_ns >= until_ns:
+            self._becoming_ready = True
+            self._out.add(PersistSettled())
+            self._out.command(Command(_core.DLK_COMMAND_READY, value=1), self._ready)
+        return self._out.drain()
+
+    def next_deadline_ns(self) -> int | None:
+        """When `tick` is due; None: never. May be early, never late."""
+        deadlines = [self._objects.next_deadline_ns()]
+        if not self._becoming_ready:
+            deadlines.append(self._config.settle_until_ns)
+        return min((one for one in deadlines if one is not None), default=None)
+
+    def forget_promises(self) -> list[Effect]:
+        """To be called now and then: when nothing of any session is left, a restart need not
+        wait, and that is worth writing down."""
+        self._sessions.forget_promises()
+        return self._out.drain()
+
+    # ---- What others ask -------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, int]:
+        """Counters (capital names, as in DebugStats) and gauges (small ones)."""
+        return {
+            **self._out.counters,
+            **self._sessions.gauges,
+            **self._locks.gauges,
+            **self._objects.gauges,
+            "commands_under_way": self._out.under_way,
+            "epoch": self._config.epoch,
+            "ready": int(self.phase is Phase.READY),
+        }
+
+    def bound(self, connection: int) -> bool:
+        """Does this connection speak for a session?"""
+        return self._sessions.of(connection) is not None
+
+    def check(self) -> None:
+        """Asserts what must hold between any two inputs; for tests."""
+        self._sessions.check()
+        self._locks.check()
+        self._objects.check()
+
+    # ---- Sessions --------------------------------------------------------------------------------
+
+    def _enter(self, call: Call, message: m.ClientInit | m.ClientReinit) -> None:
+        version = negotiate(message.version_min, message.version_max)
+        if version is None:
+            self._out.refuse(call, DlockStatus.PROTO_VERSION_NEGOTIATION_FAIL)
+        elif self.phase is not Phase.READY:
+            self._out.refuse(call, DlockStatus.NOT_READY)
+        elif isinstance(message, m.ClientInit):
+            self._sessions.init(call, message, version)
+        else:
+            self._sessions.reinit(call, message, version)
+
+    def _release_all(self, client: Client, now_ns: int) -> None:
+        self._locks.release_all(client.locks)
+        self._objects.client_gone(client.id, client.objects, now_ns)
+
+    # ---- Locks -----------------------------------------------------------------------------------
+
+    def _get_locks(self, client: Client, call: Call) -> None:
+        got = [self._locks.get(client.locks, spec) for spec in call.message.locks]
+        cookie = max((one.cookie for one in got if isinstance(one, Lock)), default=0)
+        self._out.when_done(cookie, partial(self._answer_locks, client, call, got))
+
+    def _answer_locks(
+        self, client: Client, call: Call, got: list[m.LockResult | Lock]
+    ) -> None:
+        results = tuple(
+            self._locks.result(client.locks, one) if isinstance(one, Lock) else one for one in got)
+        for result in results:
+            self._out.count(result.status)
+        self._out.answer(call, m.LockIds(DlockStatus.SUCCESS, results))
+
+    def _release_locks(self, client: Client, call: Call) -> None:
+        self._answer_statuses(call, tuple(
+            self._locks.release(client.locks, lock_id) for lock_id in call.message.lock_ids))
+
+    def _update_locks(self, client: Client, call: Call) -> None:
+        self._answer_statuses(call, tuple(
+            self._locks.check_claim(client.locks, claim) for claim in call.message.claims))
+
+    def _answer_statuses(self, call: Call, statuses: tuple[DlockStatus, ...]) -> None:
+        """After everything that was sent so far: a slot that a client has freed is free for it
+        when it has the answer."""
+        for status in statuses:
+            self._out.count(status)
+        answer = m.Statuses(DlockStatus.SUCCESS, statuses)
+        self._out.when_done(self._out.last_cookie, partial(self._out.answer, call, answer))
+
+    # ---- Objects ---------------------------------------------------------------------------------
+
+    def _object_create(self, client: Client, call: Call) -> None:
+        made = self._objects.create(client.id, call.message, call.now_ns)
+        self._answer_object(call, made, DlockStatus.OBJECT_TOO_MANY)
+
+    def _object_get(self, client: Client, call: Call) -> None:
+        got = self._objects.get(client.objects, call.message, call.now_ns)
+        self._answer_object(call, got, DlockStatus.OBJECT_NOT_CREATE)
+
+    def _answer_object(
+        self, call: Call, outcome: DlockStatus | Object, failed: DlockStatus
+    ) -> None:
+        """`failed`: what it is when the plane has refused to open the cell."""
+        if isinstance(outcome, Object):
+            self._out.when_done(
+                outcome.cookie, partial(self._object_opened, call, outcome, failed))
+        else:
+            self._out.refuse(call, outcome)
+
+    def _object_opened(self, call: Call, one: Object, failed: DlockStatus) -> None:
+        if one.failed:
+            self._out.refuse(call, failed)
+        else:
+            self._out.answer(call, m.ObjectId(DlockStatus.SUCCESS, one.id, one.slot))
+
+    def _object_release(self, client: Client, call: Call) -> None:
+        self._out.status_after_all(call, self._objects.release(
+            client.objects, call.message.object_id, call.now_ns))
+
+    def _object_destroy(self, client: Client, call: Call) -> None:
+        self._out.status_after_all(call, self._objects.destroy(
+            client.id, call.message.object_id, call.now_ns))
+
+    # ---- The server's own ------------------------------------------------------------------------
+
+    def _ready(self, _event: Event) -> None:
+        self.phase = Phase.READY
+        self._out.add(Note("ready", {"epoch": self._config.epoch}))
+
+    def _epoch_low(self, event: Event) -> None:
+        """Half of an epoch's tokens are used: the next one may be taken, once it is on disk."""
+        epoch = event.value + 1
+        if epoch <= m.EPOCH_MAX:
+            self._out.add(PersistEpoch(epoch))
+            self._out.command(Command(_core.DLK_COMMAND_EPOCH, value=epoch))
+        else:
+            self._out.add(Note("no epoch is left", {"epoch": event.value}, logging.ERROR))

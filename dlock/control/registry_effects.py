@@ -1,0 +1,210 @@
+"""What the registry's parts share: its effects, the commands under way, the slots of a table.
+
+An effect is what the registry wants done; the loop does it, in order. Pure like the registry.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+from dlock import _core
+from dlock._core import Command, Event
+from dlock.control import messages as m
+from dlock.types import DlockStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Send this; of no effect if the connection is gone."""
+
+    connection: int
+    request_id: int
+    message: m.Message
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerStats:
+    """Send counters and gauges: these, and those of the loop and of the plane."""
+
+    connection: int
+    request_id: int
+    stats: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class CloseConnection:
+    """Close it after what has been answered on it was sent."""
+
+    connection: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PersistSessions:
+    """Have it on disk that sessions may be open (before the first of them is)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PersistLease:
+    """Have it on disk that leases of this length may be asked for (before they may)."""
+
+    lease_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class PersistEpoch:
+    """Have it on disk that this epoch is in use (before it is)."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class PersistSettled:
+    """Have it on disk that nobody believes in anything of a former primary any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something for the log: an event, its fields, and a level of the logging module."""
+
+    event: str
+    fields: dict[str, object] = field(default_factory=dict)
+    level: int = logging.INFO
+
+
+Effect = (Answer | AnswerStats | CloseConnection | Command | Note | PersistEpoch | PersistLease
+          | PersistSessions | PersistSettled)
+
+
+Counters = Counter[str]
+
+
+class Call(NamedTuple):
+    """A request under way."""
+
+    connection: int
+    request_id: int
+    message: Any
+    now_ns: int
+
+
+def items_of(message: Any) -> int:
+    """How many items a batch request has; 1 for every other."""
+    if isinstance(message, m.GetLocks):
+        return len(message.locks)
+    if isinstance(message, m.ReleaseLocks):
+        return len(message.lock_ids)
+    return len(message.claims) if isinstance(message, m.UpdateLocks) else 1
+
+
+class Outbox:
+    """The effects of the current input, and who waits for which command.
+
+    The plane carries commands out in the order in which they were sent and tells DONE in the same
+    order. So whoever waits for several commands waits for the last one, and one number, the last
+    cookie that is done, says of every command whether it has been carried out.
+    """
+
+    def __init__(self) -> None:
+        self.counters: Counters = Counter()
+        self._effects: list[Effect] = []
+        self._waiting: dict[int, list[Callable[[Event], None]]] = {}
+        self._last_done = 0
+        self.last_cookie = 0
+
+    def add(self, effect: Effect) -> None:
+        """One more effect."""
+        self._effects.append(effect)
+
+    def answer(self, call: Call, message: m.Message) -> None:
+        """Answers a request."""
+        self._effects.append(Answer(call.connection, call.request_id, message))
+
+    def refuse(self, call: Call, status: DlockStatus) -> None:
+        """Answers with a status alone, in the type that the request is answered with."""
+        self.count(status, items_of(call.message))
+        reply: Any = m.BY_MESSAGE[type(call.message)].reply
+        self.answer(call, reply(status))
+
+    def status(self, call: Call, status: DlockStatus) -> None:
+        """Answers a request whose answer is a Status."""
+        self.count(status)
+        self.answer(call, m.Status(status))
+
+    def status_after_all(self, call: Call, status: DlockStatus) -> None:
+        """The same after every command that was sent so far."""
+        self.when_done(self.last_cookie, partial(self.status, call, status))
+
+    def count(self, status: DlockStatus, items: int = 1) -> None:
+        """Counts what a client was refused."""
+        if status is not DlockStatus.SUCCESS:
+            self.counters[status.name] += items
+
+    def drain(self) -> list[Effect]:
+        """All effects since the last call."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def command(self, command: Command, then: Callable[[Event], None] | None = None) -> int:
+        """Sends a command; `then` gets its DONE event. Returns its cookie."""
+        self.last_cookie += 1
+        self._effects.append(command._replace(cookie=self.last_cookie))
+        if then is not None:
+            self._waiting[self.last_cookie] = [then]
+        return self.last_cookie
+
+    def when_done(self, cookie: int, then: Callable[[], None]) -> None:
+        """Calls `then` once that command and all before it are done; at once if they are."""
+        if cookie <= self._last_done:
+            then()
+        else:
+            self._waiting.setdefault(cookie, []).append(lambda _event: then())
+
+    def done(self, event: Event) -> None:
+        """A DONE event of the plane."""
+        assert event.cookie == self._last_done + 1, "the plane answers commands in their order"
+        self._last_done = event.cookie
+        for then in self._waiting.pop(event.cookie, ()):
+            then(event)
+
+    @property
+    def under_way(self) -> int:
+        """How many commands have been sent and not been answered."""
+        return self.last_cookie - self._last_done
+
+
+def carried_out(event: Event) -> bool:
+    """Did the plane do what the command said?"""
+    return event.result == _core.DLK_RESULT_DONE
+
+
+class Slots:
+    """The free places of one of the engine's tables: lowest never used first, then reused."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._fresh = 0
+        self._given_back: list[int] = []
+
+    def take(self) -> int | None:
+        """A free slot, or None."""
+        if self._given_back:
+            return self._given_back.pop()
+        if self._fresh == self._size:
+            return None
+        self._fresh += 1
+        return self._fresh - 1
+
+    def give(self, slot: int) -> None:
+        """The slot is free again."""
+        self._given_back.append(slot)
+
+    @property
+    def in_use(self) -> int:
+        """How many are taken."""
+        return self._fresh - len(self._given_back)

@@ -1,0 +1,344 @@
+"""Which client is which session: ids, secrets, slots, connections, and how a session ends.
+
+A session is OPENED by ClientInit, may be taken up again by ClientReinit on another connection, and
+ends by ClientDeinit or because the plane says that it has expired. From then on the client is gone;
+its slot is free again when the plane says that nothing of it is left.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from dlock import _core
+from dlock._core import Command, Event
+from dlock.control import messages as m
+from dlock.control.registry_effects import (
+    Call,
+    CloseConnection,
+    Note,
+    Outbox,
+    PersistLease,
+    PersistSessions,
+    PersistSettled,
+    Slots,
+    carried_out,
+)
+from dlock.control.registry_locks import Got as GotLocks
+from dlock.control.registry_objects import Got as GotObjects
+from dlock.types import DlockStatus
+
+# A session whose control connection speaks is renewed at most this often a session_ttl.
+RENEWALS_PER_TTL: Final = 8
+MS_NS: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryConfig:
+    """Limits, what a Welcome says, and what the state directory says.
+
+    `promised_lease_ms`: the longest lease that is already on disk; max_lease_ms without a state
+    directory. `settle_until_ns`: None: ready at once. `random_bytes`: for ids and secrets.
+    """
+
+    random_bytes: Callable[[int], bytes]
+    data_port: int
+    epoch: int
+    incarnation: int
+    max_locks: int = _core.DLK_MAX_LOCKS_DEFAULT
+    max_clients: int = _core.DLK_MAX_CLIENTS_DEFAULT
+    max_objects: int = _core.DLK_MAX_OBJECTS_DEFAULT
+    session_ttl_ms: int = _core.DLK_SESSION_TTL_MS_DEFAULT
+    max_lease_ms: int = _core.DLK_MAX_LEASE_MS_DEFAULT
+    promised_lease_ms: int = 0
+    settle_until_ns: int | None = None
+
+    @property
+    def max_sessions(self) -> int:
+        """Slots of the engine's session table: ended sessions keep theirs for a while."""
+        return 2 * self.max_clients
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """One session. `gone`: it has ended, only answers to it are still under way."""
+
+    id: int
+    slot: int
+    secret: bytes = field(repr=False)
+    connection: int | None
+    declared_lease_ms: int
+    info: dict[str, object]
+    renewed_ns: int
+    attach: int = 1
+    opening: bool = True
+    reinitialising: bool = False
+    gone: bool = False
+    locks: GotLocks = field(default_factory=dict, repr=False)
+    objects: GotObjects = field(default_factory=dict, repr=False)
+
+    @property
+    def named(self) -> dict[str, object]:
+        """Who it is, for the log."""
+        return {"client_id": self.id, "info": self.info}
+
+
+def negotiate(version_min: int, version_max: int) -> int | None:
+    """The lower of the two highest versions; None if the ranges do not meet."""
+    version = min(version_max, _core.DLK_PROTOCOL_VERSION_MAX)
+    if version_min > version_max or version < max(version_min, _core.DLK_PROTOCOL_VERSION_MIN):
+        return None
+    return version
+
+
+def lease_granted_ms(lease_ms: int, max_lease_ms: int) -> int:
+    """What a DeclareLease of lease_ms allows: the next power of two, within max_lease_ms."""
+    power: int = 1 << (lease_ms - 1).bit_length()
+    return min(power, max_lease_ms)
+
+
+class Sessions:
+    """All sessions of a server. `on_end` releases what a client that is gone has got."""
+
+    def __init__(
+        self, config: RegistryConfig, outbox: Outbox, on_end: Callable[[Client, int], None]
+    ) -> None:
+        self._config = config
+        self._out = outbox
+        self._on_end = on_end
+        self._slots = Slots(config.max_sessions)
+        self._clients: dict[int, Client] = {}
+        self._leaving: dict[int, int] = {}  # slot -> id of sessions whose slot is not free yet
+        self._bound: dict[int, Client] = {}  # connection -> its session
+        self._promised_lease_ms = config.promised_lease_ms
+        self._persisted = False
+
+    @property
+    def gauges(self) -> dict[str, int]:
+        """For Stats."""
+        return {"clients": len(self._clients), "sessions_leaving": len(self._leaving)}
+
+    def of(self, connection: int) -> Client | None:
+        """The session that this connection speaks for."""
+        return self._bound.get(connection)
+
+    def disconnected(self, connection: int) -> None:
+        """The connection is closed; its session stays."""
+        client = self._bound.pop(connection, None)
+        if client is not None:
+            client.connection = None
+
+    def forget_promises(self) -> None:
+        """Lets a restart wait for nobody, when nothing of any session is left."""
+        if self._persisted and not self._clients and not self._leaving:
+            self._persisted = False
+            self._promised_lease_ms = self._config.promised_lease_ms
+            self._out.add(PersistSettled())
+
+    # ---- Beginning -------------------------------------------------------------------------------
+
+    def init(self, call: Call, message: m.ClientInit, version: int) -> None:
+        """ClientInit at a server that is ready."""
+        if call.connection in self._bound:
+            self._out.refuse(call, DlockStatus.ERROR)
+            return
+        full = len(self._clients) >= self._config.max_clients
+        slot = None if full else self._slots.take()
+        if slot is None:
+            self._out.refuse(call, DlockStatus.SERVER_NO_RESOURCE)
+            return
+        client = Client(
+            self._new_id(), slot, self._config.random_bytes(m.SECRET_BYTES), call.connection,
+            min(self._promised_lease_ms, self._config.max_lease_ms), dict(message.info),
+            call.now_ns)
+        self._clients[client.id] = self._bound[call.connection] = client
+        if not self._persisted:
+            self._persisted = True
+            self._out.add(PersistSessions())
+        self._out.command(
+            Command(_core.DLK_COMMAND_SESSION_OPEN, slot=slot, id=client.id, secret=client.secret,
+                    attach=client.attach, ttl_ms=self._config.session_ttl_ms,
+                    lease_ms=client.declared_lease_ms),
+            partial(self._opened, call, client, version))
+
+    def _new_id(self) -> int:
+        """Random and unused, so that a client of a former server is not taken for one of ours."""
+        while True:
+            number = int.from_bytes(self._config.random_bytes(4), "little") & m.ID_MAX
+            if number and number not in self._clients and number not in self._leaving.values():
+                return number
+
+    def _opened(self, call: Call, client: Client, version: int, event: Event) -> None:
+        client.opening = False
+        if not carried_out(event):
+            del self._clients[client.id]
+            self._unbind(client)
+            self._slots.give(client.slot)
+            self._out.refuse(call, DlockStatus.SERVER_NO_RESOURCE)
+        elif client.connection is None:
+            self._close(client, call.now_ns)  # Nobody will ever know its secret.
+        else:
+            self._out.add(Note("session opened", client.named, logging.DEBUG))
+            self._out.answer(call, self._welcome(client, version))
+
+    def _welcome(self, client: Client, version: int) -> m.Welcome:
+        config = self._config
+        return m.Welcome(
+            DlockStatus.SUCCESS, version, client.id, client.slot, client.secret, client.attach,
+            config.data_port, config.epoch, config.incarnation, config.session_ttl_ms,
+            config.max_lease_ms, client.declared_lease_ms)
+
+    def reinit(self, call: Call, message: m.ClientReinit, version: int) -> None:
+        """ClientReinit at a server that is ready. The secret stays what it was: were it changed,
+        a lost Welcome would lock the client out."""
+        client = self._clients.get(message.client_id)
+        if client is None or client.opening:
+            self._out.refuse(call, DlockStatus.CLIENT_REMOVED_BY_SERVER)
+        elif not hmac.compare_digest(client.secret, message.secret):
+            self._out.counters["CLIENT_ID_VERIFY_FAIL"] += 1
+            self._out.add(Note("wrong secret", {"client_id": client.id}, logging.WARNING))
+            self._out.refuse(call, DlockStatus.CLIENT_REMOVED_BY_SERVER)
+        elif self._bound.get(call.connection) not in (None, client):
+            self._out.refuse(call, DlockStatus.ERROR)
+        else:
+            self._supersede(call, client, version)
+
+    def _supersede(self, call: Call, client: Client, version: int) -> None:
+        """This connection is the session's from now on; the older ones, of both planes, are
+        closed before it is answered."""
+        older = client.connection
+        if older is not None and older != call.connection:
+            self._unbind(client)
+            self._out.add(CloseConnection(older, "superseded"))
+        client.connection = call.connection
+        self._bound[call.connection] = client
+        client.attach += 1
+        client.reinitialising = True
+        self._out.command(
+            Command(_core.DLK_COMMAND_SESSION_SUPERSEDE, slot=client.slot, id=client.id,
+                    secret=client.secret, attach=client.attach),
+            partial(self._superseded, call, client, version, client.attach))
+
+    def _superseded(
+        self, call: Call, client: Client, version: int, attach: int, event: Event
+    ) -> None:
+        if not carried_out(event):
+            self._out.refuse(call, DlockStatus.CLIENT_REMOVED_BY_SERVER)
+        elif attach != client.attach:
+            self._out.refuse(call, DlockStatus.ERROR)  # A later one has taken its place.
+        else:
+            self._out.add(Note("session taken up again", {"client_id": client.id}))
+            self._out.answer(call, self._welcome(client, version))
+
+    def reinit_done(self, client: Client, call: Call) -> None:
+        """The client has settled what was open."""
+        status = DlockStatus.SUCCESS if client.reinitialising else DlockStatus.ERROR
+        client.reinitialising = False
+        self._out.status(call, status)
+
+    # ---- Life ------------------------------------------------------------------------------------
+
+    def renew(self, client: Client, now_ns: int) -> None:
+        """Whoever speaks on the control plane lives; nobody waits for this renewal."""
+        ttl_ns = self._config.session_ttl_ms * MS_NS
+        if now_ns - client.renewed_ns >= ttl_ns // RENEWALS_PER_TTL:
+            client.renewed_ns = now_ns
+            self._out.command(
+                Command(_core.DLK_COMMAND_SESSION_RENEW, slot=client.slot, id=client.id))
+
+    def heartbeat(self, client: Client, call: Call) -> None:
+        """Renews the session, answered by what the plane says."""
+        client.renewed_ns = call.now_ns
+        self._out.command(
+            Command(_core.DLK_COMMAND_SESSION_RENEW, slot=client.slot, id=client.id),
+            partial(self._done_or_removed, call))
+
+    def _done_or_removed(self, call: Call, event: Event) -> None:
+        self._out.status(call, DlockStatus.SUCCESS if carried_out(event)
+                         else DlockStatus.CLIENT_REMOVED_BY_SERVER)
+
+    def declare_lease(self, client: Client, call: Call) -> None:
+        """Allows longer leases, once a restart would wait for them."""
+        if call.message.lease_ms > self._config.max_lease_ms:
+            self._out.status(call, DlockStatus.EINVAL)
+            return
+        granted_ms = lease_granted_ms(call.message.lease_ms, self._config.max_lease_ms)
+        if granted_ms > self._promised_lease_ms:
+            self._promised_lease_ms = granted_ms
+            self._out.add(PersistLease(granted_ms))
+        if granted_ms > client.declared_lease_ms:
+            client.declared_lease_ms = granted_ms
+            self._out.command(
+                Command(_core.DLK_COMMAND_SESSION_LEASE, slot=client.slot, id=client.id,
+                        lease_ms=granted_ms),
+                partial(self._done_or_removed, call))
+        else:  # An earlier declaration may still be under way.
+            self._out.status_after_all(call, DlockStatus.SUCCESS)
+
+    # ---- End -------------------------------------------------------------------------------------
+
+    def deinit(self, client: Client, call: Call) -> None:
+        """The client leaves; answered when nothing of it is left."""
+        self._unbind(client)
+        self._close(client, call.now_ns)
+        self._out.add(Note("session closed", {"client_id": client.id}, logging.DEBUG))
+        self._out.status_after_all(call, DlockStatus.SUCCESS)
+
+    def _close(self, client: Client, now_ns: int) -> None:
+        """Ends a session that has not ended by itself."""
+        self._out.command(
+            Command(_core.DLK_COMMAND_SESSION_CLOSE, slot=client.slot, id=client.id))
+        self._drop(client, now_ns)
+
+    def _drop(self, client: Client, now_ns: int) -> None:
+        client.gone = True
+        del self._clients[client.id]
+        self._leaving[client.slot] = client.id
+        self._on_end(client, now_ns)
+
+    def _unbind(self, client: Client) -> None:
+        if client.connection is not None:
+            del self._bound[client.connection]
+            client.connection = None
+
+    def ended(self, event: Event, now_ns: int) -> None:
+        """SESSION_ENDED of the plane."""
+        client = self._clients.get(event.id)
+        if client is None or client.slot != event.slot:
+            return  # It left by itself meanwhile.
+        self._drop(client, now_ns)
+        self._out.add(Note("session expired", client.named))
+        # What was asked before is answered (CLIENT_REMOVED_BY_SERVER) before the end.
+        self._out.when_done(self._out.last_cookie, partial(self._close_connection, client))
+
+    def _close_connection(self, client: Client) -> None:
+        connection = client.connection
+        if connection is not None:
+            self._unbind(client)
+            self._out.add(CloseConnection(connection, "session expired"))
+
+    def freed(self, event: Event, now_ns: int) -> None:
+        """SESSION_FREED of the plane."""
+        self.ended(event, now_ns)
+        if self._leaving.get(event.slot) == event.id:
+            del self._leaving[event.slot]
+            self._slots.give(event.slot)
+
+    def check(self) -> None:
+        """Asserts what must hold between any two inputs; for tests."""
+        slots = [one.slot for one in self._clients.values()] + list(self._leaving)
+        assert len(set(slots)) == len(slots) == self._slots.in_use
+        assert len(self._clients) <= self._config.max_clients
+        refs: dict[int, int] = {}
+        locks = {}
+        for client in self._clients.values():
+            assert not client.gone
+            assert client.connection is None or self._bound[client.connection] is client
+            for lock in client.locks.values():
+                refs[lock.id] = refs.get(lock.id, 0) + 1
+                locks[lock.id] = lock
+        assert all(lock.refs == refs[lock_id] for lock_id, lock in locks.items())
