@@ -78,7 +78,9 @@ class PythonRule:
 # What the doors, the storage adapter and the command line may use of dlock.
 PUBLIC = ("dlock.dserver", "dlock.dclient", "dlock.types", "dlock.server", "dlock.__version__")
 
-PURE = tuple(f"dlock.control.{name}*" for name in ("messages", "codec", "registry", "recovery"))
+PURE = tuple(
+    f"dlock.control.{name}*" for name in ("messages", "fields", "codec", "registry", "recovery")
+)
 CLIENT = ("dlock.dclient", "dlock._mirror*", "dlock.control.link")
 SERVER = ("dlock.server", "dlock.dserver", "dlock.control.registry*", "dlock.control.loop*")
 EDGES = ("dlock.cli", "dlock.doors", "dlock.dss")

@@ -1,0 +1,178 @@
+"""The documents say what is so: tables against the header, names against the tree, commands."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import cffi
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "native"))
+
+import generate_cffi  # noqa: E402
+
+DOCS = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"])
+
+
+@pytest.fixture(scope="module")
+def abi() -> cffi.FFI:
+    """The header as cffi understands it, without compiling anything."""
+    ffi = cffi.FFI()
+    header = (ROOT / "native" / "dlock_abi.h").read_text(encoding="utf-8")
+    ffi.cdef(generate_cffi.declarations(header))
+    return ffi
+
+
+def read(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def section(text: str, heading: str) -> str:
+    """What stands under this heading, until the next one of any depth."""
+    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", text, re.M | re.S)
+    assert found, f"no heading {heading!r}"
+    return found[1]
+
+
+def table(text: str) -> list[list[str]]:
+    """The cells of the first table of the text, without its head."""
+    first = re.search(r"(?:^\|.*\|\n)+", text, re.M)
+    assert first, "no table"
+    return [[cell.strip() for cell in row[1:-1].split("|")] for row in first[0].splitlines()][2:]
+
+
+# ---- the protocol --------------------------------------------------------------------------------
+
+
+def frame_rows(ffi: cffi.FFI, struct: str) -> list[tuple[int, int, str]]:
+    described: list[tuple[str, Any]] = ffi.typeof(struct).fields
+    return [(field.offset, ffi.sizeof(field.type), name) for name, field in described]
+
+
+@pytest.mark.parametrize("struct", ["struct dlk_attach", "struct dlk_request", "struct dlk_reply"])
+def test_frames_are_as_documented(abi: cffi.FFI, struct: str) -> None:
+    documented = [
+        (int(offset), int(size), name.strip("`"))
+        for offset, size, name, _ in table(section(read("docs/protocol.md"), struct))
+    ]
+    assert documented == frame_rows(abi, struct)
+
+
+@pytest.mark.parametrize("struct", ["struct dlk_attach", "struct dlk_request", "struct dlk_reply"])
+def test_frames_have_no_holes(abi: cffi.FFI, struct: str) -> None:
+    end = 0
+    for offset, size, _ in frame_rows(abi, struct):
+        assert offset == end
+        end += size
+    frame_bytes = {name: n for n, name in abi.typeof("enum dlk_limit").elements.items()}
+    assert end == abi.sizeof(struct) == frame_bytes["DLK_FRAME_BYTES"]
+
+
+@pytest.mark.parametrize(
+    ("enum", "prefix"),
+    [
+        ("enum dlk_op", "DLK_OP_"),
+        ("enum dlk_request_flag", "DLK_FLAG_"),
+        ("enum dlk_result", "DLK_RESULT_"),
+    ],
+)
+def test_numbers_are_as_documented(abi: cffi.FFI, enum: str, prefix: str) -> None:
+    declared = {
+        number: name.removeprefix(prefix)
+        for number, name in abi.typeof(enum).elements.items()
+        if name not in (f"{prefix}COUNT", f"{prefix}ALL")
+    }
+    rows = table(section(read("docs/protocol.md"), enum))
+    documented = {int(number): name for number, name, _ in rows}
+    assert len(documented) == len(rows)
+    assert documented == declared
+
+
+def test_numbers_in_the_text_of_the_protocol(abi: cffi.FFI) -> None:
+    limits = {name: number for number, name in abi.typeof("enum dlk_limit").elements.items()}
+    text = read("docs/protocol.md")
+    assert f"at most {limits['DLK_INFLIGHT_MAX']} a connection" in text
+    assert f"frames of {limits['DLK_FRAME_BYTES']} bytes" in text
+    assert f"{limits['DLK_ATTACH_MAGIC']:#x}" in text
+
+
+# ---- lock kinds ----------------------------------------------------------------------------------
+
+
+def test_every_kind_is_documented_alike(abi: cffi.FFI) -> None:
+    declared = [
+        name.removeprefix("DLK_KIND_")
+        for _, name in sorted(abi.typeof("enum dlk_kind").elements.items())
+        if name != "DLK_KIND_COUNT"
+    ]
+    for document in ("README.md", "docs/lock-kinds.md"):
+        rows = table(read(document))
+        assert [row[0] for row in rows] == declared, document
+
+
+# ---- names and commands --------------------------------------------------------------------------
+
+PATH = re.compile(r"`((?:native|dlock|tests|docs|examples|benchmarks|scripts|\.ci)/[\w./*\[\]-]*)`")
+
+
+def named_files(text: str) -> set[str]:
+    return set(PATH.findall(text))
+
+
+@pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
+def test_every_file_that_a_document_names_exists(document: Path) -> None:
+    missing = [
+        name
+        for name in named_files(document.read_text(encoding="utf-8"))
+        if not any(ROOT.glob(name.rstrip("/")))
+    ]
+    assert not missing
+
+
+def test_the_tour_names_every_source_file() -> None:
+    covered = {
+        path for name in named_files(read("docs/tour.md")) for path in ROOT.glob(name.rstrip("/"))
+    }
+    sources = [*ROOT.glob("native/*.[ch]"), *ROOT.glob("dlock/**/*.py")]
+    unnamed = [
+        str(path.relative_to(ROOT))
+        for path in sources
+        if path not in covered and path.name != "__init__.py"
+    ]
+    assert not unnamed, f"docs/tour.md has no line for {unnamed}"
+
+
+@pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
+def test_every_c_name_in_a_document_exists(document: Path) -> None:
+    sources = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("native/*.[ch]"))
+    known = set(re.findall(r"\b(?:dlk|DLK)_\w+", sources))
+    named = set(re.findall(r"\b(?:dlk|DLK)_\w+(?!\w*\*)", document.read_text(encoding="utf-8")))
+    assert named <= known, named - known
+
+
+@pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
+def test_every_make_command_exists(document: Path) -> None:
+    targets = set(re.findall(r"^([a-z][a-z-]*):", read("Makefile"), re.M))
+    for command in re.findall(r"`make ([a-z-]+)", document.read_text(encoding="utf-8")):
+        assert command in targets, f"make {command}"
+
+
+def test_the_version_is_one() -> None:
+    version = re.search(r'^version = "([^"]+)"', read("pyproject.toml"), re.M)
+    module = re.search(r'^__version__ = "([^"]+)"', read("dlock/__init__.py"), re.M)
+    newest = re.search(r"^## \[([^\]]+)\]", read("CHANGELOG.md"), re.M)
+    assert version
+    assert module
+    assert newest
+    assert version[1] == module[1] == newest[1]
