@@ -1,0 +1,99 @@
+"""The README's first example, executed word for word against a `dlock serve` of its own."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def example() -> str:
+    (code,) = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
+    return str(code)
+
+
+def serve_words() -> list[str]:
+    (command,) = re.findall(r"^ +(dlock serve --listen .*)$", README, re.M)
+    return str(command).split()
+
+
+def taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+@pytest.fixture
+def port(tmp_path: Path) -> Iterator[int]:
+    """The port of a server that was started as the README says; another one where its port is
+    taken, by a service of this machine for instance."""
+    words = serve_words()
+    wanted = int(words[-1].rpartition(":")[2])
+    words[0] = shutil.which("dlock", path=sysconfig.get_path("scripts")) or "dlock"
+    if taken(wanted):
+        words[-1] = "127.0.0.1:0"
+    address_file = tmp_path / "address"
+    server = subprocess.Popen(
+        [*words, "--state-dir", str(tmp_path / "state"), "--address-file", str(address_file)],
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 30
+        while not address_file.exists():
+            assert server.poll() is None, "the server ended"
+            assert time.monotonic() < deadline, "the server wrote no address"
+            time.sleep(0.02)
+        address = address_file.read_text(encoding="utf-8").splitlines()[0]
+        yield int(address.rpartition(":")[2])
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(10) == 0
+    finally:
+        if server.poll() is None:
+            server.kill()
+            server.wait()
+
+
+def test_the_example_does_what_it_says(port: int, tmp_path: Path) -> None:
+    code = example()
+    assert "primary_port=21616" in code
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("21616", str(port))],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"held, fencing token [1-9]\d*\n", done.stdout), done.stdout
+
+
+def test_serve_knows_the_options_that_the_readme_names() -> None:
+    command = shutil.which("dlock", path=sysconfig.get_path("scripts")) or "dlock"
+    shown = subprocess.run(
+        [command, "serve", "--help"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    for option in set(re.findall(r"(?<![-\w])--[a-z][a-z-]+", README)) - {"--help"}:
+        assert option in shown, option
