@@ -199,14 +199,16 @@ int dlk_client_start(struct dlk_client *client, struct dlk_call *call)
     return status;
 }
 
-/* Looks once at the socket, and for those whose turn or deadline has come. */
+/* Looks once at the socket, and for those whose turn has come. A missing answer ends nothing here:
+ * whoever polls keeps the time. */
 static void look_for(struct dlk_client *client, struct dlk_call *calls, size_t count)
 {
     uint64_t now_ns = dlk_now_ns();
     dlk_look(client, now_ns);
-    dlk_submit_more(client, calls, count, now_ns);
+    if (!dlk_submit_more(client, calls, count, now_ns)) {
+        dlk_expire_blocked(client, calls, count, now_ns);
+    }
     dlk_wire_flush(client);
-    dlk_expire(client, calls, count, now_ns);
 }
 
 int dlk_client_poll(struct dlk_client *client, struct dlk_call *call)

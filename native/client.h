@@ -127,7 +127,9 @@ void dlk_look(struct dlk_client *client, uint64_t now_ns);
 /* Submits the calls in order until one is put off. True: none is left. */
 bool dlk_submit_more(struct dlk_client *client, struct dlk_call *calls, size_t count,
                      uint64_t now_ns);
-/* Ends the calls whose deadline has come. */
+/* Ends those of the calls that were put off and whose deadline has come; all such calls. */
+void dlk_expire_blocked(struct dlk_client *client, struct dlk_call *calls, size_t count,
+                        uint64_t now_ns);
 void dlk_expire(struct dlk_client *client, struct dlk_call *calls, size_t count,
                 uint64_t now_ns);
 

@@ -410,7 +410,7 @@ static void cancel_sent(struct dlk_book *book, struct dlk_call *call)
     }
 }
 
-/* The answer came, but the user never saw it: undo what it gave. */
+/* The answer came: undo what it gave, unless something has happened to the hold since. */
 static void cancel_ended(struct dlk_book *book, const struct dlk_call *call)
 {
     uint32_t index = dlk_map_get(&book->locks, call->lock_id, call->owner);
@@ -426,8 +426,8 @@ static void cancel_ended(struct dlk_book *book, const struct dlk_call *call)
         if (hold->running == DLK_NONE) {
             dlk_hold_release(book, hold);
         }
-    } else if (call->result == DLK_RESULT_TICKETED && hold->now.state == DLK_ENTRY_TICKET
-               && hold->running == DLK_NONE) {
+    } else if (call->status == DLK_STATUS_EAGAIN && call->result == DLK_RESULT_TICKETED
+               && hold->now.state == DLK_ENTRY_TICKET && hold->running == DLK_NONE) {
         dlk_pending_undo(book, hold, DLK_OP_GIVE_UP, hold->now.token, hold->now.entry);
         dlk_belief_reset(&hold->now);
     }
@@ -437,12 +437,10 @@ void dlk_book_cancel(struct dlk_book *book, struct dlk_call *call, uint64_t now_
 {
     if (call->phase == DLK_PHASE_SENT) {
         cancel_sent(book, call);
-    } else if (call->phase == DLK_PHASE_ENDED) {
+    } else if (call->phase == DLK_PHASE_ENDED || call->phase == DLK_PHASE_SEEN) {
         cancel_ended(book, call);
     }
-    if (call->phase != DLK_PHASE_SEEN) {
-        dlk_book_show(book, NULL, call, now_ns);
-        call->status = DLK_STATUS_FAIL;
-        call->phase = DLK_PHASE_SEEN;
-    }
+    dlk_book_show(book, NULL, call, now_ns);
+    call->status = DLK_STATUS_FAIL;
+    call->phase = DLK_PHASE_SEEN;
 }

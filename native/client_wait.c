@@ -253,20 +253,32 @@ static uint64_t earliest_deadline_ns(const struct dlk_call *calls, size_t count)
     return earliest_ns;
 }
 
+static void expire_blocked(struct dlk_client *client, struct dlk_call *call, uint64_t now_ns)
+{
+    if (call->phase == DLK_PHASE_BLOCKED && call->deadline_ns <= now_ns) {
+        dlk_book_expire_blocked(&client->book, call, now_ns);
+        dlk_client_complete(client, call);
+    }
+}
+
+void dlk_expire_blocked(struct dlk_client *client, struct dlk_call *calls, size_t count,
+                        uint64_t now_ns)
+{
+    for (size_t i = 0; i < count; i++) {
+        expire_blocked(client, &calls[i], now_ns);
+    }
+}
+
 void dlk_expire(struct dlk_client *client, struct dlk_call *calls, size_t count, uint64_t now_ns)
 {
     for (size_t i = 0; i < count; i++) {
         struct dlk_call *call = &calls[i];
-        if (!runs(call) || call->deadline_ns > now_ns) {
-            continue;
-        }
-        if (call->phase == DLK_PHASE_SENT) {
+        expire_blocked(client, call, now_ns);
+        if (call->phase == DLK_PHASE_SENT && call->deadline_ns <= now_ns) {
             dlk_book_lose(&client->book, call->slot, client->up, now_ns);
-        } else {
-            dlk_book_expire_blocked(&client->book, call, now_ns);
+            dlk_client_complete(client, call);
+            dlk_waiters_wake_blocked(client);
         }
-        dlk_client_complete(client, call);
-        dlk_waiters_wake_blocked(client);
     }
     dlk_wire_put_debts(client, now_ns);
     dlk_wire_flush(client);

@@ -520,20 +520,22 @@ int dlk_client_drop_lock(struct dlk_client *client, uint32_t lock_id, uint64_t o
 int dlk_client_add_object(struct dlk_client *client, uint32_t object_id, uint32_t slot);
 int dlk_client_drop_object(struct dlk_client *client, uint32_t object_id);
 /* call: submits and waits; wait: goes on waiting; start: submits; poll: looks, never waits. Each
- * returns the call's status. */
+ * returns the call's status. call and wait give up after reply_timeout_ms (BAD_RESPONSE); who
+ * polls keeps the time, and cancels. */
 int dlk_client_call(struct dlk_client *client, struct dlk_call *call);
 int dlk_client_wait(struct dlk_client *client, struct dlk_call *call);
 int dlk_client_start(struct dlk_client *client, struct dlk_call *call);
 int dlk_client_poll(struct dlk_client *client, struct dlk_call *call);
-/* Ends a call whose last status was PENDING. A lock that it asked for is given back, also one that
- * was granted in this moment; an unlock is kept as a debt; the count of a re-entry is undone. */
+/* Undoes a call, whatever became of it meanwhile; its caller was interrupted. A lock or ticket that
+ * it asked for is given back, also one that was granted in this moment; the count of a re-entry is
+ * undone; an unlock is kept as a debt until it is answered. */
 void dlk_client_cancel(struct dlk_client *client, struct dlk_call *call);
 /* Carries out the items in order, as single calls would be, and waits; each has its own status.
  * SUCCESS: every item is done; PENDING: go on with dlk_client_batch_wait; EINVAL: more than
  * DLK_INFLIGHT_MAX / 2 items. To give up, cancel every item. */
 int dlk_client_batch(struct dlk_client *client, struct dlk_call *calls, size_t count);
 int dlk_client_batch_wait(struct dlk_client *client, struct dlk_call *calls, size_t count);
-/* Submits what it can without waiting; go on with dlk_client_batch_wait or _batch_poll. */
+/* Submits what it can without waiting; go on with batch_wait or batch_poll. */
 int dlk_client_batch_start(struct dlk_client *client, struct dlk_call *calls, size_t count);
 int dlk_client_batch_poll(struct dlk_client *client, struct dlk_call *calls, size_t count);
 /* What this client has got and holds: returns how many claims there are, writes at most room. */
