@@ -211,12 +211,11 @@ def milliseconds(values_ns: Sequence[int], quantile: float) -> str:
 @contextmanager
 def primary(folder: Path) -> Iterator[tuple[str, int]]:
     """A `dlock serve` on a free port of the loopback; ended with SIGTERM, which must succeed."""
-    command = shutil.which("dlock", path=sysconfig.get_path("scripts")) or "dlock"
     address_file = folder / "address"
-    server = subprocess.Popen(
-        [command, "serve", "--listen", "127.0.0.1:0", "--state-dir", str(folder / "state"),
-         "--address-file", str(address_file)]
-    )  # fmt: skip
+    command = [shutil.which("dlock", path=sysconfig.get_path("scripts")) or "dlock", "serve"]
+    command += ["--listen", "127.0.0.1:0", "--log-level", "warning"]
+    command += ["--state-dir", str(folder / "state"), "--address-file", str(address_file)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # there it only greets
     try:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not address_file.exists():
