@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 from pathlib import Path
@@ -41,10 +42,29 @@ print(dlock.__file__)
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("sdist")
+    build = f"from scikit_build_core.build import build_sdist; build_sdist({str(target)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=ROOT, check=True, stdin=subprocess.DEVNULL)
+    (built,) = target.glob("dlock-*.tar.gz")
+    return built
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made from the source distribution alone, which proves that nothing is missing in it."""
     target = tmp_path_factory.mktemp("wheel")
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", *PIP_OPTIONS, "--wheel-dir", str(target), str(ROOT)],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            *PIP_OPTIONS,
+            "--wheel-dir",
+            str(target),
+            str(sdist),
+        ],
         check=True,
         stdin=subprocess.DEVNULL,
     )
@@ -85,6 +105,14 @@ def run(environment: Path, folder: Path, *command: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_the_source_distribution_holds_no_products(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        names = [name.partition("/")[2] for name in archive.getnames()]
+    assert {"pyproject.toml", "CMakeLists.txt", "native/dlock_abi.h", "LICENSE"} <= set(names)
+    products = (".so", ".o", ".pyc", ".whl")
+    assert not [name for name in names if name.endswith(products) or name.startswith("build/")]
 
 
 def test_the_wheel_holds_what_it_should(wheel: Path) -> None:
