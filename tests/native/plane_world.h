@@ -121,6 +121,23 @@ static inline struct dlk_event world_event(struct world *world, uint32_t op, uin
     return found;
 }
 
+/* The next event of this kind about this slot; others are kept. */
+static inline struct dlk_event world_slot_event(struct world *world, uint32_t op, uint32_t slot)
+{
+    for (size_t i = 0;;) {
+        for (; i < world->n_events; i++) {
+            struct dlk_event found = world->events[i];
+            if (found.op == op && found.slot == slot) {
+                world->n_events--;
+                memmove(&world->events[i], &world->events[i + 1],
+                        (world->n_events - i) * sizeof(found));
+                return found;
+            }
+        }
+        world_take_events(world);
+    }
+}
+
 static inline uint32_t world_command(struct world *world, struct dlk_command command)
 {
     command.cookie = ++world->cookie;
