@@ -11,13 +11,12 @@ import random
 from collections import deque
 from dataclasses import dataclass
 
+import engine_driver
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from oracle_state import MS, Command, Entry, Lock, Request
-
-engine_driver = pytest.importorskip("engine_driver", reason="the extension is not built")
 
 EXAMPLES = int(os.environ.get("DLOCK_ORACLE_EXAMPLES", "0"))
 STEPS = int(os.environ.get("DLOCK_ORACLE_STEPS", "60"))
