@@ -62,6 +62,7 @@ C_LAYERS = {
     "plane": _layer("plane*.[ch]", "abi engine codec ring adaptive machine transport"),
     "book": _layer("client_book*.[ch]", "abi codec", pure=True),
     "client": _layer("client*.[ch] keeper.[ch]", "abi codec adaptive machine transport book"),
+    "bench": _layer("bench*.[ch]", "abi engine adaptive machine"),
 }
 
 
