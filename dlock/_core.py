@@ -88,12 +88,12 @@ def now_ns() -> int:
 
 
 def status_text(status: int) -> str:
-    """The name of a DlockStatus."""
+    """What a DlockStatus means, for people."""
     return str(ffi.string(lib.dlk_status_text(status)).decode())
 
 
 def result_text(result: int) -> str:
-    """The name of a data-plane result."""
+    """What a data-plane result means, for people."""
     return str(ffi.string(lib.dlk_result_text(result)).decode())
 
 

@@ -1,0 +1,76 @@
+"""Fixtures: a server in this process, and the mirror's client library set up for it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from mirror_tools import FarService, Service
+
+StartService = Callable[..., "Service"]
+
+
+@pytest.fixture
+def start_service() -> Iterator[StartService]:
+    """Starts a server with these limits, and the client library with `client` as its settings.
+    Everything has ended after the test, whatever it left."""
+    import mirror_tools
+
+    from dlock import dclient, dserver
+
+    assert dserver.dserver_lib_init(32) is mirror_tools.S.SUCCESS
+
+    def start(client: dict[str, object] | None = None, **limits: object) -> Service:
+        port = mirror_tools.free_port()
+        server_id = mirror_tools.start_server(port, **limits)
+        cfg = mirror_tools.client_cfg(port, **(client or {}))
+        assert dclient.dclient_lib_init(cfg) is mirror_tools.S.SUCCESS
+        return mirror_tools.Service(port, server_id)
+
+    yield start
+    dclient.dclient_lib_deinit()
+    dserver.dserver_lib_deinit()
+
+
+@pytest.fixture
+def service(start_service: StartService) -> Service:
+    """A server with default limits."""
+    return start_service()
+
+
+@pytest.fixture
+def background() -> Iterator[Callable[..., Future[Any]]]:
+    """Runs a call in a thread of its own; its future."""
+    with ThreadPoolExecutor(32) as pool:
+        yield pool.submit
+
+
+@pytest.fixture
+def far_service() -> Iterator[Callable[..., FarService]]:
+    """Starts a server in a process of its own, which can be stopped in its tracks, and the client
+    library with these settings."""
+    import mirror_tools
+
+    from dlock import dclient
+
+    started: list[subprocess.Popen[str]] = []
+
+    def start(session_ttl: int = 10, **client: object) -> FarService:
+        port = mirror_tools.free_port()
+        process = mirror_tools.run_python(mirror_tools.SERVER_PROGRAM, port, session_ttl)
+        started.append(process)
+        assert mirror_tools.line_of(process) == "serving"
+        cfg = mirror_tools.client_cfg(port, **client)
+        assert dclient.dclient_lib_init(cfg) is mirror_tools.S.SUCCESS
+        return mirror_tools.FarService(port, 0, process=process)
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+    dclient.dclient_lib_deinit()

@@ -1,0 +1,144 @@
+"""Re-initialisation against a living server (specification, section 7.3)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+
+from mirror_tools import ATOMIC, FAIR, RW, S, Service, ex, extend_ex, get, sh
+
+from dlock import dclient, dserver
+from dlock.types import AtomicDesc, LockDesc
+
+HOST = "127.0.0.1"
+
+
+def break_data_links(service: Service) -> None:
+    """Cuts the data connections of this process, as a network fault would: both ends go on."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as duplicate:
+            ends = {duplicate.getsockname()[1:2], duplicate.getpeername()[1:2]}
+            if duplicate.family == socket.AF_INET and (service.port,) not in ends:
+                duplicate.shutdown(socket.SHUT_RDWR)
+
+
+def reinit(client: int) -> None:
+    assert dclient.client_reinit(client, HOST) is S.SUCCESS
+    assert dclient.client_reinit_done(client) is S.SUCCESS
+
+
+def test_everything_is_as_before(service: Service) -> None:
+    one, two = service.client(), service.client()
+    atomic, rw, fair, ticket = (service.lock(kind, one, two) for kind in (ATOMIC, RW, FAIR, FAIR))
+    _, obj_id = dclient.umo_atomic64_create(one, AtomicDesc(b"object", 60), 5)
+    dclient.umo_atomic64_get(one, AtomicDesc(b"object", 60))
+    held = [dclient.trylock(one, request)[1] for request in (ex(atomic), sh(rw), ex(fair))]
+    dclient.trylock(one, ex(atomic))
+    dclient.trylock(two, ex(ticket))
+    assert dclient.trylock(one, ex(ticket))[0] is S.EAGAIN
+    reinit(one)
+    for lock_id, state in zip((atomic, rw, fair), held, strict=True):
+        status, now = dclient.trylock(one, ex(lock_id, 0))
+        assert (status, now.token) == (S.SUCCESS, state.token)
+    assert dclient.lock_extend(one, extend_ex(atomic))[0] is S.SUCCESS
+    assert dclient.unlock(one, atomic)[0] is S.ALREADY_LOCKED  # the count is kept
+    assert dclient.unlock(one, atomic)[0] is S.SUCCESS
+    assert dclient.trylock(one, sh(rw))[0] is S.ALREADY_LOCKED  # asked, and still held
+    assert dclient.unlock(one, rw)[0] is S.ALREADY_LOCKED
+    assert dclient.unlock(one, rw)[0] is S.SUCCESS
+    assert dclient.unlock(one, fair)[0] is S.SUCCESS
+    dclient.unlock(two, ticket)
+    assert dclient.trylock(one, ex(ticket))[0] is S.SUCCESS  # the place in the queue too
+    assert dclient.umo_atomic64_faa(one, obj_id, 1) == (S.SUCCESS, 5)
+
+
+def test_refusals(service: Service) -> None:
+    client = service.client()
+    assert dclient.client_reinit(client, None) is S.EINVAL
+    assert dclient.client_reinit(client ^ 1, HOST) is S.EINVAL
+    assert dclient.client_reinit_done(client) is S.ERROR
+    reinit(client)
+    assert dclient.client_reinit_done(client) is S.ERROR
+    dserver.server_stop(service.server_id)
+    assert dclient.client_reinit(client, HOST) is S.NOT_READY
+
+
+def test_after_a_broken_link_it_goes_on(service: Service) -> None:
+    client = service.client()
+    lock_id, free = service.lock(ATOMIC, client), service.lock(ATOMIC, client)
+    token = dclient.trylock(client, ex(lock_id))[1].token
+    break_data_links(service)
+    assert dclient.trylock(client, ex(free))[0] is S.BAD_RESPONSE
+    reinit(client)
+    assert dclient.lock_extend(client, extend_ex(lock_id))[1].token == token
+    assert dclient.trylock(client, ex(free))[0] is S.SUCCESS
+
+
+def test_an_unlock_without_an_answer_is_sent_again(service: Service) -> None:
+    one, two = service.client(), service.client()
+    lock_id = service.lock(ATOMIC, one, two)
+    dclient.trylock(one, ex(lock_id))
+    break_data_links(service)
+    assert dclient.unlock(one, lock_id)[0] is S.BAD_RESPONSE
+    reinit(one)
+    assert dclient.unlock(one, lock_id)[0] is S.ALREADY_UNLOCKED
+    reinit(two)
+    assert dclient.trylock(two, ex(lock_id))[0] is S.SUCCESS
+
+
+def test_a_grant_that_the_client_never_heard_of_is_given_back(far_service) -> None:
+    service = far_service(reply_timeout=0.3)
+    one, two = service.client(), service.client()
+    lock_id = service.lock(ATOMIC, one, two)
+    service.stop_in_its_tracks()
+    assert dclient.trylock(one, ex(lock_id))[0] is S.BAD_RESPONSE
+    service.go_on()
+    reinit(one)
+    assert dclient.trylock(two, ex(lock_id))[0] is S.SUCCESS
+    assert dclient.trylock(one, ex(lock_id, 0))[1].token == 0
+
+
+def test_an_older_connection_is_superseded(service: Service, background) -> None:
+    one, two = service.client(), service.client()
+    lock_id = service.lock(ATOMIC, one, two)
+    dclient.trylock(one, ex(lock_id))
+    waiting = background(dclient.lock, two, ex(lock_id))
+    time.sleep(0.05)
+    assert dclient.client_reinit(two, HOST) is S.SUCCESS
+    assert waiting.result(timeout=3)[0] is S.BAD_RESPONSE
+    assert dclient.client_reinit_done(two) is S.SUCCESS
+    dclient.unlock(one, lock_id)
+    assert dclient.trylock(one, ex(lock_id))[0] is S.SUCCESS  # two's wait left nothing behind
+
+
+def test_control_calls_work_after_reinit(service: Service) -> None:
+    client = service.client()
+    lock_id = service.lock(ATOMIC, client)
+    reinit(client)
+    get(client, LockDesc(b"new"))
+    assert dclient.release_lock(client, lock_id) is S.SUCCESS
+    assert dclient.client_heartbeat(client, 5) is S.SUCCESS
+    assert dclient.client_deinit(client) is S.SUCCESS
+
+
+def test_update_all_locks_against_a_living_server(service: Service) -> None:
+    client = service.client()
+    descs = [LockDesc(b"u%d" % index, index % 3) for index in range(100)]
+    locks = [get(client, desc) for desc in descs]
+    for lock_id in locks[:70]:
+        dclient.trylock(client, ex(lock_id))
+    assert dclient.client_reinit(client, HOST) is S.SUCCESS
+    assert dclient.update_all_locks(client) is S.SUCCESS
+    assert dclient.client_reinit_done(client) is S.SUCCESS
+    for lock_id in locks[:70]:
+        assert dclient.unlock(client, lock_id)[0] is S.SUCCESS
+
+
+def test_update_all_locks_without_locks_and_without_a_server(service: Service) -> None:
+    client = service.client()
+    assert dclient.update_all_locks(client) is S.SUCCESS
+    service.lock(ATOMIC, client)
+    dserver.server_stop(service.server_id)
+    assert dclient.update_all_locks(client) is S.BAD_RESPONSE
