@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from dlock import _core, types
 from dlock.types import (
     AtomicDesc,
