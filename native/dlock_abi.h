@@ -417,7 +417,7 @@ enum dlk_verb {
 
 /* In the flags of a call, never sent. */
 enum dlk_call_flag {
-    DLK_CALL_ASYNC = 256 /* its answer may take DLK_ASYNC_TIMEOUT_MS, whatever reply_timeout_ms is */
+    DLK_CALL_ASYNC = 256 /* its answer may take DLK_ASYNC_TIMEOUT_MS, not reply_timeout_ms */
 };
 
 struct dlk_waiter;
