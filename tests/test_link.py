@@ -1,0 +1,186 @@
+"""The client's control link: in step or closed, whatever happens to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from control_client import TIMEOUT, eventually
+
+from dlock.control import messages as m
+from dlock.control.codec import Decoder, encode
+from dlock.control.link import ControlLink, LinkError
+from dlock.server import Server, ServerConfig, listen
+from dlock.types import DlockStatus as S
+
+Script = Callable[[socket.socket, Decoder], None]
+
+
+def peer(script: Script) -> tuple[ControlLink, threading.Thread]:
+    """A link to a peer that does what the script says, and then closes."""
+    with listen("127.0.0.1", 0) as listener:
+        link = ControlLink.connect(*listener.getsockname(), TIMEOUT)
+        accepted, _ = listener.accept()
+
+    def play() -> None:
+        with accepted:
+            script(accepted, Decoder())
+
+    thread = threading.Thread(target=play, daemon=True)
+    thread.start()
+    return link, thread
+
+
+def take(connection: socket.socket, decoder: Decoder) -> tuple[int, m.Message]:
+    while (taken := decoder.take()) is None:
+        data = connection.recv(65536)
+        assert data
+        decoder.feed(data)
+    return taken
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    one = Server(ServerConfig(port=0))
+    yield one
+    one.stop()
+
+
+def test_many_threads_share_a_link(server: Server) -> None:
+    link = ControlLink.connect(server.host, server.port, TIMEOUT)
+    assert link.request(m.ClientInit(1, 1, {}), TIMEOUT).status is S.SUCCESS
+    got: dict[int, set[m.LockResult]] = {}
+
+    def work(number: int) -> None:
+        for _ in range(50):
+            answer = link.request(m.GetLocks((m.LockSpec(b"%d" % number, 0),)), TIMEOUT)
+            got.setdefault(number, set()).add(answer.results[0])
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT)
+    # Each thread's own lock: first SUCCESS, then ERROR with the same id.
+    assert [sorted(one.status for one in got[number]) for number in range(8)] == [
+        [S.ERROR, S.SUCCESS]] * 8
+    assert len({one.lock_id for results in got.values() for one in results}) == 8
+    assert link.peer == "127.0.0.1"
+    link.close()
+    assert link.closed
+    with pytest.raises(LinkError):
+        _ = link.peer
+
+
+def test_nobody_there() -> None:
+    with listen("127.0.0.1", 0) as probe:
+        port = probe.getsockname()[1]
+    with pytest.raises(LinkError, match=f"no server answers at 127.0.0.1:{port}"):
+        ControlLink.connect("127.0.0.1", port, 5)
+    with pytest.raises(LinkError, match="no server answers"):
+        ControlLink.connect("x" * 300, 1, 5)
+
+
+def late(connection: socket.socket, decoder: Decoder) -> None:
+    request_id, _ = take(connection, decoder)
+    time.sleep(0.3)
+    connection.sendall(encode(request_id, m.Status(S.SUCCESS)))
+    connection.recv(1)
+
+
+def silent_end(connection: socket.socket, decoder: Decoder) -> None:
+    take(connection, decoder)
+
+
+def half(connection: socket.socket, decoder: Decoder) -> None:
+    request_id, _ = take(connection, decoder)
+    connection.sendall(encode(request_id, m.Status(S.SUCCESS))[:-1])
+
+
+def rubbish(connection: socket.socket, decoder: Decoder) -> None:
+    take(connection, decoder)
+    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def other_id(connection: socket.socket, decoder: Decoder) -> None:
+    request_id, _ = take(connection, decoder)
+    connection.sendall(encode(request_id + 1, m.Status(S.SUCCESS)))
+
+
+def other_type(connection: socket.socket, decoder: Decoder) -> None:
+    request_id, _ = take(connection, decoder)
+    connection.sendall(encode(request_id, m.Statuses(S.SUCCESS)))
+
+
+def twice(connection: socket.socket, decoder: Decoder) -> None:
+    request_id, _ = take(connection, decoder)
+    connection.sendall(encode(request_id, m.Status(S.SUCCESS)) * 2)
+
+
+def wait_for_the_end(connection: socket.socket, decoder: Decoder) -> None:
+    take(connection, decoder)
+    connection.recv(1)
+
+
+@pytest.mark.parametrize(
+    "script", [late, silent_end, half, rubbish, other_id, other_type, twice])
+def test_whatever_goes_wrong_closes_the_link(script: Script) -> None:
+    link, thread = peer(script)
+    with pytest.raises(LinkError):
+        link.request(m.Heartbeat(), 0.1 if script is late else TIMEOUT)
+    assert link.closed
+    with pytest.raises(LinkError, match="the link is closed"):
+        link.request(m.Heartbeat(), TIMEOUT)
+    thread.join(TIMEOUT)
+    assert not thread.is_alive()
+
+
+def test_a_message_that_cannot_be_sent_leaves_the_link_as_it_was(server: Server) -> None:
+    link = ControlLink.connect(server.host, server.port, TIMEOUT)
+    with pytest.raises(m.ProtocolError):
+        link.request(m.ObjectGet(b"x" * 600, 0), TIMEOUT)
+
+
+def test_close_wakes_a_thread_that_waits() -> None:
+    link, thread = peer(wait_for_the_end)
+    raised: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            link.request(m.Heartbeat(), TIMEOUT)
+        except LinkError as problem:
+            raised.append(problem)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert eventually(lambda: link._lock.locked())
+    link.close()
+    asking.join(TIMEOUT)
+    thread.join(TIMEOUT)
+    assert len(raised) == 1
+    assert link._retired is None, "its descriptor is closed"
+
+
+def test_an_interrupted_request_closes_the_link() -> None:
+    def interrupt(connection: socket.socket, decoder: Decoder) -> None:
+        take(connection, decoder)
+        os.kill(os.getpid(), signal.SIGINT)
+        connection.recv(1)
+
+    link, thread = peer(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        link.request(m.Heartbeat(), TIMEOUT)
+    assert link.closed
+    thread.join(TIMEOUT)
+
+
+def test_descriptors_are_not_inherited(server: Server) -> None:
+    link = ControlLink.connect(server.host, server.port, TIMEOUT)
+    assert link._socket is not None
+    assert not link._socket.get_inheritable()
+    link.close()
