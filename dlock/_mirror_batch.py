@@ -209,22 +209,27 @@ def batch_get_lock(
 def _get(client: MirrorClient, descs: Sequence[LockDesc]) -> Sequence[LockResult]:
     """Asks the server and enters what it gave out; one result an item, whatever happens."""
     locks = tuple(LockSpec(desc.p_desc or b"", int(desc.lock_type)) for desc in descs)
-    reply = client.ask(GetLocks(locks))
-    if reply is None:
-        return [LockResult(DlockStatus.BAD_RESPONSE)] * len(descs)
-    if reply.status is not DlockStatus.SUCCESS:
-        return [LockResult(client.said(reply.status))] * len(descs)
-    if len(reply.results) != len(descs):
-        return [LockResult(DlockStatus.BAD_RESPONSE)] * len(descs)
-    results = []
-    for spec, result in zip(locks, reply.results, strict=True):
-        if result.status is DlockStatus.SUCCESS:
-            entry = LockEntry(result.lock_id, result.slot, spec.kind, spec.descriptor)
-            status = client.add_lock(entry)
-            if status is not DlockStatus.SUCCESS:
-                result = LockResult(status)
-        results.append(result)
-    return results
+    with client.naming:
+        reply = client.ask(GetLocks(locks))
+        if reply is not None and reply.status is not DlockStatus.SUCCESS:
+            return [LockResult(client.said(reply.status))] * len(descs)
+        if reply is None or len(reply.results) != len(descs):
+            return [LockResult(DlockStatus.BAD_RESPONSE)] * len(descs)
+        return [_enter(client, *one) for one in zip(locks, reply.results, strict=True)]
+
+
+def _enter(client: MirrorClient, spec: LockSpec, result: LockResult) -> LockResult:
+    # An ERROR with an id: this client has got it already. If it does not know of that, the answer
+    # to its first request was lost, and this is the repetition.
+    if result.lock_id == -1:
+        fine = result.status is not DlockStatus.SUCCESS
+        return result if fine else LockResult(DlockStatus.BAD_RESPONSE)
+    repeated = result.status is DlockStatus.ERROR and result.lock_id not in client.locks
+    if result.status is DlockStatus.SUCCESS or repeated:
+        entry = LockEntry(result.lock_id, result.slot, spec.kind, spec.descriptor)
+        status = client.add_lock(entry)
+        return LockResult(status, result.lock_id if status is DlockStatus.SUCCESS else -1)
+    return result
 
 
 def release_lock(client_id: int, lock_id: int | None) -> DlockStatus:
@@ -253,35 +258,33 @@ def batch_release_lock(
 
 
 def _release(client: MirrorClient, lock_ids: Sequence[int | None]) -> list[DlockStatus]:
-    statuses: list[DlockStatus] = []
-    dropped: list[tuple[int, LockEntry]] = []
-    for index, lock_id in enumerate(lock_ids):
-        status = _drop(client, lock_id)
-        if isinstance(status, LockEntry):
-            dropped.append((index, status))
-            status = DlockStatus.SUCCESS
-        statuses.append(status)
-    if dropped:
-        reply = client.ask(ReleaseLocks(tuple(entry.id for _, entry in dropped)))
-        said = (
-            [DlockStatus.BAD_RESPONSE] * len(dropped)
-            if reply is None
-            else [client.said(reply.status)] * len(dropped)
-            if reply.status is not DlockStatus.SUCCESS
-            else list(reply.statuses)
-        )
-        for (index, entry), status in zip(dropped, said, strict=True):
-            statuses[index] = status
-            if status not in (DlockStatus.SUCCESS, DlockStatus.LOCK_NOT_GET):
-                client.add_lock(entry)
+    with client.naming:
+        # Out of the tables before the server is told: no other thread can lock it meanwhile.
+        dropped = [_drop(client, lock_id) for lock_id in lock_ids]
+        entries = [one for one in dropped if isinstance(one, LockEntry)]
+        answers = iter(_tell_released(client, entries) if entries else ())
+        statuses = [next(answers) if isinstance(one, LockEntry) else one for one in dropped]
     for status in statuses:
         client.count_lock(status)
     return statuses
 
 
+def _tell_released(client: MirrorClient, entries: Sequence[LockEntry]) -> Sequence[DlockStatus]:
+    """What the server says of each; what it did not let go is entered again."""
+    reply = client.ask(ReleaseLocks(tuple(entry.id for entry in entries)))
+    statuses: Sequence[DlockStatus] = [DlockStatus.BAD_RESPONSE] * len(entries)
+    if reply is not None and reply.status is not DlockStatus.SUCCESS:
+        statuses = [client.said(reply.status)] * len(entries)
+    elif reply is not None and len(reply.statuses) == len(entries):
+        statuses = reply.statuses
+    for entry, status in zip(entries, statuses, strict=True):
+        if status not in (DlockStatus.SUCCESS, DlockStatus.LOCK_NOT_GET):
+            client.add_lock(entry)
+    return statuses
+
+
 def _drop(client: MirrorClient, lock_id: int | None) -> LockEntry | DlockStatus:
-    """Takes one lock out of the tables, before the server is told: then no other thread can lock
-    it meanwhile."""
+    """Takes one lock out of the tables; the status that refuses it instead."""
     if bad_id(lock_id, "lock_id"):
         return _EINVAL
     entry = client.locks.get(-1 if lock_id is None else lock_id)

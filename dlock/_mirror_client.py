@@ -107,6 +107,7 @@ class MirrorClient:
         self.reinitialising = False
         self.running: Running | None = None
         self.lifecycle = threading.Lock()
+        self.naming = threading.Lock()  # held from asking for locks to entering them
         self._async_lock = threading.Lock()
         self._counts: dict[str, int] = {}
         self._counts_lock = threading.Lock()

@@ -14,7 +14,14 @@ from dlock import _core, _mirror_data, _mirror_table
 from dlock._mirror_check import U64_MAX, bad_atomic_desc, bad_id, bad_number
 from dlock._mirror_client import STATUSES, MirrorClient
 from dlock._mirror_enter import Refusal, enter_client
-from dlock.control.messages import ObjectCreate, ObjectDestroy, ObjectGet, ObjectRelease
+from dlock.control.messages import (
+    ObjectCreate,
+    ObjectDestroy,
+    ObjectGet,
+    ObjectId,
+    ObjectRelease,
+    Request,
+)
 from dlock.types import AtomicDesc, DlockStatus
 
 _FETCH_ADD: Final = _core.DLK_VERB_FETCH_ADD
@@ -51,11 +58,9 @@ def umo_atomic64_create(client_id: int, desc: AtomicDesc | None, init_val: int |
         return refusal.status, None
     assert desc is not None
     assert init_val is not None
-    reply = client.ask(ObjectCreate(desc.p_desc or b"", int(init_val), int(desc.lease_time)))
-    if reply is None:
-        return _end(client, DlockStatus.BAD_RESPONSE), None
-    status = _end(client, client.said(reply.status))
-    return status, reply.object_id if status is DlockStatus.SUCCESS else None
+    request = ObjectCreate(desc.p_desc or b"", int(init_val), int(desc.lease_time))
+    status, obj_id, _ = _ask(client, request)
+    return _end(client, status), obj_id
 
 
 def umo_atomic64_get(client_id: int, desc: AtomicDesc | None) -> Value:
@@ -66,15 +71,19 @@ def umo_atomic64_get(client_id: int, desc: AtomicDesc | None) -> Value:
     except Refusal as refusal:
         return refusal.status, None
     assert desc is not None
-    reply = client.ask(ObjectGet(desc.p_desc or b"", int(desc.lease_time)))
-    if reply is None:
-        return _end(client, DlockStatus.BAD_RESPONSE), None
+    status, obj_id, slot = _ask(client, ObjectGet(desc.p_desc or b"", int(desc.lease_time)))
+    if obj_id is not None:
+        status = client.add_object(obj_id, slot)
+    return _end(client, status), obj_id if status is DlockStatus.SUCCESS else None
+
+
+def _ask(client: MirrorClient, request: Request[ObjectId]) -> tuple[DlockStatus, int | None, int]:
+    """Status, id (None without success) and slot of an object."""
+    reply = client.ask(request)
+    if reply is None or (reply.status is DlockStatus.SUCCESS and reply.object_id == -1):
+        return DlockStatus.BAD_RESPONSE, None, _core.DLK_NONE
     status = client.said(reply.status)
-    if status is DlockStatus.SUCCESS:
-        status = client.add_object(reply.object_id, reply.slot)
-    if status is not DlockStatus.SUCCESS:
-        return _end(client, status), None
-    return status, reply.object_id
+    return status, reply.object_id if status is DlockStatus.SUCCESS else None, reply.slot
 
 
 def umo_atomic64_release(client_id: int, obj_id: int | None) -> DlockStatus:

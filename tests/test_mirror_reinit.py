@@ -7,7 +7,7 @@ import os
 import socket
 import time
 
-from mirror_tools import ATOMIC, FAIR, RW, S, Service, ex, extend_ex, get, sh
+from mirror_tools import ATOMIC, FAIR, RW, S, Service, ex, extend_ex, get, sh, start_server, until
 
 from dlock import dclient, dserver
 from dlock.types import AtomicDesc, LockDesc
@@ -142,3 +142,47 @@ def test_update_all_locks_without_locks_and_without_a_server(service: Service) -
     service.lock(ATOMIC, client)
     dserver.server_stop(service.server_id)
     assert dclient.update_all_locks(client) is S.BAD_RESPONSE
+
+
+def test_a_get_lock_without_an_answer_can_be_repeated(far_service) -> None:
+    service = far_service(reply_timeout=0.3)
+    client = service.client()
+    desc = LockDesc(b"name", ATOMIC)
+    service.stop_in_its_tracks()
+    assert dclient.get_lock(client, desc) == (S.BAD_RESPONSE, None)
+    service.go_on()
+    reinit(client)
+    lock_id = get(client, desc)
+    assert dclient.get_lock(client, desc) == (S.ERROR, None)
+    assert dclient.trylock(client, ex(lock_id))[0] is S.SUCCESS
+
+
+def test_a_release_without_an_answer_can_be_repeated(far_service) -> None:
+    service = far_service(reply_timeout=0.3)
+    client = service.client()
+    desc = LockDesc(b"name", ATOMIC)
+    lock_id = get(client, desc)
+    service.stop_in_its_tracks()
+    assert dclient.release_lock(client, lock_id) is S.BAD_RESPONSE
+    service.go_on()
+    reinit(client)
+    assert dclient.release_lock(client, lock_id) in (S.SUCCESS, S.LOCK_NOT_GET)
+    assert dclient.release_lock(client, lock_id) is S.LOCK_NOT_GET
+    assert dclient.trylock(client, ex(get(client, desc)))[0] is S.SUCCESS
+
+
+def test_a_primary_that_was_started_anew(start_service, tmp_path) -> None:
+    service = start_service(session_ttl=1, state_dir=str(tmp_path))
+    client = service.client()
+    lock_id = service.lock(ATOMIC, client)
+    held = dclient.trylock(client, ex(lock_id, 1))[1]
+    assert dserver.server_stop(service.server_id) is S.SUCCESS
+    start_server(service.port, session_ttl=1, state_dir=str(tmp_path))
+    # It grants nothing while clients of its predecessor could still believe in their holds.
+    assert dclient.client_init(HOST) == (S.NOT_READY, None)
+    assert dclient.client_reinit(client, HOST) is S.NOT_READY
+    assert dclient.trylock(client, ex(lock_id, 0)) == (S.SUCCESS, held)
+    until(lambda: dclient.client_init(HOST)[0] is S.SUCCESS)
+    assert dclient.client_reinit(client, HOST) is S.CLIENT_REMOVED_BY_SERVER
+    assert dclient.trylock(client, ex(lock_id))[0] is S.CLIENT_REMOVED_BY_SERVER
+    assert dclient.client_deinit(client) is S.SUCCESS
