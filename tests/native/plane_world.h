@@ -213,10 +213,10 @@ struct peer {
     uint32_t next_request;
 };
 
-static inline void peer_connect(struct peer *peer, const struct world *world)
+static inline void peer_connect_port(struct peer *peer, uint32_t port)
 {
     struct sockaddr_in server = {.sin_family = AF_INET,
-                                 .sin_port = htons((uint16_t)dlk_plane_port(world->plane)),
+                                 .sin_port = htons((uint16_t)port),
                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     struct timeval patience = {.tv_sec = WORLD_PATIENCE_MS / 1000};
     const int on = 1;
@@ -228,6 +228,11 @@ static inline void peer_connect(struct peer *peer, const struct world *world)
     setsockopt(peer->fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
     setsockopt(peer->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     assert(connect(peer->fd, (struct sockaddr *)&server, sizeof(server)) == 0);
+}
+
+static inline void peer_connect(struct peer *peer, const struct world *world)
+{
+    peer_connect_port(peer, dlk_plane_port(world->plane));
 }
 
 static inline void peer_close(struct peer *peer)

@@ -53,85 +53,138 @@ static void what_grace_gives(uint64_t stall_ms, uint64_t grace_ms)
 
 /* ---- A server that is stopped in its tracks ---- */
 
-enum { TTL_MS = 300, STOPPED_MS = 600, SURELY_GRACE_MS = 800 };
+enum { SHORT = 1, LONG = 2, TTL_MS = 300, STOPPED_MS = 600, LATE_MS = 200, SURELY_GRACE_MS = 800 };
 
-static void serve_until_closed(int port_fd, int end_fd)
+struct server {
+    pid_t pid;
+    int told; /* a pipe: the port, then the port again when the sessions are open */
+    int end;  /* a pipe: its end is the server's */
+    uint32_t port;
+};
+
+static void serve(uint32_t stall_ms, int tell, int end)
 {
     struct dlk_plane_config config = world_config();
     static struct world world;
     uint32_t port;
-    char end;
+    char nothing;
 
-    config.stall_ms = 100;
+    config.stall_ms = stall_ms;
     world_start(&world, &config);
     port = dlk_plane_port(world.plane);
-    assert(write(port_fd, &port, sizeof(port)) == sizeof(port));
-    world_open_session(&world, 1, 1001, 1, TTL_MS);
-    assert(write(port_fd, &port, sizeof(port)) == sizeof(port));
-    assert(read(end_fd, &end, 1) == 0);
+    world_open_session(&world, LONG, 1000 + LONG, 1, WORLD_TTL_MS);
+    assert(write(tell, &port, sizeof(port)) == sizeof(port));
+    world_open_session(&world, SHORT, 1000 + SHORT, 1, TTL_MS);
+    assert(write(tell, &port, sizeof(port)) == sizeof(port));
+    assert(read(end, &nothing, 1) == 0);
     world_stop(&world);
     _exit(0);
+}
+
+static void server_start(struct server *server, uint32_t stall_ms)
+{
+    int told[2];
+    int end[2];
+
+    assert(pipe(told) == 0 && pipe(end) == 0);
+    server->pid = fork();
+    assert(server->pid >= 0);
+    if (server->pid == 0) {
+        close(end[1]);
+        serve(stall_ms, told[1], end[0]);
+    }
+    close(told[1]);
+    close(end[0]);
+    server->told = told[0];
+    server->end = end[1];
+    assert(read(server->told, &server->port, sizeof(server->port)) == sizeof(server->port));
+}
+
+static void server_end(struct server *server)
+{
+    int status = -1;
+
+    close(server->end);
+    assert(waitpid(server->pid, &status, 0) == server->pid && status == 0);
+    close(server->told);
+}
+
+/* False: the session is over already. */
+static bool join(struct peer *peer, const struct server *server, uint32_t slot)
+{
+    struct dlk_attach frame = peer_attach_frame(slot, 1000 + slot, 1);
+    struct dlk_reply reply;
+
+    peer_connect_port(peer, server->port);
+    peer->id = 1000 + slot;
+    return peer_send(peer, &frame, sizeof(frame)) && peer_receive(peer, &reply)
+           && reply.result == DLK_RESULT_DONE;
 }
 
 static bool ping(struct peer *peer)
 {
     struct dlk_request request = peer_request(peer, DLK_OP_PING, 0);
-    struct dlk_reply reply;
 
-    return peer_send(peer, &request, sizeof(request)) && peer_receive(peer, &reply)
-           && reply.result == DLK_RESULT_DONE;
+    return peer_send(peer, &request, sizeof(request));
 }
 
-static void connect_to(struct peer *peer, uint32_t port)
+static bool answered(struct peer *peer)
 {
-    struct sockaddr_in server = {.sin_family = AF_INET,
-                                 .sin_port = htons((uint16_t)port),
-                                 .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    struct timeval patience = {.tv_sec = WORLD_PATIENCE_MS / 1000};
+    struct dlk_reply reply;
 
-    memset(peer, 0, sizeof(*peer));
-    peer->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    setsockopt(peer->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-    assert(connect(peer->fd, (struct sockaddr *)&server, sizeof(server)) == 0);
-    peer->id = 1001;
+    return peer_receive(peer, &reply) && reply.result == DLK_RESULT_DONE;
 }
 
-/* True: it was seen whether the session lived. False: this machine was too slow to see it. */
-static bool stop_and_go(void)
+/* A session that was quiet while the server stood still may speak up for a second after. True: it
+ * was seen that it lived. False: this machine was too slow to see anything. */
+static bool grace_after_a_stall(void)
 {
-    struct dlk_attach frame = peer_attach_frame(1, 1001, 1);
-    struct dlk_reply reply;
+    struct server server;
     struct peer peer;
-    int ports[2];
-    int ends[2];
-    uint32_t port;
 
-    assert(pipe(ports) == 0 && pipe(ends) == 0);
-    pid_t server = fork();
-    assert(server >= 0);
-    if (server == 0) {
-        close(ends[1]);
-        serve_until_closed(ports[1], ends[0]);
-    }
-    assert(read(ports[0], &port, sizeof(port)) == sizeof(port));
-    connect_to(&peer, port);
-    assert(read(ports[0], &port, sizeof(port)) == sizeof(port)); /* the session is open */
-    bool alive = peer_send(&peer, &frame, sizeof(frame)) && peer_receive(&peer, &reply)
-                 && reply.result == DLK_RESULT_DONE;
-    kill(server, SIGSTOP);
+    server_start(&server, 100);
+    assert(read(server.told, &server.port, sizeof(server.port)) == sizeof(server.port));
+    bool alive = join(&peer, &server, SHORT);
+    kill(server.pid, SIGSTOP);
     usleep(STOPPED_MS * 1000);
     uint64_t before_ns = dlk_now_ns();
-    kill(server, SIGCONT);
-    bool lived = alive && ping(&peer);
+    kill(server.pid, SIGCONT);
+    usleep(LATE_MS * 1000); /* the server has judged every session by now */
+    bool lived = alive && ping(&peer) && answered(&peer);
     bool in_time = dlk_now_ns() - before_ns < (uint64_t)SURELY_GRACE_MS * DLK_NS_PER_MS;
     peer_close(&peer);
-    close(ends[1]);
-    int status = -1;
-    assert(waitpid(server, &status, 0) == server && status == 0);
-    close(ends[0]);
-    close(ports[0]);
-    close(ports[1]);
+    server_end(&server);
     assert(lived || !alive || !in_time);
+    return lived;
+}
+
+/* A renewal that lies in its socket when the server goes on counts, without any grace, also where
+ * more than a batch of another client lies before it. */
+static bool a_renewal_behind_others(void)
+{
+    enum { BEFORE = 5 * DLK_STEP_MAX };
+    static struct dlk_request crowd[BEFORE];
+    struct server server;
+    struct peer busy;
+    struct peer quiet;
+
+    server_start(&server, 3600 * 1000);
+    assert(join(&busy, &server, LONG));
+    for (int i = 0; i < BEFORE; i++) {
+        crowd[i] = peer_request(&busy, DLK_OP_PING, 0);
+    }
+    assert(read(server.told, &server.port, sizeof(server.port)) == sizeof(server.port));
+    bool alive = join(&quiet, &server, SHORT);
+    kill(server.pid, SIGSTOP);
+    assert(peer_send(&busy, crowd, sizeof(crowd)));
+    ping(&quiet);
+    usleep(STOPPED_MS * 1000);
+    kill(server.pid, SIGCONT);
+    bool lived = alive && answered(&quiet);
+    peer_close(&busy);
+    peer_close(&quiet);
+    server_end(&server);
+    assert(lived || !alive);
     return lived;
 }
 
@@ -141,7 +194,9 @@ int main(void)
     what_grace_gives(200, 1000);
     what_grace_gives(3000, 3000);
     what_grace_gives(60000, 5000);
-    for (int i = 0; i < 5 && !stop_and_go(); i++) {
+    for (int i = 0; i < 5 && !grace_after_a_stall(); i++) {
+    }
+    for (int i = 0; i < 5 && !a_renewal_behind_others(); i++) {
     }
     return 0;
 }
