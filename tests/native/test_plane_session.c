@@ -235,6 +235,27 @@ static void expiry_frees_and_closes(struct world *world)
     peer_close(&b);
 }
 
+/* The answer to an attach frame lets the client believe in its session for a ttl from before it
+ * sent the frame: so it does live that long. */
+static void attaching_renews(struct world *world)
+{
+    enum { TTL_MS = 400, LATE_MS = 250 };
+    struct peer peer;
+
+    world_open_session(world, 32, 1032, 1, TTL_MS);
+    usleep(LATE_MS * 1000);
+    struct dlk_attach frame = peer_attach_frame(32, 1032, 1);
+    struct dlk_reply reply;
+    peer_connect(&peer, world);
+    uint64_t sent_ns = dlk_now_ns();
+    assert(peer_send(&peer, &frame, sizeof(frame)));
+    if (peer_receive(&peer, &reply) && reply.result == DLK_RESULT_DONE) {
+        world_slot_event(world, DLK_EVENT_SESSION_ENDED, 32);
+        assert(dlk_now_ns() - sent_ns >= (uint64_t)TTL_MS * DLK_NS_PER_MS);
+    }
+    peer_close(&peer);
+}
+
 static void stop_wakes_waiters(struct world *world)
 {
     struct peer a;
@@ -267,6 +288,7 @@ int main(void)
     supersede_drops_unread_frames(&world);
     close_ends_the_connection(&world);
     expiry_frees_and_closes(&world);
+    attaching_renews(&world);
     stop_wakes_waiters(&world);
     return 0;
 }
