@@ -175,3 +175,16 @@ def test_a_struct_is_packed_and_read_back_whole() -> None:
     frame = _core.ffi.from_buffer("struct dlk_reply[]", struct.pack(*values))
     assert struct.size == _core.DLK_FRAME_BYTES
     assert tuple(getattr(frame[0], name) for name in names) == values
+
+
+def test_the_document_has_the_36_calls() -> None:
+    from dlock import dclient, dserver
+
+    text = (ABI_HEADER.parent.parent / "docs" / "mirror.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `(\w+)\(([^)]*)\)` \|", text, flags=re.M)
+    assert len(documented) == 36
+    assert {name for name, _ in documented} == {*dclient.__all__, *dserver.__all__}
+    for name, parameters in documented:
+        call = getattr(dclient, name, None) or getattr(dserver, name)
+        code = call.__code__
+        assert ", ".join(code.co_varnames[: code.co_argcount]) == parameters
