@@ -1,4 +1,4 @@
-"""The README's first example, executed word for word against a `dlock serve` of its own."""
+"""The README's first example, word for word, and the options and exit codes that documents name."""
 
 from __future__ import annotations
 
@@ -85,9 +85,9 @@ def test_the_example_does_what_it_says(port: int, tmp_path: Path) -> None:
     assert re.fullmatch(r"held, fencing token [1-9]\d*\n", done.stdout), done.stdout
 
 
-def test_serve_knows_the_options_that_the_readme_names() -> None:
+def serve_help() -> str:
     command = shutil.which("dlock", path=sysconfig.get_path("scripts")) or "dlock"
-    shown = subprocess.run(
+    return subprocess.run(
         [command, "serve", "--help"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -95,5 +95,19 @@ def test_serve_knows_the_options_that_the_readme_names() -> None:
         timeout=60,
         check=True,
     ).stdout
-    for option in set(re.findall(r"(?<![-\w])--[a-z][a-z-]+", README)) - {"--help"}:
-        assert option in shown, option
+
+
+def options(text: str) -> set[str]:
+    return set(re.findall(r"(?<![-\w])--[a-z][a-z-]+", text)) - {"--help"}
+
+
+def test_serve_knows_the_options_that_the_readme_names() -> None:
+    assert options(README) <= options(serve_help())
+
+
+def test_the_operations_page_names_every_option_and_exit_code() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    usage, _, rest = serve_help().partition("exit codes:")
+    assert options(page) == options(usage)
+    codes = re.findall(r"^ +(\d)  ", rest, re.M)
+    assert re.findall(r"^\| (\d) \|", page, re.M) == codes
