@@ -7,11 +7,11 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from control_client import TIMEOUT, Client, eventually
+from control_client import TIMEOUT, Client, eventually, raw
 
 from dlock.control import messages as m
 from dlock.control.state_dir import decode_state
@@ -24,10 +24,12 @@ COMMAND = [sys.executable, "-c", "import sys; from dlock.cli import main; sys.ex
 class Serve:
     """One `dlock serve`, killed at the end if need be."""
 
-    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, prefix: Sequence[str] = (), **environment: str
+    ) -> None:
         self.process = subprocess.Popen(
-            [*COMMAND, "serve", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, cwd=folder,
+            [*prefix, *COMMAND, "serve", *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder,
             env={**os.environ, "XDG_STATE_HOME": str(folder / "home"), **environment})
         assert self.process.stdout is not None
         self.greeting = self.process.stdout.readline()
@@ -57,8 +59,11 @@ def serves() -> Iterator[list[Serve]]:
             one.process.communicate()
 
 
-def start(serves: list[Serve], folder: Path, *arguments: str, **environment: str) -> Serve:
-    serves.append(Serve(folder, *arguments, **environment))
+def start(
+    serves: list[Serve], folder: Path, *arguments: str, prefix: Sequence[str] = (),
+    **environment: str,
+) -> Serve:
+    serves.append(Serve(folder, *arguments, prefix=prefix, **environment))
     return serves[-1]
 
 
@@ -208,6 +213,22 @@ def test_errors_say_what_and_what_to_do(tmp_path: Path, serves: list[Serve]) -> 
             got, errors = one.result()
             assert (got, words in errors) == (code, True), (arguments, got, errors)
             assert "Traceback" not in errors
+
+
+def test_it_outlives_a_lack_of_descriptors(tmp_path: Path, serves: list[Serve]) -> None:
+    one = start(serves, tmp_path, "--listen", "127.0.0.1:0",
+                prefix=("sh", "-c", 'ulimit -n 40; exec "$@"', "sh"))
+    with one.client() as client:
+        idle = [raw(one.host, one.port) for _ in range(80)]
+        assert client.ask(m.Heartbeat()).status is S.SUCCESS
+        for connection in idle:
+            connection.close()
+        with one.client() as later:
+            assert later.get(b"a")[0].status is S.SUCCESS
+    code, errors = one.end()
+    assert code == 0
+    assert "at most 40 files may be open, 1000 clients may need 5024" in errors
+    assert "cannot accept" in errors
 
 
 def test_help_lists_the_exit_codes() -> None:

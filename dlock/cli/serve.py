@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -20,6 +21,9 @@ DEFAULTS: Final = ServerConfig()
 EXIT_CLEAN, EXIT_FAILED, EXIT_USAGE, EXIT_ADDRESS, EXIT_STATE, EXIT_MEMORY = range(6)
 WILDCARDS: Final = ("0.0.0.0", "::")
 ADDRESS_FILE_BYTES_MAX: Final = 4096
+DESCRIPTORS_PER_CLIENT: Final = 4  # two connections, and two more while it re-initialises
+DESCRIPTORS_EXTRA: Final = 1024
+_log = logging.getLogger("dlock.serve")
 
 EPILOG: Final = f"""\
 state directory:
@@ -98,6 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(
         level=arguments.log_level.upper(), stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _allow_descriptors(arguments.max_clients)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
@@ -125,6 +130,18 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"dlock serve: stopped serving: {server.failure}", file=sys.stderr)
         return EXIT_FAILED
     return EXIT_CLEAN
+
+
+def _allow_descriptors(max_clients: int) -> None:
+    """Two connections a client and some more need descriptors: takes what the hard limit gives."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS_PER_CLIENT * max(max_clients, 0) + DESCRIPTORS_EXTRA
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        _log.warning("at most %d files may be open, %d clients may need %d: raise the hard limit "
+                     "(ulimit -Hn) or lower --max-clients", hard, max_clients, wanted)
+        wanted = hard
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _exit_code(problem: Exception) -> int:

@@ -259,6 +259,7 @@ class ControlLoop:
             except OSError as problem:
                 self._counters["NETWORK_FAIL"] += 1
                 log_event(logging.WARNING, "cannot accept", {"problem": str(problem)})
+                self._make_room()
                 self._outer.unregister(self._listener)
                 self._accept_again_ns = now_ns + ACCEPT_PAUSE_NS
                 return
