@@ -1,4 +1,4 @@
-"""The README's first example, word for word, and the options and exit codes that documents name."""
+"""The first examples of the documents, word for word; the options and exit codes they name."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def example() -> str:
-    (code,) = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
-    return str(code)
+def example(document: str) -> str:
+    """The first Python block of the document."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return str(re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)[0])
 
 
 def serve_words() -> list[str]:
@@ -69,8 +70,14 @@ def port(tmp_path: Path) -> Iterator[int]:
             server.wait()
 
 
-def test_the_example_does_what_it_says(port: int, tmp_path: Path) -> None:
-    code = example()
+@pytest.mark.parametrize(
+    ("document", "printed"),
+    [("README.md", r"held, fencing token [1-9]\d*\n"), ("docs/mirror.md", "")],
+)
+def test_the_first_example_does_what_it_says(
+    port: int, tmp_path: Path, document: str, printed: str
+) -> None:
+    code = example(document)
     assert "primary_port=21616" in code
     done = subprocess.run(
         [sys.executable, "-c", code.replace("21616", str(port))],
@@ -82,7 +89,7 @@ def test_the_example_does_what_it_says(port: int, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"held, fencing token [1-9]\d*\n", done.stdout), done.stdout
+    assert re.fullmatch(printed, done.stdout), done.stdout
 
 
 def serve_help() -> str:
