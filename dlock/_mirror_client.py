@@ -196,8 +196,7 @@ class MirrorClient:
         with self._async_lock:
             running = self.running
             if running is not None:
-                if running.call.pointer.status == _mirror_data.PENDING:
-                    lib.dlk_client_cancel(self.pointer, running.call.pointer)
+                lib.dlk_client_cancel(self.pointer, running.call.pointer)
                 self._clear_async(running)
 
     def _clear_async(self, running: Running) -> None:

@@ -16,8 +16,6 @@ from dlock.types import AtomicState, FairState, RwState, State
 
 PENDING: Final = _core.DLK_STATUS_PENDING
 FORKED: Final = _core.DLK_STATUS_FORKED
-SUCCESS: Final = _core.DLK_STATUS_SUCCESS
-ALREADY_LOCKED: Final = _core.DLK_STATUS_ALREADY_LOCKED
 BATCH_MAX: Final = _core.DLK_BATCH_MAX
 CALL_BYTES: Final = int(ffi.sizeof("struct dlk_call"))
 FORKED_TEXT: Final = (
@@ -25,8 +23,8 @@ FORKED_TEXT: Final = (
     "dclient_lib_init and client_init itself"
 )
 
-# What a caller fills in, in the order of `struct dlk_call`. The last is UNTOUCHED, which tells
-# `abandon` a call that never came to C from one that ended.
+# What a caller fills in, in the order of `struct dlk_call`. The last is UNTOUCHED: if the caller is
+# interrupted before C sees the call, there is nothing to undo.
 IN_FIELDS: Final = (
     "verb",
     "lock_id",
@@ -138,22 +136,6 @@ def finish(client: Any, call: Any, status: int) -> int:
     return status
 
 
-def abandon(client: Any, call: Any) -> None:
-    """Undoes an operation whose caller was interrupted: nothing of it is left behind, at the
-    server or here. A grant that the caller never heard of is given back."""
-    if call.status == PENDING:
-        lib.dlk_client_cancel(client, call)
-    elif call.status in (SUCCESS, ALREADY_LOCKED) and call.verb in (
-        lib.DLK_VERB_TRYLOCK,
-        lib.DLK_VERB_LOCK,
-    ):
-        undo = ffi.new("struct dlk_call *")
-        undo.verb, undo.lock_id, undo.owner = lib.DLK_VERB_UNLOCK, call.lock_id, call.owner
-        # What is not answered within a slice stays a debt of the C client, which sends it again.
-        if lib.dlk_client_call(client, undo) == PENDING:
-            lib.dlk_client_cancel(client, undo)
-
-
 def run(client: Any, call: Any) -> int:
     """Carries out a filled call to its end and returns its status."""
     try:
@@ -162,7 +144,8 @@ def run(client: Any, call: Any) -> int:
             status = finish(client, call, status)
         return status
     except BaseException:
-        abandon(client, call)
+        # Whatever became of it: nothing is left behind, a grant is given back.
+        lib.dlk_client_cancel(client, call)
         raise
 
 
@@ -192,7 +175,7 @@ def run_batch(client: Any, calls: Any, count: int) -> None:
             raise RuntimeError(FORKED_TEXT)
     except BaseException:
         for index in range(count):
-            abandon(client, calls + index)
+            lib.dlk_client_cancel(client, calls + index)
         raise
 
 

@@ -28,7 +28,6 @@ _NO_LOCK: Final = _core.DLK_RESULT_NO_LOCK
 _LOCK_NOT_GET: Final = _core.DLK_STATUS_LOCK_NOT_GET
 _FAIL: Final = _core.DLK_STATUS_FAIL
 _REMOVED: Final = _core.DLK_STATUS_CLIENT_REMOVED_BY_SERVER
-_ASYNC: Final = _core.DLK_CALL_ASYNC
 _PENDING: Final = _mirror_data.PENDING
 _UNTOUCHED: Final = _mirror_data.UNTOUCHED
 _LOCK_EXCLUSIVE: Final = LockOp.LOCK_EXCLUSIVE
@@ -182,7 +181,7 @@ def lock_request_async(client_id: int, req: LockRequest | None) -> DlockStatus:
         asked_ms = 0 if verb == UNLOCK else lease_ms(req)
         call = _take_call()
         buffer = call.buffer
-        flags = entry.flags | _ASYNC
+        flags = entry.flags
         _pack_call(buffer, 0, verb, entry.id, 0, mode, asked_ms, 0, flags, 0, 0, _UNTOUCHED)
     except Refusal as refusal:
         return refusal.status

@@ -29,11 +29,6 @@ static uint64_t after_ms(uint64_t now_ns, uint32_t ms)
     return ms == DLK_WAIT_FOREVER ? DLK_NEVER_NS : now_ns + (uint64_t)ms * NS_PER_MS;
 }
 
-static uint32_t reply_timeout_ms(const struct dlk_book *book, const struct dlk_call *call)
-{
-    return (call->flags & DLK_CALL_ASYNC) != 0 ? DLK_ASYNC_TIMEOUT_MS : book->reply_timeout_ms;
-}
-
 static enum dlk_turn decide(const struct dlk_book *book, const struct dlk_hold *hold,
                             struct dlk_call *call, int32_t status, uint64_t now_ns)
 {
@@ -50,7 +45,7 @@ enum dlk_turn dlk_book_put_off(const struct dlk_book *book, struct dlk_call *cal
         call->phase = DLK_PHASE_BLOCKED;
         call->deadline_ns = call->verb == DLK_VERB_LOCK && call->wait_ms != 0
                                 ? after_ms(now_ns, call->wait_ms)
-                                : after_ms(now_ns, reply_timeout_ms(book, call));
+                                : after_ms(now_ns, book->reply_timeout_ms);
     }
     return DLK_TURN_LATER;
 }
@@ -113,7 +108,7 @@ static enum dlk_turn sent(const struct dlk_book *book, struct dlk_call *call, ui
                           const struct dlk_request **request)
 {
     call->phase = DLK_PHASE_SENT;
-    call->deadline_ns = after_ms(now_ns, reply_timeout_ms(book, call));
+    call->deadline_ns = after_ms(now_ns, book->reply_timeout_ms);
     *request = &book->pending[call->slot].request;
     return DLK_TURN_SEND;
 }

@@ -415,11 +415,6 @@ enum dlk_verb {
                    * TRYLOCK or LOCK with lease_ms 0 takes a hold without a lease. */
 };
 
-/* In the flags of a call, never sent. */
-enum dlk_call_flag {
-    DLK_CALL_ASYNC = 256 /* its answer may take DLK_ASYNC_TIMEOUT_MS, not reply_timeout_ms */
-};
-
 struct dlk_waiter;
 
 /* One operation: what is asked, what came of it. The caller owns it, zeroed at first, and keeps it
@@ -433,7 +428,7 @@ struct dlk_call {
     uint32_t mode;
     uint32_t lease_ms; /* what the user asked for; RW never sends it */
     uint32_t wait_ms;
-    uint32_t flags;    /* enum dlk_request_flag, enum dlk_call_flag */
+    uint32_t flags;    /* enum dlk_request_flag */
     uint64_t operand;  /* addend, compare */
     uint64_t swap;
     /* out: the state of the hold afterwards, as this client knows it */

@@ -186,3 +186,27 @@ def test_a_primary_that_was_started_anew(start_service, tmp_path) -> None:
     assert dclient.client_reinit(client, HOST) is S.CLIENT_REMOVED_BY_SERVER
     assert dclient.trylock(client, ex(lock_id))[0] is S.CLIENT_REMOVED_BY_SERVER
     assert dclient.client_deinit(client) is S.SUCCESS
+
+
+def test_the_first_call_on_a_held_rw_lock_asks_the_server(service: Service) -> None:
+    client = service.client()
+    asked, not_asked = service.lock(RW, client), service.lock(RW, client)
+    dclient.trylock(client, sh(asked))
+    dclient.trylock(client, sh(not_asked))
+    reinit(client)
+    assert dclient.trylock(client, sh(not_asked))[0] is S.ALREADY_LOCKED
+    dserver.server_stop(service.server_id)
+    assert dclient.trylock(client, sh(not_asked))[0] is S.ALREADY_LOCKED
+    assert dclient.trylock(client, sh(asked))[0] is S.BAD_RESPONSE
+    assert dclient.unlock(client, not_asked)[0] is S.ALREADY_LOCKED  # counted: never asks
+
+
+def test_an_asynchronous_grant_that_nobody_checked_is_given_back(service: Service) -> None:
+    one, two = service.client(), service.client()
+    lock_id = service.lock(ATOMIC, one, two)
+    assert dclient.lock_request_async(one, ex(lock_id)) is S.SUCCESS
+    until(lambda: dclient.trylock(two, ex(lock_id))[0] is S.FAIL)
+    reinit(one)
+    assert dclient.lock_result_check(one)[0] is S.NO_ASYNC
+    assert dclient.trylock(one, ex(lock_id, 0))[1].token == 0
+    assert dclient.trylock(two, ex(lock_id))[0] is S.SUCCESS
