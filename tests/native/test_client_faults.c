@@ -7,85 +7,12 @@
 #include <stdlib.h>
 #include <sys/wait.h>
 
-#include "client_world.h"
+#include "silent_peer.h"
 
 #define TRY DLK_VERB_TRYLOCK
 #define WAIT DLK_VERB_LOCK
 #define UNLOCK DLK_VERB_UNLOCK
 #define S(name) DLK_STATUS_##name
-
-/* ---- A peer that answers only when told ---- */
-
-struct silent {
-    int listener;
-    int fd;
-    uint32_t port;
-};
-
-static struct silent listen_silently(void)
-{
-    struct silent peer = {.fd = -1, .listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
-    struct sockaddr_in address = {.sin_family = AF_INET,
-                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t size = sizeof(address);
-    assert(bind(peer.listener, (struct sockaddr *)&address, size) == 0);
-    assert(listen(peer.listener, 4) == 0);
-    assert(getsockname(peer.listener, (struct sockaddr *)&address, &size) == 0);
-    peer.port = ntohs(address.sin_port);
-    return peer;
-}
-
-static void take(struct silent *peer, void *frame)
-{
-    assert(recv(peer->fd, frame, DLK_FRAME_BYTES, MSG_WAITALL) == DLK_FRAME_BYTES);
-}
-
-static void give(struct silent *peer, const struct dlk_reply *reply)
-{
-    assert(send(peer->fd, reply, sizeof(*reply), MSG_NOSIGNAL) == (ssize_t)sizeof(*reply));
-}
-
-static struct dlk_reply answer_to(const struct dlk_request *request, uint32_t result)
-{
-    return (struct dlk_reply){.request_id = request->request_id,
-                              .op = request->op,
-                              .result = (uint16_t)result,
-                              .session = request->session,
-                              .epoch = 5,
-                              .token = 77,
-                              .entry = 3};
-}
-
-static void *accept_one(void *argument)
-{
-    struct silent *peer = argument;
-    struct dlk_attach frame;
-    peer->fd = accept(peer->listener, NULL, NULL);
-    take(peer, &frame);
-    struct dlk_reply reply = {
-        .op = DLK_OP_ATTACH, .session = frame.client_id, .epoch = 5, .result = DLK_RESULT_DONE};
-    give(peer, &reply);
-    return NULL;
-}
-
-static struct user join_silent(struct silent *peer, uint32_t reply_timeout_ms)
-{
-    pthread_t thread;
-    *peer = listen_silently();
-    struct user user = {.client = new_client(DLK_WAIT_BLOCK, reply_timeout_ms),
-                        .link = link_to(peer->port, 1, WORLD_TTL_MS)};
-    assert(pthread_create(&thread, NULL, accept_one, peer) == 0);
-    assert(attach(&user) == S(SUCCESS));
-    assert(pthread_join(thread, NULL) == 0);
-    return user;
-}
-
-static void leave_silent(struct silent *peer, struct user *user)
-{
-    dlk_client_free(user->client);
-    close(peer->fd);
-    close(peer->listener);
-}
 
 /* ---- No answer ---- */
 
@@ -334,6 +261,8 @@ static void test_keeper(struct world *world)
     struct user idle = join_as(world, 8, DLK_WAIT_BLOCK, 2000, REPLY_TIMEOUT_MS);
     struct silent peer;
     struct user deaf = join_silent(&peer, REPLY_TIMEOUT_MS); /* its server delays nobody */
+    dlk_keeper_stop();
+    assert(dlk_keeper_run() == 0); /* ended by the stop that came before it, and only this one */
     assert(pthread_create(&thread, NULL, keep, &result) == 0);
     struct user late = join_as(world, 9, DLK_WAIT_BLOCK, 2000, REPLY_TIMEOUT_MS);
     /* Nobody calls, and requests come; the sessions are still there after several of their
@@ -347,8 +276,6 @@ static void test_keeper(struct world *world)
     assert(dlk_keeper_run() == S(ERROR)); /* one runs already */
     dlk_keeper_stop();
     assert(pthread_join(thread, NULL) == 0 && result == 0);
-    dlk_keeper_stop();
-    assert(dlk_keeper_run() == 0); /* ended by the stop that came before it */
     dlk_client_free(idle.client);
     dlk_client_free(late.client);
     leave_silent(&peer, &deaf);
