@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 
 import engine_driver
+import oracle
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -222,7 +223,7 @@ class World:
         self.pair.tick({"now": self.pair.now, "never": 0, "before": before}[judged])
 
     def to_next_deadline(self, short: int) -> None:
-        due = engine_driver.oracle.next_due(self.pair.world)
+        due = oracle.next_due(self.pair.world)
         if due is not None:
             self.pair.now = max(self.pair.now, due - short)
 
