@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -233,54 +234,79 @@ def test_tables_that_are_full(server: Server) -> None:
         small.stop()
 
 
-class FullRing:
-    """A real plane whose command ring can be declared full."""
+class NarrowRing:
+    """A real plane whose command ring is full when the test says so."""
 
     def __init__(self, plane: _core.Plane) -> None:
         self.plane = plane
-        self.full = False
+        self.is_full: Callable[[], bool] = lambda: False
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.plane, name)
 
     def send_command(self, command: _core.Command) -> bool:
-        return not self.full and self.plane.send_command(command)
+        return not self.is_full() and self.plane.send_command(command)
 
 
-def test_a_full_command_ring_stops_the_reading_only() -> None:
+@dataclass
+class NarrowServer:
+    ring: NarrowRing
+    loop: ControlLoop
+    registry: Registry
+    connections: list[socket.socket]
+
+
+@pytest.fixture
+def narrow() -> Iterator[NarrowServer]:
+    """A server with a NarrowRing and two connections with sessions."""
     plane = _core.Plane(_core.PlaneConfig(_core.Limits(), epoch=1))
-    ring = FullRing(plane)
+    ring = NarrowRing(plane)
     listener = listen("127.0.0.1", 0)
     registry = Registry(RegistryConfig(os.urandom, plane.port, epoch=1, incarnation=1))
     loop = ControlLoop(listener, ring, registry, None, 4_000, 100)  # type: ignore[arg-type]
     threads = [threading.Thread(target=body, daemon=True) for body in (loop.run, plane.run)]
     for thread in threads:
         thread.start()
-    try:
-        connections = [raw(*listener.getsockname()) for _ in range(2)]
-        for connection in connections:
-            connection.sendall(encode(1, m.ClientInit(1, 1, {})))
-            assert answers(connection, 1)[0][1].status is S.SUCCESS  # type: ignore[attr-defined]
-        ring.full = True
-        for connection in connections:
-            connection.sendall(b"".join(encode(one, m.Heartbeat()) for one in range(2, 3002)))
-        assert eventually(lambda: not loop._gate_open)
-        under_way = registry.stats()["commands_under_way"]
-        assert 1 <= under_way <= 2, "the first command without room was the last that was read"
-        connections[0].sendall(encode(3002, m.Heartbeat()))
-        ring.full = False
-        got = [answers(connection, count) for connection, count in
-               zip(connections, (3001, 3000), strict=True)]
-        assert [number for number, _ in got[0]] == list(range(2, 3003))
-        assert [number for number, _ in got[1]] == list(range(2, 3002))
-        for connection in connections:
-            connection.close()
-    finally:
-        loop.stop()
-        plane.stop()
-        for thread in threads:
-            thread.join(TIMEOUT)
-        plane.free()
+    connections = [raw(*listener.getsockname()) for _ in range(2)]
+    for connection in connections:
+        connection.sendall(encode(1, m.ClientInit(1, 1, {})))
+        assert answers(connection, 1)[0][1].status is S.SUCCESS  # type: ignore[attr-defined]
+    yield NarrowServer(ring, loop, registry, connections)
+    for connection in connections:
+        connection.close()
+    loop.stop()
+    plane.stop()
+    for thread in threads:
+        thread.join(TIMEOUT)
+    plane.free()
+
+
+def test_a_full_command_ring_stops_the_reading_only(narrow: NarrowServer) -> None:
+    narrow.ring.is_full = lambda: True
+    for connection in narrow.connections:
+        connection.sendall(b"".join(encode(one, m.Heartbeat()) for one in range(2, 3002)))
+    assert eventually(lambda: not narrow.loop._gate_open)
+    under_way = narrow.registry.stats()["commands_under_way"]
+    assert 1 <= under_way <= 2, "the first command without room was the last that was read"
+    narrow.connections[0].sendall(encode(3002, m.Heartbeat()))
+    narrow.ring.is_full = lambda: False
+    for connection, last in zip(narrow.connections, (3002, 3001), strict=True):
+        got = answers(connection, last - 1)
+        assert [number for number, _ in got] == list(range(2, last + 1))
+        assert {one.status for _, one in got} == {S.SUCCESS}  # type: ignore[attr-defined]
+
+
+def test_commands_keep_their_order_in_a_ring_that_is_full_at_times(narrow: NarrowServer) -> None:
+    source = random.Random(3)
+    narrow.ring.is_full = lambda: source.random() < 0.1
+    specs = tuple(m.LockSpec(b"%d" % number, 0) for number in range(31))
+    for connection in narrow.connections:
+        connection.sendall(b"".join(
+            encode(2 * one, m.GetLocks(specs)) + encode(2 * one + 1, m.ReleaseLocks((
+                *range(31 * one + 1, 31 * one + 32),))) for one in range(1, 10)))
+    for connection in narrow.connections:
+        got = answers(connection, 18)
+        assert sorted(number for number, _ in got) == list(range(2, 20))
 
 
 # ---- Ends ----------------------------------------------------------------------------------------
@@ -399,15 +425,16 @@ def test_a_restart_waits_for_those_who_could_believe(tmp_path: Path) -> None:
 
 
 def test_a_replaced_primary_stops_serving(tmp_path: Path) -> None:
+    """By itself, within session_ttl / 4, also when nothing is to be written."""
     server = Server(ServerConfig(port=0, session_ttl_ms=1000, state_dir=tmp_path))
-    with client(server) as one:
+    with Client(server.host, server.port, init=False) as one:
         state = decode_state((tmp_path / "state").read_bytes())
-        assert state.sessions_open
+        assert one.stats()["epoch"] == state.epoch
         (tmp_path / "state").write_bytes(encode_state(State(state.epoch + 1, 1)))
         assert server.wait(TIMEOUT)
         assert "another primary took over" in (server.failure or "")
         with pytest.raises(LinkError):
-            one.ask(m.Heartbeat())
+            one.ask(m.Stats())
     with pytest.raises(LinkError):
         ControlLink.connect(server.host, server.port, 1)
     server.stop()
