@@ -126,7 +126,8 @@ static void sample(struct generator *generator, uint64_t since_ns)
 {
     const struct dlk_bench_load *load = generator->load;
     struct dlk_bench_result *result = generator->result;
-    if (load->samples_ns != NULL && result->samples < load->samples_room) {
+    if (load->samples_ns != NULL && !generator->draining
+        && result->samples < load->samples_room) {
         uint64_t took_ns = generator->now_ns - since_ns;
         load->samples_ns[result->samples++] =
             took_ns < UINT32_MAX ? (uint32_t)took_ns : UINT32_MAX;
@@ -135,8 +136,10 @@ static void sample(struct generator *generator, uint64_t since_ns)
 
 static void counted(struct generator *generator, uint32_t number, uint32_t k)
 {
-    generator->result->count++;
-    generator->load->counts[number]++;
+    if (!generator->draining) {
+        generator->result->count++;
+        generator->load->counts[number]++;
+    }
     begin(generator, number, k);
 }
 
@@ -260,14 +263,12 @@ static void run(struct generator *generator)
         turn(generator);
     }
     dlk_bench_end(generator->result);
-    struct dlk_bench_result measured = *generator->result;
     generator->draining = true;
     end_ns = dlk_now_ns() + (uint64_t)DRAIN_MS * DLK_NS_PER_MS;
     while (generator->failed == 0 && generator->busy > 0 && dlk_now_ns() < end_ns) {
         turn(generator);
     }
-    measured.errors = generator->result->errors + generator->busy;
-    *generator->result = measured;
+    generator->result->errors += generator->busy; /* never answered */
 }
 
 /* ---- Its life ---- */

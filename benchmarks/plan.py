@@ -1,0 +1,15 @@
+"""How often and how long to measure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`runs`: medians are over these; `seconds`: of each single measurement. `quick`: small tables
+    and crowds, to see that it works."""
+
+    runs: int
+    seconds: float
+    quick: bool = False

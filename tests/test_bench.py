@@ -1,0 +1,271 @@
+"""The benchmarks work, and notice wrong answers. Nothing here is timed: a figure that a test could
+check would be a figure of the machine that runs the test."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import (  # noqa: E402
+    machine,
+    native,
+    part_handover,
+    part_latency,
+    processes,
+    report,
+    run,
+    sessions,
+    worker,
+)
+from benchmarks.plan import Plan  # noqa: E402
+from dlock.cli import main as dlock_main  # noqa: E402
+
+SECONDS = 0.05
+
+
+# ---- The measuring ends --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", sorted(native.KINDS))
+@pytest.mark.parametrize("held", [64, 256])
+def test_the_engine_alone(kind: str, held: int) -> None:
+    result = native.engine(kind, 256, held, SECONDS, batch=64)
+    assert result.count > 0
+    assert result.count % held == 0
+    assert result.elapsed_s >= SECONDS
+
+
+def test_bare_words_give_the_same_answers() -> None:
+    assert native.engine("atomic", 256, 64, SECONDS, batch=64, bare=True).count > 0
+
+
+@pytest.mark.parametrize("wrong", [
+    {"locks": 0}, {"held": 100}, {"held": 512}, {"batch": 2048}, {"sessions": 0},
+])
+def test_an_impossible_engine_is_refused(wrong: dict[str, int]) -> None:
+    arguments = {"locks": 256, "held": 64, "batch": 64, "sessions": 4, **wrong}
+    with pytest.raises(OSError, match="Invalid argument"):
+        native.engine("atomic", arguments.pop("locks"), arguments.pop("held"), SECONDS,
+                      **arguments)  # type: ignore[arg-type]
+
+
+def test_memory_grows_by_records() -> None:
+    found = native.engine_memory(100_000)
+    assert 0 < found["lock"] < 256
+    assert 0 < found["holder"] < 256
+    assert 0 < found["waiter"] < 512
+
+
+@pytest.mark.parametrize(("wait", "connections", "window"), [
+    ("block", 1, 1), ("poll", 1, 1), ("poll", 1, 300), ("block", 5, 7), ("poll", 5, 7),
+])
+def test_echoes_come_back(wait: str, connections: int, window: int) -> None:
+    with processes.echo_server(wait, connections) as server:
+        sockets = [processes.connect(server) for _ in range(connections)]
+        try:
+            result = native.load([one.fileno() for one in sockets], window, SECONDS, wait,
+                                 sampled=True)
+        finally:
+            for one in sockets:
+                one.close()
+    assert result.count == sum(result.counts) >= connections * window
+    assert 0 < len(result.samples_ns) <= result.count + connections * window
+    assert all(result.counts)
+
+
+# ---- Against a server ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server() -> object:
+    with processes.dlock_server("adaptive") as address:
+        yield address
+
+
+@pytest.mark.parametrize("kind", ["atomic", "rw", "rw shared", "fair", "semaphore"])
+@pytest.mark.parametrize("wait", ["block", "poll"])
+def test_load_of_pairs(server: processes.Address, kind: str, wait: str) -> None:
+    with sessions.connections(server, 3, 5, kind=kind) as (fds, locks):
+        result = native.load(fds, 5, SECONDS, wait, locks=locks)
+    assert result.count == sum(result.counts) > 0
+    assert result.refused == 0
+    assert all(result.counts)
+
+
+def test_load_on_one_name_waits_at_the_server(server: processes.Address) -> None:
+    with sessions.connections(server, 8, 1, shared_name=True, wait_ms=20000) as (fds, locks):
+        result = native.load(fds, 1, SECONDS, "poll", locks=locks, hand_over=True, sampled=True)
+    assert result.count > 0
+    assert result.refused == 0
+    assert max(result.counts) - min(result.counts) <= 2  # first come, first served
+    assert len(result.samples_ns) > 0
+
+
+def test_who_only_tries_is_refused(server: processes.Address) -> None:
+    with sessions.connections(server, 8, 1, shared_name=True) as (fds, locks):
+        result = native.load(fds, 1, 4 * SECONDS, "poll", locks=locks)
+    assert result.count > 0
+    assert result.refused > 0
+
+
+def test_a_wrong_answer_is_noticed(server: processes.Address) -> None:
+    with sessions.connections(server, 1, 2) as (fds, locks):
+        other = native.Locks(locks.client_ids, [locks.lock_ids[0], 999_999], locks.slots)
+        with pytest.raises(RuntimeError, match="wrong answers"):
+            native.load(fds, 2, SECONDS, "block", locks=other)
+
+
+def test_contending_threads_share(server: processes.Address) -> None:
+    result = part_handover.threads(server, 4, "adaptive", 4 * SECONDS, "fair")
+    assert result.count == sum(result.counts) > 0
+    assert result.refused == 0
+    assert part_handover.jain(result.counts) > 0.9
+    assert 0 < len(result.samples_ns) <= result.count
+
+
+@pytest.mark.parametrize(("task", "arguments"), [
+    ("dlock_pairs", {}),
+    ("dlock_pairs", {"waits": True}),
+    ("dlock_batches", {"size": 31}),
+    ("dlock_in_flight", {"size": 200}),
+])
+def test_python_workers(server: processes.Address, task: str, arguments: dict[str, int]) -> None:
+    found = part_latency.worker_on(server, task, wait="adaptive", seconds=SECONDS, name=task,
+                                   **arguments)
+    assert found["count"] > 0
+    assert 0 < found["p50_us"] <= found["p99_us"]
+    assert found["server_cores"] > 0
+
+
+def test_a_worker_that_fails_is_noticed(server: processes.Address) -> None:
+    with (
+        processes.Worker("dlock_pairs", None, {"host": server.host, "port": 1}) as broken,
+        pytest.raises(RuntimeError, match="did not start"),
+    ):
+        broken.ready()
+
+
+def test_a_worker_does_not_take_every_answer() -> None:
+    with pytest.raises(worker.WrongAnswerError):
+        worker.expect([True, None], [True, True])
+
+
+# ---- The figures ---------------------------------------------------------------------------------
+
+
+def test_figures_know_their_targets() -> None:
+    figures = report.Figures("part")
+    for value in (10.0, 30.0, 20.0):
+        figures.row("rate", "a second", report.at_least(15)).add(value, 0.5, 1.0)
+    figures.row("time", "us", report.at_most(15)).add(20)
+    figures.row("plain", "us").add(1)
+    figures.skip("peer", "it is not here")
+    rate, late, plain, peer = figures
+    assert (rate.value, rate.met, late.met, plain.met, peer.met) == (20, True, False, None, None)
+    shown = report.table(figures)
+    assert "| rate | 20 | a second | 10 .. 30 | 0.50 | 1.00 | >= 15 | met |" in shown
+    assert "MISSED" in shown
+    assert "skipped: it is not here" in shown
+
+
+def test_jain() -> None:
+    assert part_handover.jain([5, 5, 5, 5]) == pytest.approx(1)
+    assert part_handover.jain([8, 0, 0, 0]) == pytest.approx(1 / 4)
+    assert part_handover.jain([0, 0]) == 0
+
+
+def test_a_missing_peer_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part_latency.peers, "need_module", _nothing_here)
+    figures = report.Figures("latency")
+    part_latency.measure(Plan(1, SECONDS, quick=True), figures)
+    skipped = [figure.name for figure in figures if "skipped" in figure.note]
+    assert skipped == list(part_latency.PEERS)
+    assert any(figure.name.startswith("dlock adaptive /") for figure in figures)
+
+
+def _nothing_here(name: str) -> None:
+    raise part_latency.peers.MissingError(f"no {name}")
+
+
+def test_the_command_writes_table_and_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "results" / "figures.json"
+    code = run.main(["--quick", "--output", str(output), "engine", "floor", "handover"])
+    assert code in (0, 1)
+    found = json.loads(output.read_text())
+    assert found["machine"]["quick"] is True
+    assert {figure["part"] for figure in found["figures"]} == {"engine", "floor", "handover"}
+    assert all(len(figure["runs"]) == 1 for figure in found["figures"])
+    shown = capsys.readouterr().out
+    assert "### handover" in shown
+    assert str(output) in shown
+
+
+def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run.main(["speed"])
+    assert "no such part: speed" in capsys.readouterr().err
+
+
+def test_cpu_time_of_a_process_grows() -> None:
+    with processes.dlock_server("poll") as polling:
+        before = machine.cpu_seconds(polling.pid)
+        part_latency.worker_on(polling, "dlock_pairs", wait="block", seconds=SECONDS, name="cpu")
+        assert machine.cpu_seconds(polling.pid) > before
+
+
+# ---- dlock bench ---------------------------------------------------------------------------------
+
+ROWS = ["atomic", "rw, reading", "rw, writing", "fair", "atomic, all on one name",
+        "fair, all on one name", "fetch-and-add"]
+
+
+def bench(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "import sys; from dlock.cli import main; sys.exit(main())",
+               "bench", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+
+
+def test_dlock_bench_with_a_server_of_its_own() -> None:
+    done = bench("--seconds", "0.02", "--clients", "2", "--batch", "3", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert [row["name"] for row in found["rows"]] == ROWS
+    for row in found["rows"]:
+        assert row["clients"] == 2
+        assert row["batch"] == (1 if "all on" in row["name"] or "fetch" in row["name"] else 3)
+        assert row["per_second"] > 0
+        assert 0 < row["p50_us"] <= row["p99_us"]
+
+
+def test_dlock_bench_at_a_running_server(server: processes.Address) -> None:
+    done = bench("--seconds", "0.02", "--connect", f"{server.host}:{server.port}")
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in ROWS:
+        assert name in done.stdout
+
+
+def test_dlock_bench_without_a_server_says_so() -> None:
+    done = bench("--connect", "127.0.0.1:1", "--seconds", "0.02")
+    assert done.returncode == 1
+    assert "no server answers at 127.0.0.1:1" in done.stderr
+
+
+@pytest.mark.parametrize("words", [
+    ["--clients", "0"], ["--batch", "32"], ["--seconds", "0"], ["--wait", "sleep"],
+])
+def test_dlock_bench_refuses_what_is_out_of_range(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        dlock_main(["bench", *words])
+    assert ended.value.code == 2
+    assert words[0] in capsys.readouterr().err
