@@ -87,6 +87,7 @@ class MirrorClient:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.lock_wait_ms = settings.lock_wait_ms
         self.pointer = _mirror_data.new_client(
             settings.wait_mode, round(settings.reply_timeout_s * 1000)
         )

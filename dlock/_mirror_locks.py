@@ -61,6 +61,19 @@ def trylock(client_id: int, req: LockRequest | None) -> Result:
     ETICKET, EINVAL, LOCK_NOT_GET, EASYNC, NOT_READY, BAD_RESPONSE. `req.expire_time` is the lease
     in seconds; 0 only reports the state. Section 5.
     """
+    return _acquire(client_id, req, TRYLOCK)
+
+
+def lock(client_id: int, req: LockRequest | None) -> Result:
+    """Takes a lock, waiting for it at the server for `ClientCfg.lock_wait` seconds.
+
+    What `trylock` would return then: FAIL, or on a fair lock EAGAIN with the ticket kept.
+    Interrupted by a signal handler that raises (Ctrl-C), it leaves nothing behind. Section 5.
+    """
+    return _acquire(client_id, req, LOCK)
+
+
+def _acquire(client_id: int, req: LockRequest | None, verb: int) -> Result:
     try:
         client = _clients[client_id]
         lock_id, expire_s = req.lock_id, req.expire_time  # type: ignore[union-attr]
@@ -74,30 +87,16 @@ def trylock(client_id: int, req: LockRequest | None) -> Result:
         easy = False
     if easy:
         if op is _LOCK_EXCLUSIVE:
-            return _operate(client, entry, TRYLOCK, EXCLUSIVE, expire_s * 1000, 0)
+            return _operate(client, entry, verb, EXCLUSIVE, expire_s * 1000)
         if op is _LOCK_SHARED:
-            return _operate(client, entry, TRYLOCK, SHARED, expire_s * 1000, 0)
+            return _operate(client, entry, verb, SHARED, expire_s * 1000)
     try:
         client, entry, req = enter_request(client_id, req, bad_lock_request)
     except Refusal as refusal:
         return refusal.result
-    verb = TRYLOCK if req.expire_time else LOOK
-    return _operate(client, entry, verb, ASKED[req.lock_op][1], lease_ms(req), 0)
-
-
-def lock(client_id: int, req: LockRequest | None) -> Result:
-    """Takes a lock, waiting for it at the server for `ClientCfg.lock_wait` seconds.
-
-    What `trylock` would return then: FAIL, or on a fair lock EAGAIN with the ticket kept.
-    Interrupted by a signal handler that raises (Ctrl-C), it leaves nothing behind. Section 5.
-    """
-    try:
-        client, entry, req = enter_request(client_id, req, bad_lock_request)
-    except Refusal as refusal:
-        return refusal.result
-    verb = LOCK if req.expire_time else LOOK
-    mode = ASKED[req.lock_op][1]
-    return _operate(client, entry, verb, mode, lease_ms(req), client.settings.lock_wait_ms)
+    if req.expire_time == 0:
+        verb = LOOK
+    return _operate(client, entry, verb, ASKED[req.lock_op][1], lease_ms(req))
 
 
 def lock_extend(client_id: int, req: LockRequest | None) -> Result:
@@ -111,7 +110,7 @@ def lock_extend(client_id: int, req: LockRequest | None) -> Result:
         client, entry, req = enter_request(client_id, req, bad_extend_request)
     except Refusal as refusal:
         return refusal.result
-    return _operate(client, entry, EXTEND, ASKED[req.lock_op][1], lease_ms(req), 0)
+    return _operate(client, entry, EXTEND, ASKED[req.lock_op][1], lease_ms(req))
 
 
 def unlock(client_id: int, lock_id: int | None) -> Result:
@@ -127,21 +126,19 @@ def unlock(client_id: int, lock_id: int | None) -> Result:
     except (KeyError, TypeError):
         easy = False
     if easy:
-        return _operate(client, entry, UNLOCK, EXCLUSIVE, 0, 0)
+        return _operate(client, entry, UNLOCK, EXCLUSIVE, 0)
     try:
         client, entry = enter_lock(client_id, lock_id, lambda: bad_id(lock_id, "lock_id"))
     except Refusal as refusal:
         return refusal.result
-    return _operate(client, entry, UNLOCK, EXCLUSIVE, 0, 0)
+    return _operate(client, entry, UNLOCK, EXCLUSIVE, 0)
 
 
-def _operate(
-    client: MirrorClient, entry: LockEntry, verb: int, mode: int, lease_ms: int, wait_ms: int
-) -> Result:
+def _operate(client: MirrorClient, entry: LockEntry, verb: int, mode: int, lease_ms: int) -> Result:
     """One C call, then what it says as a status and a state."""
     call = _take_call()
     pointer, buffer = call
-    flags = entry.flags
+    wait_ms, flags = client.lock_wait_ms, entry.flags  # C heeds the wait of LOCK only
     _pack_call(buffer, 0, verb, entry.id, 0, mode, lease_ms, wait_ms, flags, 0, 0, _UNTOUCHED)
     status = _run(client.pointer, pointer)
     state = entry.read(buffer)

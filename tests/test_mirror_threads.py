@@ -143,8 +143,8 @@ def test_an_interrupted_batch_is_undone(far_service) -> None:
 
     former = signal.signal(signal.SIGALRM, interrupt)
     service.stop_in_its_tracks()
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
     with pytest.raises(InterruptedHere):
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
         dclient.batch_trylock(one, [ex(lock_id) for lock_id in locks])
     signal.signal(signal.SIGALRM, former)
     service.go_on()

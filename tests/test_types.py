@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -188,3 +190,27 @@ def test_the_document_has_the_36_calls() -> None:
         call = getattr(dclient, name, None) or getattr(dserver, name)
         code = call.__code__
         assert ", ".join(code.co_varnames[: code.co_argcount]) == parameters
+
+
+@pytest.mark.parametrize(
+    ("core", "complaint"),
+    [
+        ("None", "missing or does not load"),
+        ("N(ffi=None, lib=N(dlk_abi_version=lambda: 0))", "stale: it has ABI version 0"),
+    ],
+)
+def test_a_missing_or_stale_core_is_refused_with_the_remedy(core: str, complaint: str) -> None:
+    program = f"""
+import sys
+from types import SimpleNamespace as N
+sys.modules["dlock._native"] = {core}
+try:
+    import dlock.dclient
+except ImportError as problem:
+    print(problem)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert complaint in run.stdout
+    assert "`make` in a source tree, `pip install .` elsewhere" in run.stdout
