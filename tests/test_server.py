@@ -113,6 +113,7 @@ def test_a_silent_session_ends() -> None:
             assert welcome is not None
             one.get(b"a")
             assert eventually(lambda: server.stats()["clients"] == 0)
+            assert eventually(lambda: server.stats()["connections"] == 0)
             with pytest.raises(LinkError):
                 one.ask(m.Heartbeat())
         with Client(server.host, server.port, init=False) as two:
