@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from control_client import TIMEOUT, eventually
+from control_client import TIMEOUT
 
 from dlock.control import messages as m
 from dlock.control.codec import Decoder, encode
@@ -122,11 +122,6 @@ def twice(connection: socket.socket, decoder: Decoder) -> None:
     connection.sendall(encode(request_id, m.Status(S.SUCCESS)) * 2)
 
 
-def wait_for_the_end(connection: socket.socket, decoder: Decoder) -> None:
-    take(connection, decoder)
-    connection.recv(1)
-
-
 @pytest.mark.parametrize(
     "script", [late, silent_end, half, rubbish, other_id, other_type, twice])
 def test_whatever_goes_wrong_closes_the_link(script: Script) -> None:
@@ -147,7 +142,14 @@ def test_a_message_that_cannot_be_sent_leaves_the_link_as_it_was(server: Server)
 
 
 def test_close_wakes_a_thread_that_waits() -> None:
-    link, thread = peer(wait_for_the_end)
+    asked = threading.Event()
+
+    def answer_nothing(connection: socket.socket, decoder: Decoder) -> None:
+        take(connection, decoder)
+        asked.set()
+        connection.recv(1)
+
+    link, thread = peer(answer_nothing)
     raised: list[Exception] = []
 
     def ask() -> None:
@@ -158,7 +160,7 @@ def test_close_wakes_a_thread_that_waits() -> None:
 
     asking = threading.Thread(target=ask)
     asking.start()
-    assert eventually(lambda: link._lock.locked())
+    assert asked.wait(TIMEOUT)
     link.close()
     asking.join(TIMEOUT)
     thread.join(TIMEOUT)
