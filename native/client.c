@@ -333,12 +333,24 @@ int dlk_client_settle(struct dlk_client *client, uint32_t timeout_ms)
     return status;
 }
 
+/* Looks for the answer to the PING. A server that gave none in time, nor any other before the
+ * session ended, is given up: a call that waits for ever would otherwise wait for a dead one. */
+static void await_ping(struct dlk_client *client, uint64_t now_ns)
+{
+    dlk_look(client, now_ns);
+    dlk_expire(client, &client->ping, 1, now_ns);
+    client->ping_pause_ns *= client->ping_pause_ns < DLK_NS_PER_S / 16 ? 2 : 1;
+    if (client->up && client->ping.phase == DLK_PHASE_ENDED
+        && client->ping.status == DLK_STATUS_BAD_RESPONSE
+        && dlk_book_session_left_ms(&client->book, now_ns) == 0) {
+        dlk_wire_break(client, now_ns);
+    }
+}
+
 static void keep_ping(struct dlk_client *client, uint64_t now_ns)
 {
     if (client->ping.phase == DLK_PHASE_SENT) {
-        dlk_look(client, now_ns);
-        dlk_expire(client, &client->ping, 1, now_ns);
-        client->ping_pause_ns *= client->ping_pause_ns < DLK_NS_PER_S / 16 ? 2 : 1;
+        await_ping(client, now_ns);
         return;
     }
     dlk_book_retry_kept(&client->book);

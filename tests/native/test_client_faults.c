@@ -281,6 +281,42 @@ static void test_keeper(struct world *world)
     leave_silent(&peer, &deaf);
 }
 
+static void *wait_for_ever(void *argument)
+{
+    struct dlk_call call = make_call(WAIT, 4, 1, DLK_WAIT_FOREVER);
+    assert(run_call(argument, &call) == S(BAD_RESPONSE));
+    return NULL;
+}
+
+/* A server that is silent for longer than a session lives is given up, also by who would wait for
+ * ever in its queue. */
+static void test_dead_server(void)
+{
+    struct silent peer;
+    struct user user = join_silent_as(&peer, DLK_WAIT_BLOCK, 50);
+    pthread_t keeper;
+    pthread_t waiter;
+    int result = -1;
+    struct dlk_request lock;
+    dlk_client_detach(user.client);
+    close(peer.fd);
+    user.link.session_ttl_ms = 200;
+    pthread_t acceptor;
+    assert(pthread_create(&acceptor, NULL, accept_one, &peer) == 0);
+    assert(attach(&user) == S(SUCCESS) && pthread_join(acceptor, NULL) == 0);
+    get_lock(&user, 4, DLK_KIND_ATOMIC, 1);
+    assert(pthread_create(&waiter, NULL, wait_for_ever, &user) == 0);
+    take(&peer, &lock);
+    struct dlk_reply reply = answer_to(&lock, DLK_RESULT_QUEUED);
+    give(&peer, &reply);
+    assert(pthread_create(&keeper, NULL, keep, &result) == 0);
+    assert(pthread_join(waiter, NULL) == 0);
+    assert(dlk_client_attached(user.client) == 0 && dlk_client_debts(user.client) == 1);
+    dlk_keeper_stop();
+    assert(pthread_join(keeper, NULL) == 0 && result == 0);
+    leave_silent(&peer, &user);
+}
+
 /* ---- Fork ---- */
 
 static void test_fork(struct world *world)
@@ -321,6 +357,7 @@ int main(void)
     test_queued_is_an_answer();
     test_no_room();
     test_no_server();
+    test_dead_server();
     world_start(&world, &config);
     for (uint32_t lock = 4; lock < 8; lock++) {
         world_open_lock(&world, lock, 100 + lock, DLK_KIND_ATOMIC);
