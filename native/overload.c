@@ -4,15 +4,14 @@
  *
  * /proc/loadavg counts the runnable threads of the whole machine, so they are compared with the
  * cores of the whole machine. A process that may use only some of these cores (a container, a
- * batch job) can be short of them while others idle: there a thread also goes by its own
- * involuntary context switches, which a spinner with a core to itself hardly has.
+ * batch job) can be short of them while others idle: there a thread also goes by how long the
+ * scheduler has let it wait for a core.
  */
 #include <fcntl.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "adaptive.h"
@@ -100,23 +99,42 @@ static void sample(uint64_t now_ns)
     atomic_store_explicit(&cores_restricted, usable_cores(online) < online, memory_order_relaxed);
 }
 
-/* Has the calling thread been put aside by the scheduler since it last asked? */
-static bool preempted(uint64_t now_ns)
+/* Nanoseconds that the calling thread was ready to run and did not: the second number of its
+ * schedstat. 0 where it cannot be read. */
+static uint64_t waited_for_core_ns(void)
 {
-    static _Thread_local uint64_t asked_ns;
-    static _Thread_local long switches;
-    static _Thread_local bool answer;
-    struct rusage usage;
+    char text[128];
+    char *rest = text;
+    int fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+    ssize_t length = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
 
-    if (asked_ns != 0 && now_ns < asked_ns + SAMPLE_INTERVAL_NS) {
+    if (fd >= 0) {
+        close(fd);
+    }
+    if (length <= 0) {
+        return 0;
+    }
+    text[length] = '\0';
+    (void)strtoull(text, &rest, 10);
+    return strtoull(rest, NULL, 10);
+}
+
+/* Has the calling thread waited for a core for a fourth of the time since it was last looked at?
+ * A neighbour that runs now and then costs it less, another spinner half. */
+static bool short_of_cores(uint64_t now_ns)
+{
+    static _Thread_local uint64_t looked_ns;
+    static _Thread_local uint64_t before_ns;
+    static _Thread_local bool answer;
+    uint64_t waited_ns;
+
+    if (looked_ns != 0 && now_ns < looked_ns + SAMPLE_INTERVAL_NS) {
         return answer;
     }
-    if (getrusage(RUSAGE_THREAD, &usage) != 0) {
-        return false;
-    }
-    answer = asked_ns != 0 && usage.ru_nivcsw > switches;
-    switches = usage.ru_nivcsw;
-    asked_ns = now_ns;
+    waited_ns = waited_for_core_ns();
+    answer = looked_ns != 0 && (waited_ns - before_ns) * 4 > now_ns - looked_ns;
+    before_ns = waited_ns;
+    looked_ns = now_ns;
     return answer;
 }
 
@@ -126,5 +144,5 @@ bool dlk_overloaded(uint64_t now_ns)
     if (atomic_load_explicit(&machine_overloaded, memory_order_relaxed)) {
         return true;
     }
-    return atomic_load_explicit(&cores_restricted, memory_order_relaxed) && preempted(now_ns);
+    return atomic_load_explicit(&cores_restricted, memory_order_relaxed) && short_of_cores(now_ns);
 }
