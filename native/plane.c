@@ -323,10 +323,14 @@ static void last_words(struct dlk_plane *plane)
 
 int dlk_plane_run(struct dlk_plane *plane)
 {
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
     sigset_t all;
     sigset_t before;
 
     sigfillset(&all);
+    for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++) {
+        sigdelset(&all, faults[i]); /* these say that this thread is broken: not to be held back */
+    }
     pthread_sigmask(SIG_SETMASK, &all, &before);
     plane->clock_ns = dlk_now_ns();
     while (!atomic_load_explicit(&plane->stop, memory_order_relaxed) && plane->failed == 0) {
