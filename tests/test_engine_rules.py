@@ -6,7 +6,9 @@ wrong together; Pair has compared the two before anything is asserted.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import pytest
 from engine_driver import Pair
@@ -33,18 +35,18 @@ class Game:
         for slot, kind in enumerate(KINDS):
             self.pair.command(Command("LOCK_OPEN", slot, 100 + slot, kind, SIZE))
 
-    def output(self, op: str, session: int, kind: str, **fields: object) -> Output:
+    def output(self, op: str, session: int, kind: str, **fields: Any) -> Output:
         self.requests += 1
         slot = KINDS.index(kind)
-        request = Request(op, session, self.requests, 100 + slot, slot, **fields)  # type: ignore[arg-type]
+        request = replace(Request(op, session, self.requests, 100 + slot, slot), **fields)
         return self.pair.step([request])[0]
 
-    def ask(self, op: str, session: int, kind: str, **fields: object) -> Reply:
+    def ask(self, op: str, session: int, kind: str, **fields: Any) -> Reply:
         reply = self.output(op, session, kind, **fields).own
         assert reply is not None
         return reply
 
-    def lock(self, session: int, kind: str, mode: str = EX, **fields: object) -> Reply:
+    def lock(self, session: int, kind: str, mode: str = EX, **fields: Any) -> Reply:
         return self.ask("LOCK", session, kind, mode=mode, **fields)
 
 
