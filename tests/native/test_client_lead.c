@@ -3,6 +3,7 @@
  * thread that was put off goes on as soon as it can. A wake-up that is missed costs the rest of a
  * slice, in nearly every round; a busy machine can make a round slow too, but not most of them.
  */
+#include <signal.h>
 #include <stdio.h>
 
 #include "client.h"
@@ -223,6 +224,48 @@ static void test_settler_is_woken(void)
     leave_silent(&peer, &user);
 }
 
+static void on_signal(int number)
+{
+    (void)number;
+}
+
+static void *wait_one_slice(void *argument)
+{
+    struct asker *asker = argument;
+    uint64_t started_ns = dlk_now_ns();
+    assert(dlk_client_wait(asker->user->client, &asker->call) == S(PENDING));
+    asker->smooth = was_smooth(started_ns);
+    return NULL;
+}
+
+/* A signal brings a waiting thread back at once, whether it reads or follows. */
+static void test_signal_interrupts(void)
+{
+    struct silent peer;
+    struct user user = join_silent_as(&peer, DLK_WAIT_BLOCK, REPLY_TIMEOUT_MS);
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    int smooth[2] = {0, 0};
+    assert(sigaction(SIGUSR1, &action, NULL) == 0);
+    assert(dlk_client_add_object(user.client, 9, 0) == S(SUCCESS));
+    for (int i = 0; i < ROUNDS; i++) {
+        struct asker askers[2] = {begin_asking(&user, read_call), begin_asking(&user, read_call)};
+        for (int j = 0; j < 2; j++) {
+            assert(dlk_client_start(user.client, &askers[j].call) == S(PENDING));
+            assert(pthread_create(&askers[j].thread, NULL, wait_one_slice, &askers[j]) == 0);
+            await_waiters(user.client, (uint32_t)j + 1, 0, 0);
+        }
+        usleep(2000); /* from waiting in the list to sleeping in the kernel */
+        for (int j = 1; j >= 0; j--) {
+            assert(pthread_kill(askers[j].thread, SIGUSR1) == 0);
+            end_asking(&askers[j]);
+            dlk_client_cancel(user.client, &askers[j].call);
+            smooth[j] += askers[j].smooth;
+        }
+    }
+    assert(smooth[0] >= SMOOTH_ROUNDS && smooth[1] >= SMOOTH_ROUNDS);
+    leave_silent(&peer, &user);
+}
+
 int main(void)
 {
     test_lead_is_handed_on(DLK_WAIT_BLOCK);
@@ -233,6 +276,7 @@ int main(void)
     test_put_off_goes_on(DLK_RESULT_GRANTED);
     test_put_off_goes_on(DLK_RESULT_QUEUED);
     test_settler_is_woken();
+    test_signal_interrupts();
     printf("done\n");
     return 0;
 }
