@@ -4,13 +4,12 @@ function of the parsed arguments that returns the exit code."""
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 from collections.abc import Sequence
 
 from dlock import __version__
+from dlock.cli import bench, serve
 
-SUBCOMMANDS = ("serve", "bench")
+SUBCOMMANDS = (serve, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,9 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="dlock", description="A lock service for programs that run on many nodes.")
     parser.add_argument("--version", action="version", version=f"dlock {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in SUBCOMMANDS:
-        module = f"dlock.cli.{name}"
-        if importlib.util.find_spec(module) is not None:
-            importlib.import_module(module).register(subparsers)
+    for subcommand in SUBCOMMANDS:
+        subcommand.register(subparsers)
     arguments = parser.parse_args(argv)
     return int(arguments.run(arguments))
