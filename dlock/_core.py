@@ -97,6 +97,11 @@ def result_text(result: int) -> str:
     return str(ffi.string(lib.dlk_result_text(result)).decode())
 
 
+def fault_text(fault: int) -> str:
+    """Why the plane closed a data connection, in words."""
+    return str(ffi.string(lib.dlk_fault_text(fault)).decode())
+
+
 def counter_names() -> list[str]:
     """The engine's and plane's counters in the order in which `counters` returns them."""
     prefix = "DLK_COUNT_"

@@ -257,8 +257,10 @@ void dlk_engine_stop(struct dlk_engine *engine)
     for (uint32_t index = 0; index < engine->entries_high; index++) {
         struct entry *entry = &engine->entries[index];
         if (entry->state == DLK_ENTRY_QUEUED) {
+            struct lock *lock = &engine->locks[entry->lock];
             dlk_reply_entry(engine, entry, DLK_RESULT_STOPPING, 0);
             dlk_entry_remove(engine, entry);
+            dlk_lock_settle(engine, lock, 0); /* grants nothing any more: takes its timer away */
         }
     }
 }

@@ -10,6 +10,7 @@ crash is on disk (Persist...) before the command that makes it true is sent.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 from collections.abc import Callable
 from enum import Enum
@@ -40,6 +41,16 @@ class Phase(Enum):
 
     SETTLING = "settling"
     READY = "ready"
+
+
+def bad_peer(event: Event) -> Note:
+    """What to say of a data connection that the plane has closed for what it sent. It has counted
+    that itself."""
+    address = ipaddress.IPv6Address(event.cookie.to_bytes(8, "little")
+                                    + event.value.to_bytes(8, "little"))
+    return Note("bad data connection", {
+        "peer": str(address.ipv4_mapped or address), "client_id": event.id,
+        "reason": _core.fault_text(event.result)}, logging.WARNING)
 
 
 class Registry:
@@ -107,6 +118,8 @@ class Registry:
             self._locks.closed(event)
         elif event.op == _core.DLK_EVENT_EPOCH_LOW:
             self._epoch_low(event)
+        elif event.op == _core.DLK_EVENT_BAD_PEER:
+            self._out.add(bad_peer(event))
         return self._out.drain()
 
     def tick(self, now_ns: int) -> list[Effect]:
