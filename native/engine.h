@@ -8,7 +8,7 @@
  *   dlk_engine_command  one command of the control plane; emits a DONE event with its cookie
  *   dlk_engine_step     a batch of requests, in order. `session` and `slot` are slots and may be
  *                       any number; op, mode and flags have been validated by the codec
- *   dlk_engine_tick     ends what is due: leases, claims and sessions first, then waits.
+ *   dlk_engine_tick     ends what is due: sessions, then leases and claims, then waits.
  *                       sessions_now_ns (<= now_ns) is a time before which every request that had
  *                       arrived has been stepped; 0: end no session in this tick
  *   dlk_engine_stop     wakes every waiter with STOPPING
