@@ -50,9 +50,11 @@ class Result:
         return self.cpu_s / self.elapsed_s
 
     def quantile_us(self, share: float) -> float:
-        """Of the samples."""
+        """Of the samples; RuntimeError if there are none: nothing happened in this time."""
+        if not self.samples_ns:
+            raise RuntimeError(f"nothing to measure happened in {self.elapsed_s:.2f} s")
         ordered = sorted(self.samples_ns)
-        return ordered[min(int(share * len(ordered)), len(ordered) - 1)] / 1000 if ordered else 0.0
+        return ordered[min(int(share * len(ordered)), len(ordered) - 1)] / 1000
 
 
 def _result(error: int, out: Any) -> Result:
@@ -139,14 +141,14 @@ def load(fds: Sequence[int], window: int, seconds: float, wait_mode: str, *,
     return result
 
 
-def crowd(clients: Sequence[Any], lock_id: int, seconds: float, *, mode: int = 0,
+def crowd(clients: Sequence[Any], lock_id: int, seconds: float, *, hold_us: int = 0,
           wait_ms: int = 30000) -> Result:
     """A thread for each `struct dlk_client *`, all on one lock that each has got."""
     counts = ffi.new("uint64_t[]", len(clients))
     samples = ffi.new("uint32_t[]", SAMPLES_MAX)
     pointers = ffi.new("struct dlk_client *[]", list(clients))
     config = ffi.new("struct dlk_bench_crowd *", {
-        "clients": len(clients), "lock_id": lock_id, "mode": mode, "wait_ms": wait_ms,
+        "clients": len(clients), "lock_id": lock_id, "wait_ms": wait_ms, "hold_us": hold_us,
         "duration_ms": round(seconds * 1000), "samples_room": SAMPLES_MAX, "client": pointers,
         "counts": counts, "samples_ns": samples,
     })

@@ -18,10 +18,16 @@ ROUND_TRIPS: Final = 1.5
 FAIR_CLIENTS: Final = 64
 JAIN: Final = 0.99
 WAIT_MS: Final = 30_000
-# How server and clients wait, and the bare round trip that it is held against.
+# How long each holds the lock: until the one before has asked again and come to rest. Without it
+# the clients, which share a core, would keep it busy with that while the next one is to be woken.
+HOLD_US: Final = 300
+# How the server waits, how the clients do, and the bare round trip (both its ends) that the
+# hand-over is held against. Clients that share a core have none to spin on: in the default mode
+# only the server spins.
 MODES: Final = (
-    ("both block", "block", "block"),
-    ("server polls, client blocks", "poll", "block"),
+    ("both block", "block", "block", "block"),
+    ("server polls, clients block", "poll", "block", "poll"),
+    ("both adaptive", "adaptive", "adaptive", "poll"),
 )
 
 
@@ -32,59 +38,72 @@ def jain(shares: Sequence[float]) -> float:
 
 
 def threads(server: Address, clients: int, wait: str, seconds: float,
-            kind: str = "atomic") -> native.Result:
-    """Clients of the C library, a thread each, on the client's core."""
+            kind: str = "atomic", hold_us: int = 0) -> tuple[native.Result, float]:
+    """Clients of the C library, a thread each, on the client's core; and the server's CPU."""
     with (library_clients(server, clients, wait, [f"{kind}/{clients}"], kind) as (pointers, ids),
           pinned(cores()[1])):
-        return native.crowd(pointers, ids[0], seconds)
+        burnt = cpu_seconds(server.pid)
+        result = native.crowd(pointers, ids[0], seconds, hold_us=hold_us)
+        return result, (cpu_seconds(server.pid) - burnt) / result.elapsed_s
 
 
-def frames(server: Address, clients: int, seconds: float) -> native.Result:
+def frames(server: Address, clients: int, seconds: float) -> tuple[native.Result, float]:
     """The load generator: raw frames, polling, so that no thread has to be woken."""
     with (connections(server, clients, 1, shared_name=True, wait_ms=WAIT_MS) as (fds, locks),
           pinned(cores()[1])):
-        return native.load(fds, 1, seconds, "poll", locks=locks, hand_over=True, sampled=True)
+        burnt = cpu_seconds(server.pid)
+        result = native.load(fds, 1, seconds, "poll", locks=locks, hand_over=True, sampled=True)
+        return result, (cpu_seconds(server.pid) - burnt) / result.elapsed_s
 
 
-def _add(figures: Figures, name: str, server: Address, burnt: float, result: native.Result,
-         floor_us: float) -> float:
-    burnt = (cpu_seconds(server.pid) - burnt) / result.elapsed_s
-    value = result.quantile_us(0.5)
-    figures.row(f"hand-over, {name}", "us").add(value, burnt, result.cores)
-    figures.row(f"... in bare round trips, {name}", "times", at_most(ROUND_TRIPS)).add(
-        value / floor_us)
-    return value
+def of_threads(plan: Plan, figures: Figures, counts: Sequence[int]) -> None:
+    """In each mode beside the bare round trip of the same mode."""
+    for mode, server_wait, client_wait, floor_wait in MODES:
+        floor_us, *burnt = part_floor.round_trip(floor_wait, "block", plan.seconds)
+        if mode != MODES[-1][0]:
+            figures.row(f"bare round trip, {mode}", "us").add(floor_us, *burnt)
+        values = []
+        with dlock_server(server_wait, cores()[0]) as server:
+            for clients in counts:
+                result, server_cores = threads(server, clients, client_wait, plan.seconds,
+                                               hold_us=HOLD_US)
+                values.append(result.quantile_us(0.5))
+                name = f"{clients} threads, {mode}"
+                figures.row(f"hand-over, {name}", "us").add(
+                    values[-1], server_cores, result.cores)
+                figures.row(f"hand-over in bare round trips, {name}", "times",
+                            at_most(ROUND_TRIPS)).add(values[-1] / floor_us)
+        figures.row(f"hand-over, {counts[-1]} against {counts[0]} threads, {mode}", "times").add(
+            values[-1] / values[0])
+        with dlock_server(server_wait, cores()[0]) as server:
+            result, server_cores = threads(server, counts[-1], client_wait, plan.seconds)
+        figures.row(f"hand-over, {counts[-1]} threads that hold for no time, {mode}", "us").add(
+            result.quantile_us(0.5), server_cores, result.cores)
+
+
+def of_frames(plan: Plan, figures: Figures, counts: Sequence[int]) -> None:
+    """Both ends poll; no thread has to be woken."""
+    floor_us, *burnt = part_floor.round_trip("poll", "poll", plan.seconds)
+    figures.row("bare round trip, both poll", "us").add(floor_us, *burnt)
+    with dlock_server("poll", cores()[0]) as server:
+        for clients in counts:
+            result, server_cores = frames(server, clients, plan.seconds)
+            figures.row(f"hand-over, {clients} raw clients, both poll", "us").add(
+                result.quantile_us(0.5), server_cores, result.cores)
 
 
 def measure(plan: Plan, figures: Figures) -> None:
-    """In each mode beside the bare round trip of the same mode."""
+    """By the number of clients."""
     counts = CLIENTS[:2] if plan.quick else CLIENTS
     for _ in range(plan.runs):
-        for mode, server_wait, client_wait in MODES:
-            floor_us, *burnt = part_floor.round_trip(server_wait, client_wait, plan.seconds)
-            figures.row(f"bare round trip, {mode}", "us").add(floor_us, *burnt)
-            with dlock_server(server_wait, cores()[0]) as server:
-                values = []
-                for clients in counts:
-                    before = cpu_seconds(server.pid)
-                    result = threads(server, clients, client_wait, plan.seconds)
-                    values.append(_add(figures, f"{clients} threads, {mode}", server, before,
-                                       result, floor_us))
-            figures.row(f"{counts[-1]} against {counts[0]} threads, {mode}", "times").add(
-                values[-1] / values[0])
-        floor_us, *burnt = part_floor.round_trip("poll", "poll", plan.seconds)
-        figures.row("bare round trip, both poll", "us").add(floor_us, *burnt)
-        with dlock_server("poll", cores()[0]) as server:
-            for clients in counts:
-                before = cpu_seconds(server.pid)
-                _add(figures, f"{clients} raw clients, both poll", server, before,
-                     frames(server, clients, plan.seconds), floor_us)
+        of_threads(plan, figures, counts)
+        of_frames(plan, figures, counts)
         fairness(plan, figures)
 
 
 def fairness(plan: Plan, figures: Figures) -> None:
     """In the default mode."""
     with dlock_server("adaptive", cores()[0]) as server:
-        result = threads(server, FAIR_CLIENTS, "adaptive", plan.seconds, "fair")
+        result, server_cores = threads(server, FAIR_CLIENTS, "adaptive", plan.seconds, "fair")
     figures.row(f"{FAIR_CLIENTS} clients on one fair lock, Jain index of grants", "index",
-                at_least(JAIN)).add(jain(result.counts), client_cores=result.cores)
+                at_least(JAIN)).add(jain(result.counts), server_cores, result.cores)

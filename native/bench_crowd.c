@@ -15,7 +15,7 @@ enum { STACK_BYTES = 256 * 1024 };
 
 struct crowd {
     const struct dlk_bench_crowd *config;
-    atomic_bool go;
+    pthread_mutex_t gate; /* shut until all are there */
     atomic_bool stop;
     atomic_uint errors;
     atomic_uint refused;
@@ -54,6 +54,33 @@ static void note(struct crowd *crowd, struct member *member, uint64_t now_ns)
     }
 }
 
+/* Waits for the lock, holds it, gives it back. False: this member cannot go on. */
+static bool turn(struct member *member, struct dlk_call *lock, struct dlk_call *unlock)
+{
+    struct crowd *crowd = member->crowd;
+    int status = carry_out(member, lock);
+    uint64_t now_ns = dlk_now_ns();
+    if (status == DLK_STATUS_FAIL || status == DLK_STATUS_EAGAIN) {
+        atomic_fetch_add(&crowd->refused, 1);
+        return true;
+    }
+    if (status == DLK_STATUS_SUCCESS) {
+        struct timespec hold = {.tv_nsec = (long)crowd->config->hold_us * DLK_NS_PER_US};
+        if (!atomic_load_explicit(&crowd->stop, memory_order_relaxed)) {
+            note(crowd, member, now_ns);
+        }
+        if (hold.tv_nsec != 0) {
+            nanosleep(&hold, NULL);
+        }
+        atomic_store(&crowd->released_ns, dlk_now_ns());
+        status = carry_out(member, unlock);
+    }
+    if (status != DLK_STATUS_SUCCESS) {
+        atomic_fetch_add(&crowd->errors, 1);
+    }
+    return status == DLK_STATUS_SUCCESS;
+}
+
 static void *contend(void *argument)
 {
     struct member *member = argument;
@@ -65,26 +92,10 @@ static void *contend(void *argument)
                             .lease_ms = config->lease_ms,
                             .wait_ms = config->wait_ms};
     struct dlk_call unlock = {.verb = DLK_VERB_UNLOCK, .lock_id = config->lock_id};
-    while (!atomic_load(&crowd->go)) {
-        struct timespec nap = {.tv_nsec = DLK_NS_PER_MS};
-        nanosleep(&nap, NULL);
-    }
-    while (!atomic_load_explicit(&crowd->stop, memory_order_relaxed)) {
-        int status = carry_out(member, &lock);
-        if (status == DLK_STATUS_SUCCESS) {
-            uint64_t now_ns = dlk_now_ns();
-            if (!atomic_load_explicit(&crowd->stop, memory_order_relaxed)) {
-                note(crowd, member, now_ns);
-            }
-            atomic_store(&crowd->released_ns, dlk_now_ns());
-            atomic_fetch_add(&crowd->errors,
-                             carry_out(member, &unlock) != DLK_STATUS_SUCCESS);
-        } else if (status == DLK_STATUS_FAIL || status == DLK_STATUS_EAGAIN) {
-            atomic_fetch_add(&crowd->refused, 1);
-        } else {
-            atomic_fetch_add(&crowd->errors, 1);
-            break;
-        }
+    pthread_mutex_lock(&crowd->gate);
+    pthread_mutex_unlock(&crowd->gate);
+    while (!atomic_load_explicit(&crowd->stop, memory_order_relaxed)
+           && turn(member, &lock, &unlock)) {
     }
     return NULL;
 }
@@ -117,16 +128,22 @@ static uint32_t start(struct crowd *crowd, struct member *members)
 int dlk_bench_crowd(const struct dlk_bench_crowd *config, struct dlk_bench_result *result)
 {
     struct crowd crowd = {.config = config};
-    if (config->clients == 0 || config->clients > DLK_MAX_CLIENTS_LIMIT || config->wait_ms == 0) {
+    if (config->clients == 0 || config->clients > DLK_MAX_CLIENTS_LIMIT || config->wait_ms == 0
+        || config->hold_us >= DLK_NS_PER_S / DLK_NS_PER_US) {
         return EINVAL;
     }
     struct member *members = calloc(config->clients, sizeof(struct member));
     if (members == NULL) {
         return ENOMEM;
     }
+    pthread_mutex_init(&crowd.gate, NULL);
+    pthread_mutex_lock(&crowd.gate);
     uint32_t started = start(&crowd, members);
+    if (started < config->clients) {
+        atomic_store(&crowd.stop, true);
+    }
     dlk_bench_begin(result);
-    atomic_store(&crowd.go, true);
+    pthread_mutex_unlock(&crowd.gate);
     struct timespec nap = {.tv_sec = config->duration_ms / 1000,
                            .tv_nsec = (long)(config->duration_ms % 1000) * DLK_NS_PER_MS};
     if (started == config->clients) {
@@ -139,6 +156,7 @@ int dlk_bench_crowd(const struct dlk_bench_crowd *config, struct dlk_bench_resul
         pthread_join(members[i].thread, NULL);
         result->count += config->counts[i];
     }
+    pthread_mutex_destroy(&crowd.gate);
     result->samples = atomic_load(&crowd.samples);
     result->errors = atomic_load(&crowd.errors);
     result->refused = atomic_load(&crowd.refused);

@@ -619,8 +619,8 @@ struct dlk_bench_crowd {
     uint32_t lease_ms;
     uint32_t wait_ms;
     uint32_t duration_ms;
+    uint32_t hold_us;           /* asleep, so that everybody else has come to rest in the queue */
     uint32_t samples_room;
-    uint32_t padding;
     struct dlk_client **client; /* each has got the lock, with owner 0 */
     uint64_t *counts;           /* by client: grants */
     uint32_t *samples_ns;

@@ -123,7 +123,7 @@ def test_a_wrong_answer_is_noticed(server: processes.Address) -> None:
 
 
 def test_contending_threads_share(server: processes.Address) -> None:
-    result = part_handover.threads(server, 4, "adaptive", 4 * SECONDS, "fair")
+    result, _ = part_handover.threads(server, 4, "adaptive", 4 * SECONDS, "fair")
     assert result.count == sum(result.counts) > 0
     assert result.refused == 0
     assert part_handover.jain(result.counts) > 0.9
