@@ -174,6 +174,11 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
         assert (document.parent / target).exists(), target
 
 
+def test_the_c_test_that_the_tour_runs_exists() -> None:
+    (name,) = re.findall(r"build/c/(\w+)", read("docs/tour.md"))
+    assert (ROOT / "tests" / "native" / f"{name}.c").exists()
+
+
 @pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
 def test_every_make_command_exists(document: Path) -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", read("Makefile"), re.M))
