@@ -18,6 +18,9 @@ static inline uint64_t dlk_bench_cpu_ns(void)
     return (uint64_t)spent.tv_sec * DLK_NS_PER_S + (uint64_t)spent.tv_nsec;
 }
 
+/* A measurement in which nothing happened goes on, at most this many times as long. */
+enum { DLK_BENCH_PATIENCE = 50 };
+
 static inline void dlk_bench_begin(struct dlk_bench_result *result)
 {
     *result = (struct dlk_bench_result){.cpu_ns = dlk_bench_cpu_ns(), .elapsed_ns = dlk_now_ns()};

@@ -146,8 +146,12 @@ int dlk_bench_crowd(const struct dlk_bench_crowd *config, struct dlk_bench_resul
     pthread_mutex_unlock(&crowd.gate);
     struct timespec nap = {.tv_sec = config->duration_ms / 1000,
                            .tv_nsec = (long)(config->duration_ms % 1000) * DLK_NS_PER_MS};
-    if (started == config->clients) {
-        while (nanosleep(&nap, &nap) != 0 && errno == EINTR) {
+    for (int i = 0; started == config->clients && i < DLK_BENCH_PATIENCE; i++) {
+        struct timespec left = nap;
+        while (nanosleep(&left, &left) != 0 && errno == EINTR) {
+        }
+        if (atomic_load(&crowd.samples) != 0 || config->clients == 1) {
+            break;
         }
     }
     atomic_store(&crowd.stop, true);

@@ -246,6 +246,15 @@ static void turn(struct generator *generator)
     }
 }
 
+static bool over(const struct generator *generator, uint64_t end_ns)
+{
+    uint64_t now_ns = dlk_now_ns();
+    uint64_t duration_ns = (uint64_t)generator->load->duration_ms * DLK_NS_PER_MS;
+    bool sampled = generator->load->samples_ns == NULL || generator->result->samples > 0;
+    bool happened = generator->result->count > 0 && sampled;
+    return now_ns >= end_ns + (happened ? 0 : DLK_BENCH_PATIENCE * duration_ns);
+}
+
 static void run(struct generator *generator)
 {
     const struct dlk_bench_load *load = generator->load;
@@ -259,7 +268,7 @@ static void run(struct generator *generator)
         }
         flush(generator, &generator->connections[number]);
     }
-    while (generator->failed == 0 && dlk_now_ns() < end_ns) {
+    while (generator->failed == 0 && !over(generator, end_ns)) {
         turn(generator);
     }
     dlk_bench_end(generator->result);
