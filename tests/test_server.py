@@ -467,8 +467,8 @@ assert link.request(m.ClientInit(1, 1, {}), 20).client_id
 
 def run_program(tail: str) -> subprocess.CompletedProcess[str]:
     # From 3.12 on Python warns of any fork beside threads, which is what is tested here.
-    return subprocess.run([sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM + tail],
-                          capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM + tail]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_a_program_that_forgets_to_stop_ends() -> None:
