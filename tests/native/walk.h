@@ -50,6 +50,7 @@ struct known {
     uint64_t wait_end;
     uint64_t claim_end; /* NEVER: its turn has not come */
     uint32_t arrival;
+    uint32_t entry; /* its handle */
     uint8_t lease; /* asked for, in units */
     bool waits;    /* told QUEUED, and nothing since */
 };
@@ -80,6 +81,7 @@ struct world {
     uint32_t request_id; /* 0: no request */
     uint32_t target;     /* request id of the entry that the action means */
     uint32_t result;     /* of the request itself */
+    uint32_t entry;
 };
 
 static inline void world_say(const struct world *world)
@@ -162,6 +164,9 @@ static inline bool request_of(struct world *world, struct dlk_request *out)
     if (act->op == ACT_RESEND) {
         out->request_id = meant->view.request_id;
         out->flags |= DLK_FLAG_RESEND;
+    }
+    if (act->op == ACT_REDEEM || act->op == ACT_GIVE_UP) {
+        out->entry = meant->entry; /* which stays when a grant crosses */
     }
     world->target = meant != NULL ? meant->view.request_id : 0;
     world->request_id = out->request_id;

@@ -65,6 +65,7 @@ static inline const char *take_replies(struct world *world)
     }
     if (own != NULL) {
         world->result = own->result;
+        world->entry = own->entry;
         bool redeemed = world->act.op == ACT_REDEEM || world->act.op == ACT_RESEND;
         if (own->result == DLK_RESULT_GRANTED && own->token <= world->highest_token
             && !(redeemed && hold_before(world, own->token) != NULL)) {
@@ -115,6 +116,10 @@ static inline void learn(struct world *world, const struct dlk_entry_view *view,
     uint32_t was = own && world->act.op == ACT_REDEEM ? world->target : view->request_id;
     const struct known *before = known_by_request(world->before, world->count_before, was);
     *known = (struct known){.wait_end = NEVER, .claim_end = NEVER, .lease = world->act.lease};
+    if (before != NULL && before->view.state == DLK_ENTRY_TICKET
+        && view->state == DLK_ENTRY_HELD && world->act.op == ACT_RESEND) {
+        before = NULL; /* the ticket was passed just before, so the repetition came anew */
+    }
     if (before != NULL) {
         *known = *before;
     } else {
@@ -122,6 +127,7 @@ static inline void learn(struct world *world, const struct dlk_entry_view *view,
     }
     known->view = *view;
     if (own) {
+        known->entry = world->entry;
         known->lease = world->act.lease;
         known->wait_end = world->now + world->act.wait * UNIT;
         known->waits = world->result == DLK_RESULT_QUEUED;
@@ -195,25 +201,45 @@ static inline const char *check_exclusion(const struct world *world)
     return exclusive != 0 && readers != 0 ? "a writer is not alone" : NULL;
 }
 
-/* A hold has one authority: its lease, or without one its session. Else only its owner ends it. */
-static inline const char *check_lost(struct world *world)
+/* Does the entry have an end of its own, which has come? A hold has one authority: its lease, or
+ * without one its session. A ticket is passed after its claim, when somebody stands behind it or
+ * has newly come. */
+static inline bool is_over(const struct world *world, size_t index)
+{
+    const struct known *old = &world->before[index];
+    bool ended = world->session[old->view.session] != IS_OPEN;
+    if (held(old)) {
+        return old->view.end_ns == NEVER ? ended : old->view.end_ns <= world->now;
+    }
+    bool new = world->act.op == ACT_LOCK || world->act.op == ACT_RESEND; /* of a passed ticket */
+    bool behind = index + 1 < world->count_before || new;
+    return ended || old->waits || old->wait_end <= world->now
+           || (old->claim_end <= world->now && behind);
+}
+
+/* Nothing is taken away from anybody before its time, and a lease never shrinks. */
+static inline const char *check_lost(const struct world *world)
 {
     for (size_t i = 0; i < world->count_before; i++) {
         const struct known *old = &world->before[i];
-        bool there = false;
+        const struct known *there = NULL;
         for (size_t k = 0; k < world->count; k++) {
-            there = there || world->known[k].view.token == old->view.token;
+            bool same = held(old) ? world->known[k].view.token == old->view.token
+                                  : world->known[k].arrival == old->arrival;
+            there = same ? &world->known[k] : there;
         }
         bool left = world->act.op == ACT_LEAVE && world->act.session == old->view.session;
         bool meant = world->target == old->view.request_id && world->act.op != ACT_EXTEND
                      && world->act.op != ACT_RESEND;
-        bool ended = world->session[old->view.session] != IS_OPEN;
-        bool over = old->view.end_ns == NEVER ? ended : old->view.end_ns <= world->now;
-        if (held(old) && !there && !left && !meant && !over) {
-            return "a hold was taken away";
+        bool gives = meant && world->act.op != ACT_REDEEM;
+        if (there == NULL && !left && !gives && !is_over(world, i)) {
+            return held(old) ? "a hold was taken away" : "a place in the queue was taken away";
         }
-        if (held(old) && there && meant && world->act.op != ACT_REDEEM) {
-            return "a hold was not given back";
+        if (there != NULL && gives) {
+            return "what was given back is still there";
+        }
+        if (there != NULL && held(old) && there->view.end_ns < old->view.end_ns) {
+            return "a lease shrank";
         }
     }
     return NULL;
@@ -231,6 +257,9 @@ static inline const char *check_grants(struct world *world)
         }
         if (got->view.token <= world->highest_token) {
             return "a token that does not grow";
+        }
+        if (got->view.end_ns != (got->lease != 0 ? world->now + got->lease * UNIT : NEVER)) {
+            return "a lease that does not run from its grant";
         }
         highest = got->view.token > highest ? got->view.token : highest;
         for (size_t k = 0; k < world->count; k++) {
