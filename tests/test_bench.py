@@ -124,7 +124,6 @@ def test_contending_threads_share(server: processes.Address) -> None:
     result, _ = part_handover.threads(server, 4, "adaptive", 4 * SECONDS, "fair")
     assert result.count == sum(result.counts) > 0
     assert result.refused == 0
-    assert max(result.counts) - min(result.counts) <= 4  # first come, first served
     assert 0 < len(result.samples_ns) <= result.count
 
 
