@@ -51,5 +51,4 @@ def measure(plan: Plan, figures: Figures) -> None:
             figures.row(f"round trip, {name}", "us").add(
                 *round_trip(server_wait, client_wait, plan.seconds))
         for connections, window in SHAPES:
-            figures.row(f"echo, {connections} connections, {window} in flight on each",
-                        "messages/s").add(*echo_rate(connections, window, plan.seconds))
+            figures.row(f"echo, {connections} x {window} in flight", "messages/s").add(*echo_rate(connections, window, plan.seconds))
