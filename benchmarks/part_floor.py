@@ -51,4 +51,5 @@ def measure(plan: Plan, figures: Figures) -> None:
             figures.row(f"round trip, {name}", "us").add(
                 *round_trip(server_wait, client_wait, plan.seconds))
         for connections, window in SHAPES:
-            figures.row(f"echo, {connections} x {window} in flight", "messages/s").add(*echo_rate(connections, window, plan.seconds))
+            name = f"echo, {connections} x {window} in flight"
+            figures.row(name, "messages/s").add(*echo_rate(connections, window, plan.seconds))

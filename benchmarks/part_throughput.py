@@ -58,7 +58,8 @@ def generator(plan: Plan, figures: Figures) -> float:
             one = load(server, clients, 1, plan.seconds)
             figures.row(f"C generator, {clients} x 1 in flight", "pairs/s").add(*one)
             same = load(server, clients, 1, plan.seconds, shared_name=True)
-            figures.row(f"C generator, {clients} x 1, all waiting for one name", "pairs/s").add(*same)
+            name = f"C generator, {clients} x 1, all waiting for one name"
+            figures.row(name, "pairs/s").add(*same)
     return best
 
 
