@@ -303,7 +303,7 @@ def random_run(seed: int, steps: int) -> None:
     dice = random.Random(seed)
     world = World(dice.choice([2, 4, 6, 16]), dice.choice([1000, 2000]), dice.randint(1, 3))
     for _ in range(steps):
-        move = dice.choices(["step", "pass", "deadline", "tick", "command"], [50, 12, 12, 20, 6])[0]
+        move = dice.choices(["step", "pass", "deadline", "tick", "command"], [50, 12, 12, 16, 10])[0]
         if move == "step":
             count = dice.choice([1, 1, 2, 4])
             plans = [{n: dice.choice(v) for n, v in CHOICES.items()} for _ in range(count)]
@@ -319,6 +319,6 @@ def random_run(seed: int, steps: int) -> None:
     world.pair.stop()
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("DLOCK_ORACLE_SEEDS", "40"))))
+@pytest.mark.parametrize("seed", range(int(os.environ.get("DLOCK_ORACLE_SEEDS", "80"))))
 def test_random_run(seed: int) -> None:
     random_run(seed, steps=500)
