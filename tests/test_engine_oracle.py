@@ -303,7 +303,9 @@ def random_run(seed: int, steps: int) -> None:
     dice = random.Random(seed)
     world = World(dice.choice([2, 4, 6, 16]), dice.choice([1000, 2000]), dice.randint(1, 3))
     for _ in range(steps):
-        move = dice.choices(["step", "pass", "deadline", "tick", "command"], [50, 12, 12, 16, 10])[0]
+        move = dice.choices(["step", "pass", "deadline", "tick", "command"], [50, 12, 12, 16, 10])[
+            0
+        ]
         if move == "step":
             count = dice.choice([1, 1, 2, 4])
             plans = [{n: dice.choice(v) for n, v in CHOICES.items()} for _ in range(count)]
