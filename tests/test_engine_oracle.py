@@ -298,14 +298,15 @@ TestEngine.settings = settings(
 )
 
 
+MOVES = {"step": 50, "pass": 12, "deadline": 12, "tick": 16, "command": 10}  # and their weights
+
+
 def random_run(seed: int, steps: int) -> None:
     """The same game without shrinking: many more steps in the same time."""
     dice = random.Random(seed)
     world = World(dice.choice([2, 4, 6, 16]), dice.choice([1000, 2000]), dice.randint(1, 3))
     for _ in range(steps):
-        move = dice.choices(["step", "pass", "deadline", "tick", "command"], [50, 12, 12, 16, 10])[
-            0
-        ]
+        (move,) = dice.choices([*MOVES], [*MOVES.values()])
         if move == "step":
             count = dice.choice([1, 1, 2, 4])
             plans = [{n: dice.choice(v) for n, v in CHOICES.items()} for _ in range(count)]
