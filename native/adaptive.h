@@ -28,7 +28,7 @@ uint64_t dlk_adaptive_budget_ns(const struct dlk_adaptive *adaptive, bool overlo
 void dlk_adaptive_learn(struct dlk_adaptive *adaptive, uint64_t waited_ns, bool slept);
 
 /* True while the machine has more runnable threads than cores this process may use. Sampled at
- * most every 10 ms (one pread of /proc/loadavg); any thread. */
+ * most every 10 ms, every 100 ms once it was so (one pread of /proc/loadavg); any thread. */
 bool dlk_overloaded(uint64_t now_ns);
 
 #endif

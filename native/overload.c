@@ -16,10 +16,21 @@
 
 #include "adaptive.h"
 
-enum { SAMPLE_INTERVAL_NS = 10000000, CPUS_MAX = 8192, FD_UNOPENED = -1, FD_MISSING = -2 };
+enum {
+    SAMPLE_INTERVAL_NS = 10000000,
+    /* A crowd that happens to sleep at the moment of a sample is still there: what was found
+     * overloaded is believed so for longer, and asked less often. */
+    OVERLOADED_INTERVAL_NS = 100000000,
+    CORES_INTERVAL_NS = 1000000000, /* how many cores there are: costs ten times a sample */
+    CPUS_MAX = 8192,
+    FD_UNOPENED = -1,
+    FD_MISSING = -2
+};
 
 static atomic_int loadavg_fd = FD_UNOPENED;
-static _Atomic uint64_t sampled_ns;
+static _Atomic uint64_t sample_again_ns;
+static _Atomic uint64_t cores_again_ns;
+static _Atomic long cores_online = 1;
 static atomic_bool machine_overloaded;
 static atomic_bool cores_restricted;
 
@@ -82,21 +93,33 @@ static long usable_cores(long online)
     return count;
 }
 
-/* At most every SAMPLE_INTERVAL_NS, by whichever thread comes first. */
+/* Is it time? True for one of the threads that ask, who then has `interval_ns` to itself. */
+static bool due(_Atomic uint64_t *again_ns, uint64_t now_ns, uint64_t interval_ns)
+{
+    uint64_t at_ns = atomic_load_explicit(again_ns, memory_order_relaxed);
+
+    return now_ns >= at_ns
+           && atomic_compare_exchange_strong(again_ns, &at_ns, now_ns + interval_ns);
+}
+
 static void sample(uint64_t now_ns)
 {
-    uint64_t last_ns = atomic_load_explicit(&sampled_ns, memory_order_relaxed);
-    long online;
-
-    if (last_ns != 0 && now_ns < last_ns + SAMPLE_INTERVAL_NS) {
+    if (!due(&sample_again_ns, now_ns, SAMPLE_INTERVAL_NS)) {
         return;
     }
-    if (!atomic_compare_exchange_strong(&sampled_ns, &last_ns, now_ns)) {
-        return;
+    if (due(&cores_again_ns, now_ns, CORES_INTERVAL_NS)) {
+        long online = sysconf(_SC_NPROCESSORS_ONLN);
+        atomic_store_explicit(&cores_online, online, memory_order_relaxed);
+        atomic_store_explicit(&cores_restricted, usable_cores(online) < online,
+                              memory_order_relaxed);
     }
-    online = sysconf(_SC_NPROCESSORS_ONLN);
-    atomic_store_explicit(&machine_overloaded, runnable_threads() > online, memory_order_relaxed);
-    atomic_store_explicit(&cores_restricted, usable_cores(online) < online, memory_order_relaxed);
+    bool overloaded
+        = runnable_threads() > atomic_load_explicit(&cores_online, memory_order_relaxed);
+    atomic_store_explicit(&machine_overloaded, overloaded, memory_order_relaxed);
+    if (overloaded) {
+        atomic_store_explicit(&sample_again_ns, now_ns + OVERLOADED_INTERVAL_NS,
+                              memory_order_relaxed);
+    }
 }
 
 /* Nanoseconds that the calling thread was ready to run and did not: the second number of its
