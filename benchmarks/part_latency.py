@@ -28,22 +28,23 @@ def worker_on(server: Address, task: str, **arguments: Any) -> dict[str, Any]:
                 {"host": server.host, "port": server.port, **arguments}) as worker:
         worker.go()
         worker.warm()
-        burnt = server_cpu_seconds(server.pid)
+        before = server_cpu_seconds(server.pid)
         found = worker.result()
-        burnt = server_cpu_seconds(server.pid) - burnt
+        burnt = sum(spent - before.get(pid, 0)
+                    for pid, spent in server_cpu_seconds(server.pid).items())
     return {**found, "server_cores": burnt / found["elapsed_s"],
             "client_cores": found["cpu_s"] / found["elapsed_s"]}
 
 
-def server_cpu_seconds(pid: int) -> float:
-    """Of a server and its children (PostgreSQL has one a connection)."""
-    total = cpu_seconds(pid)
+def server_cpu_seconds(pid: int) -> dict[int, float]:
+    """Of a server and its children (PostgreSQL has one a connection), by process."""
+    spent = {pid: cpu_seconds(pid)}
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(OSError):
             for child in (task / "children").read_text().split():
                 with contextlib.suppress(OSError):
-                    total += cpu_seconds(int(child))
-    return total
+                    spent[int(child)] = cpu_seconds(int(child))
+    return spent
 
 
 def dlock_pair(mode: str, seconds: float) -> dict[str, Any]:
