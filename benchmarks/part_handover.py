@@ -21,13 +21,13 @@ WAIT_MS: Final = 30_000
 # How long each holds the lock: until the one before has asked again and come to rest. Without it
 # the clients, which share a core, would keep it busy with that while the next one is to be woken.
 HOLD_US: Final = 300
-# How the server waits, how the clients do, and the bare round trip (both its ends) that the
-# hand-over is held against. Clients that share a core have none to spin on: in the default mode
-# only the server spins.
+# How the server waits, how the clients do, and how the server of the bare round trip that the
+# hand-over is held against (its client blocks). In the default mode nobody spins for as long as a
+# holder holds: both ends sleep then.
 MODES: Final = (
     ("both block", "block", "block", "block"),
     ("server polls, clients block", "poll", "block", "poll"),
-    ("both adaptive", "adaptive", "adaptive", "poll"),
+    ("both adaptive", "adaptive", "adaptive", "block"),
 )
 
 
@@ -60,8 +60,7 @@ def of_threads(plan: Plan, figures: Figures, counts: Sequence[int]) -> None:
     """In each mode beside the bare round trip of the same mode."""
     for mode, server_wait, client_wait, floor_wait in MODES:
         floor_us, *burnt = part_floor.round_trip(floor_wait, "block", plan.seconds)
-        if mode != MODES[-1][0]:
-            figures.row(f"bare round trip, {mode}", "us").add(floor_us, *burnt)
+        figures.row(f"bare round trip, {floor_wait}, beside {mode}", "us").add(floor_us, *burnt)
         values = []
         with dlock_server(server_wait, cores()[0]) as server:
             for clients in counts:

@@ -26,12 +26,14 @@ def worker_on(server: Address, task: str, **arguments: Any) -> dict[str, Any]:
     """One worker against one server; adds what the server burnt."""
     with Worker(task, cores()[1],
                 {"host": server.host, "port": server.port, **arguments}) as worker:
+        worker.wait("ready")
         worker.go()
-        worker.warm()
+        worker.wait("warm")
         before = server_cpu_seconds(server.pid)
-        found = worker.result()
+        worker.wait("done")
         burnt = sum(spent - before.get(pid, 0)
                     for pid, spent in server_cpu_seconds(server.pid).items())
+        found = worker.result()
     return {**found, "server_cores": burnt / found["elapsed_s"],
             "client_cores": found["cpu_s"] / found["elapsed_s"]}
 

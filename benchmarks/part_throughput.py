@@ -118,15 +118,17 @@ def crowd_of_processes(server: Address, clients: int, seconds: float, wait: str,
                 "host": server.host, "port": server.port, "wait": wait, "seconds": seconds,
                 "name": "all" if shared_name else f"own/{index}", "waits": shared_name}))
         for worker in workers:
-            worker.ready()
+            worker.wait("ready")
         for worker in workers:
-            worker.begin()
-        workers[0].warm()
+            worker.go()
+        workers[0].wait("warm")
         burnt = cpu_seconds(server.pid)
         for worker in workers[1:]:
-            worker.warm()
-        found = [worker.result() for worker in workers]
+            worker.wait("warm")
+        for worker in workers:
+            worker.wait("done")
         burnt = cpu_seconds(server.pid) - burnt
+        found = [worker.result() for worker in workers]
     finally:
         for worker in workers:
             worker.close()

@@ -1,7 +1,7 @@
 """What a measurement starts beside itself, and ends again whatever happens: servers and workers.
 
 Every process is ended by its own id. A worker (benchmarks/worker.py) says when it is ready, starts
-on a word, says when it is warm, and prints one line of JSON.
+on a word, says when it is warm and when it is done, and on another word prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ def echo_server(wait: str, connections: int, core: int | None = None) -> Iterato
         worker = Worker("echo", core, {"listener": listener.fileno(), "connections": connections,
                                        "wait": wait}, pass_fds=(listener.fileno(),))
         try:
+            worker.wait("ready")
             worker.go()
             host, port = listener.getsockname()
             yield Address(host, port, worker.process.pid)
@@ -114,32 +115,22 @@ class Worker:
         self.process = start(words, core, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                              env=environment, **options)
 
-    def ready(self) -> None:
-        """Waits until it is set up."""
+    def wait(self, state: str) -> None:
+        """Until it says that it is ready, warm or done."""
         assert self.process.stdout
         line = self.process.stdout.readline()
-        if line != "ready\n":
-            raise RuntimeError(f"a worker did not start: {line!r}")
+        if line != f"{state}\n":
+            raise RuntimeError(f"a worker did not get {state}: {line!r}")
 
     def go(self) -> None:
-        """Waits until it is set up, and starts it."""
-        self.ready()
-        self.begin()
-
-    def begin(self) -> None:
-        """Starts it."""
+        """Lets it go on."""
         assert self.process.stdin
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
 
-    def warm(self) -> None:
-        """Waits until its warm-up is over."""
-        assert self.process.stdout
-        if self.process.stdout.readline() != "warm\n":
-            raise RuntimeError("a worker broke while it warmed up")
-
     def result(self) -> dict[str, Any]:
-        """What it found out."""
+        """What it found out; once it is done."""
+        self.go()
         assert self.process.stdout
         line = self.process.stdout.readline()
         if not line:
@@ -161,6 +152,8 @@ class Worker:
 def measure(task: str, core: int | None, **arguments: Any) -> dict[str, Any]:
     """One worker from start to end."""
     with Worker(task, core, arguments) as worker:
+        worker.wait("ready")
         worker.go()
-        worker.warm()
+        worker.wait("warm")
+        worker.wait("done")
         return worker.result()

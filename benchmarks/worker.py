@@ -1,8 +1,9 @@
 """One process of a measurement: `python -m benchmarks.worker TASK ARGUMENTS-AS-JSON`.
 
-It sets up, prints "ready", waits for a line, warms up, prints "warm", works, and prints one line of
-JSON. Every answer of a
-server is looked at; anything but what was asked for ends the worker with an error.
+It sets up, prints "ready", waits for a line, warms up, prints "warm", works, prints "done", waits
+for a line (its connection is open until then, so that a server's process for it can still be
+measured), and prints one line of JSON. Every answer of a server is looked at; anything but what was
+asked for ends the worker with an error.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def wait_for_go() -> None:
-    """Until the parent says so; if it has gone, so do we."""
-    say("ready")
+def wait_for_go(state: str) -> None:
+    """Says where we are, and waits until the parent says to go on; if it has gone, so do we."""
+    say(state)
     if not sys.stdin.readline():
         raise SystemExit(1)
 
@@ -40,7 +41,7 @@ def repeat(once: Callable[[], None], pairs: int, seconds: float) -> dict[str, An
     """Runs `once`, which does so many pairs, until the time is over, warm-up excluded."""
     clock = time.perf_counter_ns
     durations = array("Q")
-    wait_for_go()
+    wait_for_go("ready")
     begin = clock()
     warm = begin + int(seconds * WARM_UP_SHARE * 1e9)
     while clock() < warm:
@@ -55,6 +56,7 @@ def repeat(once: Callable[[], None], pairs: int, seconds: float) -> dict[str, An
         durations.append(after - before)
         before = after
     cpu = time.process_time() - cpu
+    wait_for_go("done")
     elapsed = before - start
     ordered = sorted(durations)
     return {
@@ -79,7 +81,7 @@ def echo(listener: int, connections: int, wait: str) -> dict[str, Any]:
     """The bare C server of the floor."""
     from benchmarks import native
 
-    wait_for_go()
+    wait_for_go("ready")
     native.echo_serve(listener, connections, wait)
     return {}
 

@@ -144,9 +144,9 @@ def test_python_workers(server: processes.Address, task: str, arguments: dict[st
 def test_a_worker_that_fails_is_noticed(server: processes.Address) -> None:
     with (
         processes.Worker("dlock_pairs", None, {"host": server.host, "port": 1}) as broken,
-        pytest.raises(RuntimeError, match="did not start"),
+        pytest.raises(RuntimeError, match="did not get ready"),
     ):
-        broken.ready()
+        broken.wait("ready")
 
 
 def test_a_worker_does_not_take_every_answer() -> None:
