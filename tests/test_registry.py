@@ -7,6 +7,7 @@ from registry_world import SECOND, TTL_MS, World, reinit
 
 from dlock import _core
 from dlock.control import messages as m
+from dlock.control import registry_locks
 from dlock.control.registry_effects import (
     PersistEpoch,
     PersistLease,
@@ -169,6 +170,27 @@ def test_a_slot_is_reused_only_when_freed(world: World) -> None:
     world.run()
     assert world.stats()["sessions_leaving"] == 0
     assert world.init(4).status is S.SUCCESS
+
+
+def test_a_client_with_very_many_locks_leaves_bit_by_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_locks, "RELEASES_PER_TICK", 3)
+    world = World()
+    world.init(1)
+    names = [b"%d" % number for number in range(8)]
+    ids = [world.get(1, name).lock_id for name in names]
+    assert world.ask(1, m.ClientDeinit()).status is S.SUCCESS
+    assert world.stats()["locks"] == 5
+    assert world.registry.next_deadline_ns() == 0
+    world.init(2)
+    assert world.get(2, names[7]).lock_id == ids[7]  # not released yet: joined
+    assert world.get(2, names[0]).lock_id > ids[7]  # released: a new one
+    for _ in range(2):
+        world.later(0)
+        world.run()
+    assert world.registry.next_deadline_ns() is None
+    assert world.stats()["locks"] == 2
+    assert world.release(2, ids[7]) is S.SUCCESS
+    assert world.stats()["locks"] == 1
 
 
 def test_deinit_frees_leased_holds_too(world: World) -> None:

@@ -123,8 +123,9 @@ class Registry:
         return self._out.drain()
 
     def tick(self, now_ns: int) -> list[Effect]:
-        """What time ends: settling, leases of objects."""
+        """What time ends: settling, leases of objects. And what was too much to do at once."""
         self._objects.tick(now_ns)
+        self._locks.tick()
         until_ns = self._config.settle_until_ns
         if until_ns is not None and not self._becoming_ready and now_ns >= until_ns:
             self._becoming_ready = True
@@ -134,6 +135,8 @@ class Registry:
 
     def next_deadline_ns(self) -> int | None:
         """When `tick` is due; None: never. May be early, never late."""
+        if self._locks.leaving:
+            return 0
         deadlines = [self._objects.next_deadline_ns()]
         if not self._becoming_ready:
             deadlines.append(self._config.settle_until_ns)
@@ -165,7 +168,7 @@ class Registry:
 
     def check(self) -> None:
         """Asserts what must hold between any two inputs; for tests."""
-        self._sessions.check()
+        self._sessions.check(self._locks.leaving)
         self._locks.check()
         self._objects.check()
 

@@ -9,15 +9,22 @@ is the lock's latest command's, LOCK_CLOSED counts only in LINGERING, which only
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from itertools import islice
+from typing import Final
 
 from dlock import _core
 from dlock._core import Command, Event
 from dlock.control.messages import ID_MAX, LockClaim, LockResult, LockSpec
 from dlock.control.registry_effects import Outbox, Slots, carried_out
 from dlock.types import DlockStatus
+
+# How many locks of clients that are gone are released between two looks at the sockets: about
+# 15 ms. A client may have got a million.
+RELEASES_PER_TICK: Final = 1000
 
 
 class LockPhase(Enum):
@@ -56,6 +63,8 @@ class LockTable:
         self._by_descriptor: dict[bytes, Lock] = {}
         self._by_slot: dict[int, Lock] = {}
         self._last_id = 0
+        self._leaving: deque[Got] = deque()  # of clients that are gone, not yet released
+        self._releases_left = RELEASES_PER_TICK
 
     @property
     def gauges(self) -> dict[str, int]:
@@ -128,9 +137,29 @@ class LockTable:
         return DlockStatus.SUCCESS
 
     def release_all(self, got: Got) -> None:
-        """A client is gone."""
-        for lock_id in list(got):
-            self.release(got, lock_id)
+        """A client is gone. Few locks are released at once, many by the next ticks."""
+        if got:
+            self._leaving.append(got)
+            self._release_leaving()
+
+    def _release_leaving(self) -> None:
+        while self._leaving and self._releases_left:
+            got = self._leaving[0]
+            for lock_id in list(islice(got, self._releases_left)):
+                self._releases_left -= 1
+                self.release(got, lock_id)
+            if not got:
+                self._leaving.popleft()
+
+    def tick(self) -> None:
+        """Goes on releasing what clients that are gone had got."""
+        self._releases_left = RELEASES_PER_TICK
+        self._release_leaving()
+
+    @property
+    def leaving(self) -> tuple[Got, ...]:
+        """What is still to be released; while there is something, `tick` is due."""
+        return tuple(self._leaving)
 
     def _close(self, lock: Lock) -> None:
         lock.phase = LockPhase.CLOSING

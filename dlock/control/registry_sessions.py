@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -328,8 +328,9 @@ class Sessions:
             del self._leaving[event.slot]
             self._slots.give(event.slot)
 
-    def check(self) -> None:
-        """Asserts what must hold between any two inputs; for tests."""
+    def check(self, leaving: Iterable[GotLocks]) -> None:
+        """Asserts what must hold between any two inputs; for tests. `leaving`: what clients that
+        are gone had got and is not released yet."""
         slots = [one.slot for one in self._clients.values()] + list(self._leaving)
         assert len(set(slots)) == len(slots) == self._slots.in_use
         assert len(self._clients) <= self._config.max_clients
@@ -338,7 +339,8 @@ class Sessions:
         for client in self._clients.values():
             assert not client.gone
             assert client.connection is None or self._bound[client.connection] is client
-            for lock in client.locks.values():
+        for got in [*(client.locks for client in self._clients.values()), *leaving]:
+            for lock in got.values():
                 refs[lock.id] = refs.get(lock.id, 0) + 1
                 locks[lock.id] = lock
         assert all(lock.refs == refs[lock_id] for lock_id, lock in locks.items())
