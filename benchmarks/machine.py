@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,19 @@ def cpu_seconds(pid: int) -> float:
         with contextlib.suppress(OSError):
             total_ns += int((task / "schedstat").read_text().split()[0])
     return total_ns / 1e9
+
+
+class Meter:
+    """How many cores a process keeps busy, from now on."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._spent = cpu_seconds(pid)
+        self._since = time.monotonic()
+
+    def cores(self) -> float:
+        """Until now."""
+        return (cpu_seconds(self._pid) - self._spent) / (time.monotonic() - self._since)
 
 
 def facts() -> dict[str, Any]:

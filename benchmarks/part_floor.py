@@ -6,7 +6,7 @@ import contextlib
 from typing import Final
 
 from benchmarks import native
-from benchmarks.machine import cores, cpu_seconds, pinned
+from benchmarks.machine import Meter, cores, pinned
 from benchmarks.plan import Plan
 from benchmarks.processes import connect, echo_server
 from benchmarks.report import Figures
@@ -26,10 +26,10 @@ def round_trip(server_wait: str, client_wait: str, seconds: float) -> tuple[floa
     server_core, client_core = cores()
     with (echo_server(server_wait, 1, server_core) as server, connect(server) as connected,
           pinned(client_core)):
-        burnt = cpu_seconds(server.pid)
+        meter = Meter(server.pid)
         result = native.load([connected.fileno()], 1, seconds, client_wait, sampled=True)
-        burnt = cpu_seconds(server.pid) - burnt
-    return result.quantile_us(0.5), burnt / result.elapsed_s, result.cores
+        server_cores = meter.cores()
+    return result.quantile_us(0.5), server_cores, result.cores
 
 
 def echo_rate(connections: int, window: int, seconds: float) -> tuple[float, float, float]:
@@ -38,10 +38,10 @@ def echo_rate(connections: int, window: int, seconds: float) -> tuple[float, flo
     with echo_server("poll", connections, server_core) as server, contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(connect(server)) for _ in range(connections)]
         with pinned(client_core):
-            burnt = cpu_seconds(server.pid)
+            meter = Meter(server.pid)
             result = native.load([one.fileno() for one in sockets], window, seconds, "poll")
-            burnt = cpu_seconds(server.pid) - burnt
-    return result.rate, burnt / result.elapsed_s, result.cores
+            server_cores = meter.cores()
+    return result.rate, server_cores, result.cores
 
 
 def measure(plan: Plan, figures: Figures) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from benchmarks import native, part_floor
-from benchmarks.machine import cores, cpu_seconds, pinned
+from benchmarks.machine import Meter, cores, pinned
 from benchmarks.plan import Plan
 from benchmarks.processes import Address, dlock_server
 from benchmarks.report import Figures, at_least, at_most
@@ -42,18 +42,18 @@ def threads(server: Address, clients: int, wait: str, seconds: float,
     """Clients of the C library, a thread each, on the client's core; and the server's CPU."""
     with (library_clients(server, clients, wait, [f"{kind}/{clients}"], kind) as (pointers, ids),
           pinned(cores()[1])):
-        burnt = cpu_seconds(server.pid)
+        meter = Meter(server.pid)
         result = native.crowd(pointers, ids[0], seconds, hold_us=hold_us)
-        return result, (cpu_seconds(server.pid) - burnt) / result.elapsed_s
+        return result, meter.cores()
 
 
 def frames(server: Address, clients: int, seconds: float) -> tuple[native.Result, float]:
     """The load generator: raw frames, polling, so that no thread has to be woken."""
     with (connections(server, clients, 1, shared_name=True, wait_ms=WAIT_MS) as (fds, locks),
           pinned(cores()[1])):
-        burnt = cpu_seconds(server.pid)
+        meter = Meter(server.pid)
         result = native.load(fds, 1, seconds, "poll", locks=locks, hand_over=True, sampled=True)
-        return result, (cpu_seconds(server.pid) - burnt) / result.elapsed_s
+        return result, meter.cores()
 
 
 def of_threads(plan: Plan, figures: Figures, counts: Sequence[int]) -> None:

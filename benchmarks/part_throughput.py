@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from benchmarks import native, part_floor, peers
-from benchmarks.machine import cores, cpu_seconds, pinned
+from benchmarks.machine import Meter, cores, pinned
 from benchmarks.part_latency import worker_on
 from benchmarks.plan import Plan
 from benchmarks.processes import Address, Worker, dlock_server
@@ -34,10 +34,10 @@ def load(server: Address, clients: int, window: int, seconds: float, *,
     wait_ms = WAIT_MS if shared_name else 0
     with (connections(server, clients, window, shared_name=shared_name,
                       wait_ms=wait_ms) as (fds, locks), pinned(cores()[1])):
-        burnt = cpu_seconds(server.pid)
+        meter = Meter(server.pid)
         result = native.load(fds, window, seconds, "poll", locks=locks)
-        burnt = cpu_seconds(server.pid) - burnt
-    return result.rate, burnt / result.elapsed_s, result.cores
+        server_cores = meter.cores()
+    return result.rate, server_cores, result.cores
 
 
 def generator(plan: Plan, figures: Figures) -> float:
@@ -122,19 +122,19 @@ def crowd_of_processes(server: Address, clients: int, seconds: float, wait: str,
         for worker in workers:
             worker.go()
         workers[0].wait("warm")
-        burnt = cpu_seconds(server.pid)
+        meter = Meter(server.pid)
         for worker in workers[1:]:
             worker.wait("warm")
         for worker in workers:
             worker.wait("done")
-        burnt = cpu_seconds(server.pid) - burnt
+        server_cores = meter.cores()
         found = [worker.result() for worker in workers]
     finally:
         for worker in workers:
             worker.close()
     rate = sum(one["count"] / one["elapsed_s"] for one in found)
     elapsed = max(one["elapsed_s"] for one in found)
-    return rate, burnt / elapsed, sum(one["cpu_s"] for one in found) / elapsed
+    return rate, server_cores, sum(one["cpu_s"] for one in found) / elapsed
 
 
 def measure(plan: Plan, figures: Figures) -> None:
