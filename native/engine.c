@@ -4,8 +4,12 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-enum { PREFETCH_AHEAD = 8 };
+/* How far ahead of its request, in requests, memory is asked for: the records that a request names,
+ * and then, when those are there, what they point at. Huge pages where a table is large enough that
+ * looking up its pages would cost as much as the memory itself. */
+enum { FETCH_AHEAD = 16, FETCH_NEAR = 6, HUGE_PAGE = 2 << 20, HUGE_TABLE_BYTES = 4 * HUGE_PAGE };
 
 static size_t replies_room(const struct dlk_limits *limits)
 {
@@ -25,6 +29,11 @@ static void *lines_new(size_t count, void **raw)
 {
     *raw = calloc(count + 1, 64);
     uintptr_t address = (uintptr_t)*raw;
+    size_t bytes = (count + 1) * 64;
+    if (*raw != NULL && bytes >= HUGE_TABLE_BYTES) {
+        uintptr_t first = (address + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1);
+        (void)madvise((void *)first, address + bytes - first, MADV_HUGEPAGE); /* only advice */
+    }
     return *raw != NULL ? (void *)((address + 63) & ~(uintptr_t)63) : NULL;
 }
 
@@ -224,8 +233,11 @@ static void step_one(struct dlk_engine *engine, const struct dlk_request *reques
     }
 }
 
-/* What the request will touch, so that it is on its way while earlier ones are carried out. */
-static void prefetch(const struct dlk_engine *engine, const struct dlk_request *request)
+/* What the request names, so that it is on its way while earlier ones are carried out. Inlined by
+ * force: a compiler takes a function that only prefetches for one without any effect, and drops the
+ * calls of it. */
+__attribute__((always_inline)) static inline void fetch(const struct dlk_engine *engine,
+                                                        const struct dlk_request *request)
 {
     if (request->slot < engine->limits.max_locks) {
         __builtin_prefetch(&engine->locks[request->slot], 1);
@@ -235,16 +247,34 @@ static void prefetch(const struct dlk_engine *engine, const struct dlk_request *
     }
 }
 
+/* The neighbours in the session's list of the entry that the request names, which has come. */
+__attribute__((always_inline)) static inline void fetch_near(const struct dlk_engine *engine,
+                                                             const struct dlk_request *request)
+{
+    if (request->entry < engine->entries_high) {
+        const struct entry *entry = &engine->entries[request->entry];
+        if (entry->session_prev != DLK_NONE) {
+            __builtin_prefetch(&engine->entries[entry->session_prev], 1);
+        }
+        if (entry->session_next != DLK_NONE) {
+            __builtin_prefetch(&engine->entries[entry->session_next], 1);
+        }
+    }
+}
+
 void dlk_engine_step(struct dlk_engine *engine, const struct dlk_request *requests, size_t count,
                      uint64_t now_ns)
 {
     bool ready = engine->ready && tokens_left(engine);
-    for (size_t i = 0; i < count && i < PREFETCH_AHEAD; i++) {
-        prefetch(engine, &requests[i]);
+    for (size_t i = 0; i < count && i < FETCH_AHEAD; i++) {
+        fetch(engine, &requests[i]);
     }
     for (size_t i = 0; i < count; i++) {
-        if (i + PREFETCH_AHEAD < count) {
-            prefetch(engine, &requests[i + PREFETCH_AHEAD]);
+        if (i + FETCH_AHEAD < count) {
+            fetch(engine, &requests[i + FETCH_AHEAD]);
+        }
+        if (i + FETCH_NEAR < count) {
+            fetch_near(engine, &requests[i + FETCH_NEAR]);
         }
         step_one(engine, &requests[i], now_ns, ready);
     }
