@@ -16,6 +16,8 @@ HOT_PAIRS: Final = 15e6
 RANDOM_PAIRS: Final = 5e6
 LOCK_BYTES: Final = 128
 HOLDER_BYTES: Final = 64
+# What is resident grows by pages of 2 MiB: as many records as fill some of them.
+RECORDS_PER_PAGE: Final = (2 << 20) // 64
 
 
 def measure(plan: Plan, figures: Figures) -> None:
@@ -42,6 +44,8 @@ def measure(plan: Plan, figures: Figures) -> None:
 
 def memory(plan: Plan, figures: Figures, locks: int) -> None:
     """From the growth of what is resident."""
+    if not plan.quick:
+        locks = -(-locks // RECORDS_PER_PAGE) * RECORDS_PER_PAGE
     for _ in range(plan.runs):
         found = native.engine_memory(locks)
         for name, bound in (("lock", LOCK_BYTES), ("holder", HOLDER_BYTES), ("waiter", None)):

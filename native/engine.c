@@ -27,14 +27,18 @@ static size_t events_room(const struct dlk_limits *limits)
  * is touched; `raw` is what to free. */
 static void *lines_new(size_t count, void **raw)
 {
-    *raw = calloc(count + 1, 64);
-    uintptr_t address = (uintptr_t)*raw;
-    size_t bytes = (count + 1) * 64;
-    if (*raw != NULL && bytes >= HUGE_TABLE_BYTES) {
-        uintptr_t first = (address + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1);
-        (void)madvise((void *)first, address + bytes - first, MADV_HUGEPAGE); /* only advice */
+    size_t bytes = count * 64;
+    bool huge = bytes >= HUGE_TABLE_BYTES;
+    size_t alignment = huge ? HUGE_PAGE : 64;
+    *raw = calloc(1, bytes + alignment);
+    if (*raw == NULL) {
+        return NULL;
     }
-    return *raw != NULL ? (void *)((address + 63) & ~(uintptr_t)63) : NULL;
+    void *lines = (void *)(((uintptr_t)*raw + alignment - 1) & ~(uintptr_t)(alignment - 1));
+    if (huge) {
+        (void)madvise(lines, bytes, MADV_HUGEPAGE); /* only advice */
+    }
+    return lines;
 }
 
 struct dlk_engine *dlk_engine_new(const struct dlk_limits *limits, uint32_t epoch)
