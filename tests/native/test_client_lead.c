@@ -79,8 +79,9 @@ static void give_result(struct silent *peer, const struct dlk_request *request, 
 
 static const struct dlk_call read_call = {.verb = DLK_VERB_READ, .lock_id = 9};
 
-/* Two threads ask; the one that reads is answered first, then the other. */
-static void test_lead_is_handed_on(uint32_t wait_mode)
+/* Two threads ask. `reads_first`: the one that reads is answered first and hands the lead on; else
+ * it reads the other's answer and wakes it. */
+static void test_two_ask(uint32_t wait_mode, bool reads_first)
 {
     struct silent peer;
     struct user user = join_silent_as(&peer, wait_mode, REPLY_TIMEOUT_MS);
@@ -89,48 +90,20 @@ static void test_lead_is_handed_on(uint32_t wait_mode)
     for (int i = 0; i < ROUNDS; i++) {
         struct asker leader = begin_asking(&user, read_call);
         struct asker follower = begin_asking(&user, read_call);
-        struct dlk_request first;
-        struct dlk_request second;
-        start_asking(&leader);
-        take(&peer, &first);
-        await_waiters(user.client, 1, 0, 0);
-        start_asking(&follower);
-        take(&peer, &second);
-        await_waiters(user.client, 2, 0, 0);
-        give_result(&peer, &first, DLK_RESULT_DONE);
-        end_asking(&leader);
-        give_result(&peer, &second, DLK_RESULT_DONE);
-        end_asking(&follower);
-        assert(leader.call.status == S(SUCCESS) && follower.call.status == S(SUCCESS));
+        struct asker *askers[2] = {&leader, &follower};
+        struct dlk_request requests[2];
+        for (uint32_t k = 0; k < 2; k++) {
+            start_asking(askers[k]);
+            take(&peer, &requests[k]);
+            await_waiters(user.client, k + 1, 0, 0);
+        }
+        for (int k = 0; k < 2; k++) {
+            int whose = reads_first ? k : 1 - k;
+            give_result(&peer, &requests[whose], DLK_RESULT_DONE);
+            end_asking(askers[whose]);
+            assert(askers[whose]->call.status == S(SUCCESS));
+        }
         smooth += follower.smooth;
-    }
-    assert(smooth >= SMOOTH_ROUNDS);
-    leave_silent(&peer, &user);
-}
-
-/* The answers come the other way round: the leader wakes the follower whose answer it read. */
-static void test_follower_is_woken(uint32_t wait_mode)
-{
-    struct silent peer;
-    struct user user = join_silent_as(&peer, wait_mode, REPLY_TIMEOUT_MS);
-    int smooth = 0;
-    assert(dlk_client_add_object(user.client, 9, 0) == S(SUCCESS));
-    for (int i = 0; i < ROUNDS; i++) {
-        struct asker leader = begin_asking(&user, read_call);
-        struct asker follower = begin_asking(&user, read_call);
-        struct dlk_request first;
-        struct dlk_request second;
-        start_asking(&leader);
-        take(&peer, &first);
-        await_waiters(user.client, 1, 0, 0);
-        start_asking(&follower);
-        take(&peer, &second);
-        await_waiters(user.client, 2, 0, 0);
-        give_result(&peer, &second, DLK_RESULT_DONE);
-        end_asking(&follower);
-        smooth += follower.smooth;
-        give_result(&peer, &first, DLK_RESULT_DONE);
-        end_asking(&leader);
     }
     assert(smooth >= SMOOTH_ROUNDS);
     leave_silent(&peer, &user);
@@ -268,11 +241,11 @@ static void test_signal_interrupts(void)
 
 int main(void)
 {
-    test_lead_is_handed_on(DLK_WAIT_BLOCK);
-    test_lead_is_handed_on(DLK_WAIT_ADAPTIVE);
-    test_lead_is_handed_on(DLK_WAIT_POLL);
-    test_follower_is_woken(DLK_WAIT_BLOCK);
-    test_follower_is_woken(DLK_WAIT_POLL);
+    test_two_ask(DLK_WAIT_BLOCK, true);
+    test_two_ask(DLK_WAIT_ADAPTIVE, true);
+    test_two_ask(DLK_WAIT_POLL, true);
+    test_two_ask(DLK_WAIT_BLOCK, false);
+    test_two_ask(DLK_WAIT_POLL, false);
     test_put_off_goes_on(DLK_RESULT_GRANTED);
     test_put_off_goes_on(DLK_RESULT_QUEUED);
     test_settler_is_woken();
