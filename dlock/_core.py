@@ -190,6 +190,7 @@ class EntryView(NamedTuple):
     token: int
     end_ns: int
     since_ns: int
+    session_end_ns: int
     session: int
     client_id: int
     request_id: int

@@ -89,7 +89,8 @@ enum dlk_status {
     DLK_STATUS_OBJECT_CAS_FAILED,
     /* Never shown by the mirror: what a C call tells its Python caller. */
     DLK_STATUS_PENDING = 0x4000, /* not finished within DLK_WAIT_SLICE_MS, or a signal: again */
-    DLK_STATUS_FORKED            /* the client belongs to the parent process */
+    DLK_STATUS_FORKED,           /* the client belongs to the parent process */
+    DLK_STATUS_DEADLOCK          /* the wait would close a cycle; call.value is its number */
 };
 
 /* ---- Locks ---- */
@@ -118,14 +119,16 @@ enum dlk_op {
     DLK_OP_FETCH_ADD,    /* lock_id/slot: object; value: addend */
     DLK_OP_COMPARE_SWAP, /* token: compare; value: swap */
     DLK_OP_READ,
-    DLK_OP_COUNT
+    DLK_OP_COUNT,
+    DLK_OP_NOTICE = 64   /* server to client only, request_id 0: token and entry name a hold */
 };
 
 enum dlk_request_flag {
     DLK_FLAG_TICKET = 1,       /* FAIR: when busy or when the wait is over, keep a ticket */
     DLK_FLAG_FINAL_EXPIRY = 2, /* the hold ends with its lease; no late unlock or extend */
     DLK_FLAG_RESEND = 4,       /* sent before with the same request_id and owner */
-    DLK_FLAG_ALL = 7
+    DLK_FLAG_DEADLOCK = 8,     /* LOCK, REDEEM: do not wait if that would close a cycle */
+    DLK_FLAG_ALL = 15
 };
 
 enum dlk_result {
@@ -149,6 +152,8 @@ enum dlk_result {
     DLK_RESULT_REMOVED,      /* the session has ended */
     DLK_RESULT_STOPPING,     /* the server ends; a waiter is woken with this */
     DLK_RESULT_REFUSED,      /* ATTACH: unknown session, wrong secret or superseded */
+    DLK_RESULT_DEADLOCK,     /* LOCK, REDEEM: would close a cycle of waits; value: its number */
+    DLK_RESULT_BROKEN,       /* NOTICE: an operator takes the hold away: give it up, UNLOCK it */
     DLK_RESULT_ACTION,       /* engine to plane only: carry out the cell operation, then answer */
     DLK_RESULT_COUNT
 };
@@ -164,7 +169,7 @@ struct dlk_request {
     uint32_t lock_id;    /* or object id */
     uint32_t slot;       /* where the server keeps it, as told by the control plane */
     uint32_t entry;      /* the handle of the hold or ticket from an earlier reply, or DLK_NONE */
-    uint64_t owner;
+    uint64_t owner;      /* upper half: the actor (thread, task) that waits, 0: unknown */
     uint64_t token;      /* hold's token, ticket's stamp, or compare operand */
     uint64_t value;      /* addend, swap operand, or request id to cancel */
     uint32_t lease_ms;   /* 0: the hold ends with its session */
@@ -194,7 +199,7 @@ struct dlk_reply {
     uint32_t session;
     uint32_t epoch;
     uint64_t token;   /* GRANTED, EXTENDED: the hold's token; QUEUED, TICKETED: the stamp */
-    uint64_t value;   /* objects: the value; ACTION: the second operand */
+    uint64_t value;   /* objects: the value; ACTION: the second operand; DEADLOCK: its number */
     uint64_t held_us; /* how long the server kept the request waiting, rounded down */
     uint32_t lease_ms; /* what remains of the lease, rounded down; 0: no lease */
     uint32_t entry;
@@ -221,7 +226,16 @@ enum dlk_command_op {
     DLK_COMMAND_READY,             /* value 1: grant; 0: answer NOT_READY */
     DLK_COMMAND_EPOCH,             /* value: the epoch to take when this one's counter ends */
     DLK_COMMAND_TOKEN_FLOOR,       /* value: tokens and stamps from now on are above it */
-    DLK_COMMAND_GRACE              /* value: ms that every session gets at least from now */
+    DLK_COMMAND_GRACE,             /* value: ms that every session gets at least from now */
+    DLK_COMMAND_BREAK,             /* slot, id: takes holds away; value: of this token only, 0:
+                                    * all. size 0: their clients are asked; 1: at once. DONE with
+                                    * value: how many holds it met */
+    DLK_COMMAND_VIEW,              /* slot, id: value: the address of size struct dlk_entry_view,
+                                    * the sender's until DONE, whose value says how many there are,
+                                    * written at most size */
+    DLK_COMMAND_SURVEY             /* slot: the first; value: the address of size struct
+                                    * dlk_lock_view; DONE: value: how many open locks were written,
+                                    * slot: where to go on, DLK_NONE: that was the last */
 };
 
 struct dlk_command {
@@ -245,6 +259,10 @@ enum dlk_event_op {
     DLK_EVENT_LOCK_CLOSED,   /* slot, id: after LOCK_CLOSE; the slot may be reused */
     DLK_EVENT_LINK_LOST,     /* slot, id: the session's data connection is gone */
     DLK_EVENT_EPOCH_LOW,     /* value: the epoch; half of its tokens are used, send EPOCH */
+    DLK_EVENT_DEADLOCK,      /* one edge of a cycle that was refused: cookie: the cycle's number;
+                              * slot, id: the lock; value: the actor that waits for it; result:
+                              * its client id. In order, beginning with who was refused; before
+                              * the reply that names the cycle is sent */
     DLK_EVENT_BAD_PEER       /* a data connection was closed for what it sent: result: enum
                               * dlk_fault; id: the client that it was or said it was; cookie and
                               * value: 16 bytes, its IPv6 address (IPv4 mapped) as on the wire */
@@ -354,13 +372,30 @@ struct dlk_entry_view {
     uint64_t owner;
     uint64_t token;    /* or stamp */
     uint64_t end_ns;   /* lease end; UINT64_MAX: none */
-    uint64_t since_ns;
+    uint64_t since_ns; /* HELD: the grant; else when it was last asked for */
+    uint64_t session_end_ns; /* when the session ends unless it is renewed */
     uint32_t session;  /* slot */
     uint32_t client_id;
     uint32_t request_id;
     uint8_t state;     /* enum dlk_entry_state */
     uint8_t mode;
-    uint16_t flags;
+    uint16_t flags;    /* enum dlk_request_flag, and DLK_ENTRY_BREAKING */
+};
+
+/* In flags of a view: an operator has asked its client to give the hold up. */
+enum dlk_entry_flag { DLK_ENTRY_BREAKING = 0x8000 };
+
+/* One open lock in short: DLK_COMMAND_SURVEY. */
+struct dlk_lock_view {
+    uint32_t slot;
+    uint32_t id;
+    uint32_t n_exclusive; /* holders */
+    uint32_t n_shared;
+    uint32_t n_queue;     /* waiters and tickets */
+    uint32_t size;        /* semaphores */
+    uint16_t served;      /* requests that were granted or gave up, modulo 65536 */
+    uint8_t kind;
+    uint8_t closing;
 };
 
 size_t dlk_engine_view(const struct dlk_engine *engine, uint32_t slot, struct dlk_entry_view *out,
@@ -431,10 +466,12 @@ struct dlk_call {
     uint32_t flags;    /* enum dlk_request_flag */
     uint64_t operand;  /* addend, compare */
     uint64_t swap;
+    uint64_t cookie;   /* the caller's own; dlk_client_collect returns it */
+    uint32_t renew;    /* TRYLOCK, LOCK with a lease: 1: the keeper extends it while it is held */
     /* out: the state of the hold afterwards, as this client knows it */
     int32_t status;    /* enum dlk_status */
     uint32_t result;   /* enum dlk_result of the reply; DLK_RESULT_COUNT: decided here */
-    uint64_t value;    /* objects */
+    uint64_t value;    /* objects; DEADLOCK: the cycle's number */
     uint64_t token;
     uint64_t time_out; /* Unix time, seconds; 0: nothing held */
     uint32_t kind;

@@ -24,6 +24,8 @@ const char *dlk_result_text(uint32_t result)
         [DLK_RESULT_REMOVED] = "the session has ended",
         [DLK_RESULT_STOPPING] = "the server stops",
         [DLK_RESULT_REFUSED] = "the connection was refused",
+        [DLK_RESULT_DEADLOCK] = "waiting would close a cycle",
+        [DLK_RESULT_BROKEN] = "an operator takes the hold away",
         [DLK_RESULT_ACTION] = "to be carried out",
     };
     return result < DLK_RESULT_COUNT ? texts[result] : "unknown result";
@@ -89,6 +91,7 @@ const char *dlk_status_text(int32_t status)
         {DLK_STATUS_OBJECT_TOO_MANY, "the server has no room for another object"},
         {DLK_STATUS_OBJECT_CAS_FAILED, "the object has another value"},
         {DLK_STATUS_PENDING, "not finished"},
+        {DLK_STATUS_DEADLOCK, "waiting would close a cycle of waits"},
         {DLK_STATUS_FORKED, "this client belongs to the parent process"},
     };
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {

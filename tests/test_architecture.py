@@ -105,7 +105,7 @@ PYTHON_RULES = {
 
 
 # The one definition of everything that crosses a boundary stays one file.
-LINES_MAX = {"dlock_abi.h": 700}
+LINES_MAX = {"dlock_abi.h": 800}
 
 
 def sources(*patterns: str) -> list[Path]:
