@@ -82,7 +82,7 @@ PUBLIC = ("dlock.dserver", "dlock.dclient", "dlock.types", "dlock.server", "dloc
 PURE = tuple(
     f"dlock.control.{name}*" for name in ("messages", "fields", "codec", "registry", "recovery")
 )
-CLIENT = ("dlock.dclient", "dlock._mirror*", "dlock.control.link")
+CLIENT = ("dlock.dclient", "dlock._mirror*", "dlock.control.link", "dlock.aio")
 SERVER = ("dlock.server", "dlock.dserver", "dlock.control.registry*", "dlock.control.loop*")
 EDGES = ("dlock.cli", "dlock.doors", "dlock.dss")
 
@@ -98,6 +98,9 @@ PYTHON_RULES = {
     "_core stands alone": PythonRule(("dlock._core",), ("dlock",), ("dlock._native",)),
     "the client does not reach into the server": PythonRule(CLIENT, SERVER),
     "the server does not reach into the client": PythonRule(SERVER, CLIENT),
+    "asyncio starts no threads and runs no loop of its own": PythonRule(
+        ("dlock.aio",), ("threading", "concurrent", "dlock.client", "dlock.locks", "uvloop")
+    ),
     "the service is no client of its edges": PythonRule(
         ("dlock",), (*EDGES, "argparse"), excused=EDGES
     ),
@@ -296,6 +299,7 @@ def test_a_c_layer_kept_is_not_blamed(name: str, text: str) -> None:
         ("dlock.control.loop", "import argparse\n"),
         ("dlock._mirror_locks", "from dlock.control import registry_locks\n"),
         ("dlock.control.registry_locks", "import time\n"),
+        ("dlock.aio.client", "import threading\n"),
     ],
 )
 def test_a_python_layer_broken_is_seen(module: str, text: str) -> None:

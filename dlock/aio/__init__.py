@@ -1,0 +1,1 @@
+"""The same API for asyncio: no thread a wait, and a cancelled wait leaves nothing behind."""
