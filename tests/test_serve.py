@@ -97,6 +97,19 @@ def test_flags_reach_the_server(tmp_path: Path, serves: list[Serve]) -> None:
     assert (tmp_path / "here" / "state").exists()
 
 
+def test_a_file_reaches_the_server(tmp_path: Path, serves: list[Serve]) -> None:
+    (tmp_path / "c.toml").write_text('listen = "127.0.0.1:0"\nsession-ttl = 2.5\nwait = "poll"\n')
+    one = start(serves, tmp_path, "--config", "c.toml", DLOCK_WAIT="block")
+    assert "state directory none, waiting block)" in one.greeting
+    with one.client() as client:
+        assert client.welcome is not None
+        assert client.welcome.session_ttl_ms == 2500
+    (tmp_path / "c.toml").write_text("session_ttl = 2.5\n")
+    code, errors = start(serves, tmp_path, DLOCK_CONFIG="c.toml").result()
+    assert code == 2
+    assert "c.toml: there is no setting 'session_ttl'; did you mean session-ttl?" in errors
+
+
 def test_the_waiting_mode_from_the_environment(tmp_path: Path, serves: list[Serve]) -> None:
     one = start(serves, tmp_path, "--listen", "127.0.0.1:0", DLOCK_WAIT="block")
     assert "state directory none, waiting block)" in one.greeting

@@ -11,13 +11,13 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from dlock.server import WAIT_MODES, AddressError, Server, ServerConfig, ServerError, StateError
+from dlock.cli.serve_settings import NO_STATE_DIR, OTHER_VARIABLES, SETTINGS
+from dlock.cli.settings import SettingError, add_flags, as_toml, resolve, stray_variables
+from dlock.server import AddressError, Server, ServerConfig, ServerError, StateError
 
-DEFAULTS: Final = ServerConfig()
 EXIT_CLEAN, EXIT_FAILED, EXIT_USAGE, EXIT_ADDRESS, EXIT_STATE, EXIT_MEMORY = range(6)
 WILDCARDS: Final = ("0.0.0.0", "::")
 ADDRESS_FILE_BYTES_MAX: Final = 4096
@@ -26,6 +26,12 @@ DESCRIPTORS_EXTRA: Final = 1024
 _log = logging.getLogger("dlock.serve")
 
 EPILOG: Final = f"""\
+settings:
+  Every setting may also stand in the environment (--max-locks: DLOCK_MAX_LOCKS) and in the TOML
+  file that --config or DLOCK_CONFIG names (max-locks = 1000). A flag stands over the environment,
+  the environment over the file. A key that is not known is refused. Paths in the file are seen
+  from its own folder.
+
 state directory:
   It holds the epoch and what was promised to clients, so that a restart grants nothing that a
   client of the former primary could still believe to hold. Default: with a fixed port
@@ -37,7 +43,7 @@ state directory:
 exit codes:
   {EXIT_CLEAN}  ended by SIGTERM or SIGINT
   {EXIT_FAILED}  stopped by itself: another primary took the state directory, or a fault (see log)
-  {EXIT_USAGE}  a flag or value is wrong, a CPU set included
+  {EXIT_USAGE}  a flag, variable, key or value is wrong, a CPU set included
   {EXIT_ADDRESS}  the address or port cannot be listened on
   {EXIT_STATE}  the state directory or the address file is in use, damaged or cannot be written
   {EXIT_MEMORY}  not enough memory for tables of these sizes
@@ -49,77 +55,50 @@ def register(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "serve", help="run a primary", description="Runs a primary until SIGTERM or SIGINT.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--listen", metavar="HOST:PORT", type=_address,
-                        default=(DEFAULTS.host, DEFAULTS.port),
-                        help=f"port 0: any (default {DEFAULTS.host}:{DEFAULTS.port})")
-    parser.add_argument("--data-port", metavar="PORT", type=int, default=0,
-                        help="TCP port of the data plane (default: any)")
-    parser.add_argument("--state-dir", metavar="DIR", help='or "none"; default: see below')
-    parser.add_argument("--address-file", metavar="FILE", type=Path,
-                        help="its first line is HOST:PORT; written when it serves, removed when "
-                             "it ends")
-    parser.add_argument("--max-locks", metavar="N", type=int, default=DEFAULTS.max_locks)
-    parser.add_argument("--max-clients", metavar="N", type=int, default=DEFAULTS.max_clients)
-    parser.add_argument("--max-objects", metavar="N", type=int, default=DEFAULTS.max_objects)
-    parser.add_argument("--session-ttl", metavar="SECONDS", type=_milliseconds,
-                        default=DEFAULTS.session_ttl_ms, dest="session_ttl_ms",
-                        help=f"how long a client may be silent, at least 1 "
-                             f"(default {DEFAULTS.session_ttl_ms // 1000})")
-    parser.add_argument("--max-lease", metavar="SECONDS", type=_milliseconds,
-                        default=DEFAULTS.max_lease_ms, dest="max_lease_ms",
-                        help=f"the longest lease (default {DEFAULTS.max_lease_ms // 1000})")
-    parser.add_argument("--wait", choices=tuple(WAIT_MODES),
-                        default=os.environ.get("DLOCK_WAIT") or DEFAULTS.wait_mode,
-                        help="how the data plane waits for messages; also DLOCK_WAIT "
-                             f"(default {DEFAULTS.wait_mode})")
-    parser.add_argument("--control-cpus", metavar="CPUS", help="pins the control thread: 0-1,3")
-    parser.add_argument("--data-cpus", metavar="CPUS", help="pins the data-plane thread")
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"),
-                        default="info", help="of the log on standard error (default info)")
+    add_flags(parser, SETTINGS)
+    parser.add_argument("--print-config", action="store_true",
+                        help="print the settings as TOML, each with its source, and end")
     parser.set_defaults(run=run)
-
-
-def _address(text: str) -> tuple[str, int]:
-    """(host, port) of HOST:PORT, [V6]:PORT or HOST."""
-    host, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]"):
-        host, port = text, str(DEFAULTS.port)
-    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT with a port in 0..65535")
-    return host, int(port)
-
-
-def _milliseconds(text: str) -> int:
-    try:
-        return round(float(text) * 1000)
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from None
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serves; returns the exit code."""
+    try:
+        values = resolve(SETTINGS, arguments, os.environ)
+    except SettingError as problem:
+        print(f"dlock serve: {problem}", file=sys.stderr)
+        return EXIT_USAGE
+    if arguments.print_config:
+        print(as_toml(SETTINGS, values), end="")
+        return EXIT_CLEAN
+    settings = argparse.Namespace(**{name: one.value for name, one in values.items()})
     logging.basicConfig(
-        level=arguments.log_level.upper(), stream=sys.stderr,
+        level=settings.log_level.upper(), stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    _allow_descriptors(arguments.max_clients)
+    for hint in stray_variables(SETTINGS, OTHER_VARIABLES, os.environ):
+        _log.warning("%s", hint)
+    _allow_descriptors(settings.max_clients)
+    return _serve(settings)
+
+
+def _serve(settings: argparse.Namespace) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
     try:
-        server = Server(_config(arguments))
+        server = Server(_config(settings))
     except (ServerError, MemoryError) as problem:
         print(f"dlock serve: {problem}", file=sys.stderr)
         return _exit_code(problem)
     address_file = None
     try:
-        if arguments.address_file:
-            address_file = AddressFile(arguments.address_file, server)
+        if settings.address_file:
+            address_file = AddressFile(settings.address_file, server)
         _greet(server)
         while not stop.is_set() and not server.wait(0.2):
             pass
     except OSError as problem:
-        print(f"dlock serve: the address file {arguments.address_file} cannot be written: "
+        print(f"dlock serve: the address file {settings.address_file} cannot be written: "
               f"{problem}. Choose another place for it", file=sys.stderr)
         return EXIT_STATE
     finally:
@@ -152,35 +131,36 @@ def _exit_code(problem: Exception) -> int:
     return EXIT_USAGE
 
 
-def _config(arguments: argparse.Namespace) -> ServerConfig:
-    host, port = arguments.listen
+def _config(settings: argparse.Namespace) -> ServerConfig:
+    host, port = settings.listen
     return ServerConfig(
         host=host,
         port=port,
-        data_port=arguments.data_port,
-        max_locks=arguments.max_locks,
-        max_clients=arguments.max_clients,
-        max_objects=arguments.max_objects,
-        session_ttl_ms=arguments.session_ttl_ms,
-        max_lease_ms=arguments.max_lease_ms,
-        wait_mode=arguments.wait,
-        control_cpus=arguments.control_cpus,
-        data_cpus=arguments.data_cpus,
-        state_dir=_state_dir(arguments),
-        epoch_above=_epoch_shown(arguments.address_file) if arguments.address_file else 0,
-        settle_blindly=arguments.state_dir == "none",
+        data_port=settings.data_port,
+        max_locks=settings.max_locks,
+        max_clients=settings.max_clients,
+        max_objects=settings.max_objects,
+        session_ttl_ms=settings.session_ttl,
+        max_lease_ms=settings.max_lease,
+        wait_mode=settings.wait,
+        control_cpus=settings.control_cpus,
+        data_cpus=settings.data_cpus,
+        state_dir=_state_dir(settings),
+        epoch_above=_epoch_shown(settings.address_file) if settings.address_file else 0,
+        settle_blindly=settings.state_dir == NO_STATE_DIR,
     )
 
 
-def _state_dir(arguments: argparse.Namespace) -> Path | Callable[[int], Path] | None:
+def _state_dir(settings: argparse.Namespace) -> Path | None:
     """See EPILOG."""
-    host, port = arguments.listen
-    if arguments.state_dir == "none":
+    host, port = settings.listen
+    if settings.state_dir == NO_STATE_DIR:
         return None
-    if arguments.state_dir:
-        return Path(arguments.state_dir)
+    given: Path | None = settings.state_dir
+    if given:
+        return given
     if port == 0:
-        file: Path | None = arguments.address_file
+        file: Path | None = settings.address_file
         return file.with_name(file.name + ".state") if file else None
     home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     name = f"{host}-{port}".replace("/", "_")
