@@ -204,10 +204,12 @@ def python_imports(text: str, module: str, package: bool = False) -> list[tuple[
 
 def within(name: str, modules: Collection[str]) -> bool:
     """Is this dotted name one of the modules, or something in one of them? A module that ends with
-    a star stands for all that begin like it."""
+    a star stands for all that begin like it, one that begins with = for its own name alone."""
     return any(
         name.startswith(module[:-1])
         if module.endswith("*")
+        else name == module[1:]
+        if module.startswith("=")
         else f"{name}.".startswith(f"{module}.")
         for module in modules
     )

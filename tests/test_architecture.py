@@ -5,6 +5,7 @@ A new file under native/ belongs into a layer of C_LAYERS first; then its includ
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,13 +77,41 @@ class PythonRule:
     excused: tuple[str, ...] = ()
 
 
+def names_of_dlock() -> list[str]:
+    """What `import dlock` offers: __all__ of the package."""
+    tree = ast.parse((ROOT / "dlock" / "__init__.py").read_text(encoding="utf-8"))
+    (names,) = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    return [f"dlock.{name}" for name in names]
+
+
 # What the doors, the storage adapter and the command line may use of dlock.
-PUBLIC = ("dlock.dserver", "dlock.dclient", "dlock.types", "dlock.server", "dlock.__version__")
+PUBLIC = (
+    "=dlock",
+    *names_of_dlock(),
+    "dlock.admin",
+    "dlock.address",
+    "dlock.aio",
+    "dlock.dclient",
+    "dlock.dserver",
+    "dlock.errors",
+    "dlock.server",
+    "dlock.types",
+)
 
 PURE = tuple(
     f"dlock.control.{name}*" for name in ("messages", "fields", "codec", "registry", "recovery")
 )
-CLIENT = ("dlock.dclient", "dlock._mirror*", "dlock.control.link", "dlock.aio")
+MIRROR = ("dlock.dclient", "dlock._mirror*")
+API = (
+    *("dlock.client", "dlock.locks", "dlock.multi", "dlock.atomic", "dlock.fence", "dlock.aio"),
+    *("dlock.admin", "dlock._session", "dlock._enter", "dlock._handle", "dlock._calls"),
+    "dlock._notices",
+)
+CLIENT = (*MIRROR, *API, "dlock.control.link")
 SERVER = ("dlock.server", "dlock.dserver", "dlock.control.registry*", "dlock.control.loop*")
 EDGES = ("dlock.cli", "dlock.doors", "dlock.dss")
 
@@ -93,6 +122,11 @@ PYTHON_RULES = {
     "doors, dss and cli use the public API only": PythonRule(EDGES, ("dlock",), (*PUBLIC, *EDGES)),
     "messages, codec, registry and recovery are functions of (state, input, now)": PythonRule(
         PURE, (*IMPURE_MODULES, "dlock.control.loop*", "dlock.control.link", "dlock.server")
+    ),
+    "the Python API does not know the mirror": PythonRule(API, MIRROR),
+    "the mirror does not know the Python API": PythonRule(MIRROR, API),
+    "errors, addresses and pauses stand alone": PythonRule(
+        ("dlock.errors", "dlock.address", "dlock._retry"), ("dlock",), ("dlock._core",)
     ),
     "the types stand alone": PythonRule(("dlock.types",), ("dlock",), ("dlock._core",)),
     "_core stands alone": PythonRule(("dlock._core",), ("dlock",), ("dlock._native",)),
@@ -313,6 +347,7 @@ def test_a_python_layer_broken_is_seen(module: str, text: str) -> None:
         ("dlock.cli.serve", "from dlock.server import Server\nfrom . import common\nimport time\n"),
         ("dlock.types", "from dlock import _core\nimport enum\n"),
         ("dlock.control.loop", "import selectors\nfrom .registry import Registry\n"),
+        ("dlock.cli.run", "import dlock\nfrom dlock import errors\n"),
     ],
 )
 def test_a_python_layer_kept_is_not_blamed(module: str, text: str) -> None:

@@ -186,3 +186,63 @@ def test_descriptors_are_not_inherited(server: Server) -> None:
     assert link._socket is not None
     assert not link._socket.get_inheritable()
     link.close()
+
+
+def test_several_requests_in_one_round_trip(server: Server) -> None:
+    link = ControlLink.connect(server.host, server.port, TIMEOUT)
+    welcome, first = link.exchange([m.ClientInit(1, 1, {}), m.Stats()], TIMEOUT)
+    assert isinstance(welcome, m.Welcome)
+    assert isinstance(first, m.StatsReply)
+    got = link.request(m.GetLocks((m.LockSpec(b"a", 0),)), TIMEOUT)
+    released, others = link.exchange(
+        [m.ReleaseLocks((got.results[0].lock_id,)), m.GetLocks((m.LockSpec(b"b", 0),))], TIMEOUT)
+    assert released == m.Statuses(S.SUCCESS, (S.SUCCESS,))
+    assert others.results[0].status is S.SUCCESS
+    assert link.request(m.Stats(), TIMEOUT).stats["locks"] == 1
+
+
+def test_answers_may_come_in_any_order() -> None:
+    def turned_round(connection: socket.socket, decoder: Decoder) -> None:
+        asked = [take(connection, decoder) for _ in range(2)]
+        for number, message in reversed(asked):
+            answer = m.Status(S.DONE) if isinstance(message, m.Heartbeat) else m.Statuses(S.FAIL)
+            connection.sendall(encode(number, answer))
+
+    link, _ = peer(turned_round)
+    answers = link.exchange([m.Heartbeat(), m.ReleaseLocks((1,))], TIMEOUT)
+    assert answers == [m.Status(S.DONE), m.Statuses(S.FAIL)]
+
+
+def test_an_answer_of_the_wrong_kind_among_several_closes_the_link() -> None:
+    def crossed(connection: socket.socket, decoder: Decoder) -> None:
+        for answer in (m.Statuses(S.SUCCESS), m.Status(S.SUCCESS)):
+            number, _ = take(connection, decoder)
+            connection.sendall(encode(number, answer))
+
+    link, _ = peer(crossed)
+    with pytest.raises(LinkError, match="was answered with"):
+        link.exchange([m.Heartbeat(), m.ReleaseLocks((1,))], TIMEOUT)
+    assert link.closed
+
+
+def test_an_answer_that_comes_twice_closes_the_link() -> None:
+    def twice(connection: socket.socket, decoder: Decoder) -> None:
+        number, _ = take(connection, decoder)
+        connection.sendall(2 * encode(number, m.Status(S.SUCCESS)))
+
+    link, _ = peer(twice)
+    with pytest.raises(LinkError, match="not asked"):
+        link.exchange([m.Heartbeat(), m.Heartbeat()], TIMEOUT)
+    assert link.closed
+
+
+def test_a_farewell_arrives_and_is_not_waited_for(server: Server) -> None:
+    link = ControlLink.connect(server.host, server.port, TIMEOUT)
+    link.request(m.ClientInit(1, 1, {}), TIMEOUT)
+    link.request(m.GetLocks((m.LockSpec(b"a", 0),)), TIMEOUT)
+    link.farewell(m.ClientDeinit())
+    assert link.closed
+    deadline = time.monotonic() + TIMEOUT
+    while server.stats()["clients"] or server.stats()["locks"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,4 +1,5 @@
-"""A client's control connection: typed requests and replies, one at a time, from any thread.
+"""A client's control connection: typed requests and replies, one exchange at a time, from any
+thread.
 
 A link that timed out, broke, was interrupted or got an answer it cannot understand is closed for
 good: after any of these it could be out of step, and a later reply must never be taken for the
@@ -12,11 +13,12 @@ import os
 import socket
 import threading
 import time
-from typing import Final, cast
+from collections.abc import Sequence
+from typing import Any, Final, cast
 
 from dlock.control.codec import Decoder, encode
 from dlock.control.fields import U32_MAX, ProtocolError
-from dlock.control.messages import BY_MESSAGE, Reply, Request
+from dlock.control.messages import BY_MESSAGE, Message, Reply, Request
 
 RECEIVE_BYTES: Final = 65536
 
@@ -95,6 +97,11 @@ class ControlLink:
         """Sends and waits for the answer, at most `timeout` seconds in all (waiting for another
         thread's request included). LinkError closes the link, except where that wait was too
         long. ProtocolError: the message itself cannot be sent; the link stays as it was."""
+        return cast(Reply, self.exchange((message,), timeout)[0])
+
+    def exchange(self, messages: Sequence[Request[Any]], timeout: float) -> list[Message]:
+        """Sends several requests at once and waits for all answers, which come back in the order
+        of the requests: one round trip. Errors as `request` has them."""
         if self._pid != os.getpid():
             raise LinkError("the link belongs to the parent process")
         deadline = time.monotonic() + timeout
@@ -103,11 +110,10 @@ class ControlLink:
         try:
             if self._socket is None:
                 raise LinkError("the link is closed")
-            self._request_id = (self._request_id + 1) & U32_MAX
-            data = encode(self._request_id, message)
+            ids, data = self._encode(messages)
             answered = False
             try:
-                reply = self._exchange(self._socket, data, deadline)
+                replies = self._exchange(self._socket, data, set(ids), deadline)
                 answered = True
             finally:
                 # Whatever happened, KeyboardInterrupt included: without its reply it is over.
@@ -116,30 +122,66 @@ class ControlLink:
         finally:
             self._lock.release()
             self._reap()
-        expected = BY_MESSAGE[type(message)].reply
-        if expected is None or not isinstance(reply, expected):
-            self.close()
-            raise LinkError(f"{type(message).__name__} was answered with {type(reply).__name__}")
-        return cast(Reply, reply)
+        answers = [replies[number] for number in ids]
+        for message, reply in zip(messages, answers, strict=True):
+            expected = BY_MESSAGE[type(message)].reply
+            if expected is None or not isinstance(reply, expected):
+                self.close()
+                raise LinkError(
+                    f"{type(message).__name__} was answered with {type(reply).__name__}")
+        return answers
 
-    def _exchange(self, connected: socket.socket, data: bytes, deadline: float) -> object:
+    def _encode(self, messages: Sequence[Request[Any]]) -> tuple[list[int], bytes]:
+        """A number for each of the messages, and their bytes."""
+        ids, data = [], b""
+        for message in messages:
+            self._request_id = (self._request_id + 1) & U32_MAX
+            ids.append(self._request_id)
+            data += encode(self._request_id, message)
+        return ids, data
+
+    def _exchange(
+        self, connected: socket.socket, data: bytes, wanted: set[int], deadline: float
+    ) -> dict[int, Message]:
+        """The answers by the numbers of their requests, in whatever order they come."""
+        replies: dict[int, Message] = {}
         try:
             connected.settimeout(_remaining(deadline))
             connected.sendall(data)
-            while (taken := self._decoder.take()) is None:
-                connected.settimeout(_remaining(deadline))
-                received = connected.recv(RECEIVE_BYTES)
-                if not received:
-                    raise LinkError("the server closed the connection")
-                self._decoder.feed(received)
+            while wanted:
+                while (taken := self._decoder.take()) is None:
+                    connected.settimeout(_remaining(deadline))
+                    received = connected.recv(RECEIVE_BYTES)
+                    if not received:
+                        raise LinkError("the server closed the connection")
+                    self._decoder.feed(received)
+                request_id, reply = taken
+                if request_id not in wanted:
+                    raise LinkError("the server answered something that was not asked")
+                wanted.discard(request_id)
+                replies[request_id] = reply
         except TimeoutError:
             raise LinkError("no answer in time") from None
         except (OSError, ProtocolError) as problem:
             raise LinkError(f"the link broke: {problem}") from None
-        request_id, reply = taken
-        if request_id != self._request_id or self._decoder.pending_bytes:
+        if self._decoder.pending_bytes:
             raise LinkError("the server answered something that was not asked")
-        return reply
+        return replies
+
+    def farewell(self, message: Request[Any]) -> None:
+        """Sends a last request without waiting for anything, and closes the link. For those who
+        may not block; does nothing while another thread uses the link."""
+        if self._pid != os.getpid() or not self._lock.acquire(blocking=False):
+            return
+        try:
+            if self._socket is not None:
+                _, data = self._encode((message,))
+                with contextlib.suppress(OSError):
+                    self._socket.settimeout(0)
+                    self._socket.send(data)
+        finally:
+            self._lock.release()
+        self.close()
 
 
 def _remaining(deadline: float) -> float:

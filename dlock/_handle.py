@@ -1,0 +1,291 @@
+"""Names and handles: what a session has got of the server's locks, ready for the next acquisition.
+
+A `Name` is one lock that the session has got: its id and slot at the server. A `Handle` is one
+owner of it in the C client's book, with an acquire and a release call that are filled already.
+Every acquisition has a handle to itself; afterwards the handle lies idle at its name, and taking it
+again is a dict lookup and a pop.
+
+Threads: `take`, `give_back` and `retire` may be called by any thread at any time. The fast path
+takes no lock: it relies on dict and list operations that are whole. What changes the set of names
+holds the table's own mutex, briefly; asking the server is not done here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from dlock import _core
+from dlock._core import ffi, lib
+from dlock.errors import ForkedError
+
+if TYPE_CHECKING:
+    from dlock._session import Session
+
+# What names a lock: descriptor, enum dlk_kind, size (1 unless it is a semaphore).
+Key = tuple[bytes, int, int]
+
+IDLE_NAMES_MAX: Final = 1024
+RELEASE_BATCH: Final[int] = _core.DLK_BATCH_MAX  # names are let go so many at a time
+LOOKS_PER_EVICTION: Final = 4 * RELEASE_BATCH
+IDLE_HANDLES_MAX: Final = 32  # of one name; a crowd that has gone leaves no more behind
+SERIAL_BITS: Final = 32
+
+_PENDING: Final[int] = _core.DLK_STATUS_PENDING
+_SUCCESS: Final[int] = _core.DLK_STATUS_SUCCESS
+_NOT_GOT: Final[int] = _core.DLK_STATUS_LOCK_NOT_GET
+_FORKED: Final[int] = _core.DLK_STATUS_FORKED
+
+
+class Handle:
+    """One owner of one lock. Whoever took it has it alone until it is given back or retired; one
+    that is dropped without either gives back what it holds, without waiting.
+
+    `client`: the C client. `acquire`, `release`: its two calls (struct dlk_call *): verb, lock and
+    owner are filled, LOCK with an endless wait, no lease, exclusive; who changes that says so in
+    `asked`, which is for the caller alone, and None at first. `watcher`: told of notices about this
+    hold, as `watcher(kind, token)`; whoever sets it takes it away before giving the handle back.
+    """
+
+    __slots__ = ("__weakref__", "acquire", "actor", "alive", "asked", "calls", "client", "name",
+                 "release", "serial", "watcher")
+
+    def __init__(self, name: Name, serial: int, actor: int) -> None:
+        """Enters the owner into the book."""
+        self.alive = False
+        self.name = name
+        self.serial = serial
+        self.actor = actor
+        self.asked: object = None
+        self.watcher: Callable[[int, int], None] | None = None
+        self.client = name.table.client
+        self.calls = ffi.new("struct dlk_call[2]")
+        self.acquire: Any = self.calls + 0
+        self.release: Any = self.calls + 1
+        self.acquire.verb = lib.DLK_VERB_LOCK
+        self.acquire.wait_ms = lib.DLK_WAIT_FOREVER
+        self.release.verb = lib.DLK_VERB_UNLOCK
+        self.acquire.lock_id = self.release.lock_id = name.lock_id
+        name.owners.add(serial)
+        self.alive = True
+        self._enter()
+
+    @property
+    def owner(self) -> int:
+        """The number by which book and server know it: the actor, and what makes it unique."""
+        return self.actor << SERIAL_BITS | self.serial
+
+    def _enter(self) -> None:
+        name = self.name
+        self.acquire.owner = self.release.owner = owner = self.owner
+        status = lib.dlk_client_add_lock(
+            self.client, name.lock_id, name.slot, name.key[1], owner)
+        if status == _FORKED:
+            raise ForkedError
+        if status != _SUCCESS:
+            raise MemoryError("no memory for one more hold of a dlock client")
+
+    def rebind(self, actor: int) -> None:
+        """From now on it is this actor's. Only while it is idle."""
+        lib.dlk_client_drop_lock(self.client, self.name.lock_id, self.owner, 1)
+        self.actor = actor
+        self._enter()
+
+    def drop(self) -> None:
+        """Ends it; only while it is idle."""
+        if self._end():
+            lib.dlk_client_drop_lock(self.client, self.name.lock_id, self.owner, 1)
+
+    def abandon(self) -> None:
+        """Ends it, whatever it holds or asks for: that is given back. Never waits."""
+        if self._end():
+            client, release = self.client, self.release
+            lib.dlk_client_cancel(client, self.acquire)
+            lib.dlk_client_cancel(client, release)
+            # An unlock that is begun and then cancelled is a debt: sent until it is answered.
+            if lib.dlk_client_start(client, release) == _PENDING:
+                lib.dlk_client_cancel(client, release)
+            lib.dlk_client_drop_lock(client, self.name.lock_id, self.owner, 1)
+
+    def _end(self) -> bool:
+        """True the first time, while there is a session to tell."""
+        was_alive, self.alive = self.alive, False
+        self.name.owners.discard(self.serial)
+        return was_alive and not self.name.table.ended
+
+    def __del__(self) -> None:
+        if getattr(self, "alive", False) and not self.name.table.ended:
+            self.abandon()
+
+
+class Name:
+    """One lock that the session has got. `owners`: the serials of all its handles, `idle` those
+    that nobody uses; when these are all, the name is idle. `used`: since eviction looked last."""
+
+    __slots__ = ("idle", "key", "lock_id", "owners", "slot", "table", "used")
+
+    def __init__(self, table: NameTable, key: Key, lock_id: int, slot: int) -> None:
+        self.table = table
+        self.key = key
+        self.lock_id = lock_id
+        self.slot = slot
+        self.idle: list[Handle] = []
+        self.owners: set[int] = set()
+        self.used = False
+
+
+class NameTable:
+    """The names of one session. `parting`: names that were let go here and of which the server has
+    not confirmed it yet. `handles`: every handle by its serial, for those who bring notices."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.client = session.client
+        self.ended = False
+        self.parting: dict[Key, int] = {}
+        self.handles: weakref.WeakValueDictionary[int, Handle] = weakref.WeakValueDictionary()
+        self._names: dict[Key, Name] = {}
+        self._hand: deque[Name] = deque()  # the order in which eviction looks
+        self._serials = itertools.count(1)
+        self._mutex = threading.Lock()
+        self._pid = os.getpid()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._names
+
+    # ---- Handles ---------------------------------------------------------------------------------
+
+    def take(self, key: Key, actor: int) -> Handle | None:
+        """A handle for one acquisition by this actor (0: nobody known). None: the name has not been
+        got, or the session has ended: have the present session resolve it, and try again."""
+        try:
+            name = self._names[key]
+            handle = name.idle.pop()
+        except (KeyError, IndexError):
+            return self._take_new(key, actor)
+        name.used = True
+        if handle.actor != actor:
+            handle.rebind(actor)
+        return handle
+
+    def _take_new(self, key: Key, actor: int) -> Handle | None:
+        if self._pid != os.getpid():
+            raise ForkedError
+        with self._mutex:
+            name = self._names.get(key)
+            if name is None:
+                return None
+            serial = next(self._serials) & (1 << SERIAL_BITS) - 1
+            handle = Handle(name, serial, actor)
+            self.handles[serial] = handle
+            return handle
+
+    @staticmethod
+    def give_back(handle: Handle) -> None:
+        """Ends the use of a handle that holds nothing and asks for nothing, as the server has
+        confirmed."""
+        idle = handle.name.idle
+        if len(idle) < IDLE_HANDLES_MAX:
+            idle.append(handle)
+        else:
+            handle.drop()
+
+    @staticmethod
+    def retire(handle: Handle) -> None:
+        """Ends the use of a handle of which it is not known what the server has of it: its owner is
+        never used again, what it may hold is given back."""
+        handle.abandon()
+
+    # ---- Names -----------------------------------------------------------------------------------
+
+    def enter(self, key: Key, lock_id: int, slot: int) -> None:
+        """The server has given the name out."""
+        with self._mutex:
+            known = self._names.get(key)
+            if self.ended:
+                return
+            if known is None or (known.lock_id, known.slot) != (lock_id, slot):
+                name = self._names[key] = Name(self, key, lock_id, slot)
+                self._hand.append(name)
+
+    def forget(self, name: Name) -> None:
+        """The server does not know the name any more; it is to be resolved again."""
+        with self._mutex:
+            if self._names.get(name.key) is name:
+                del self._names[name.key]
+
+    def part(self) -> list[tuple[Key, int]]:
+        """Lets idle names go, when there are more than IDLE_NAMES_MAX, those first that were not
+        used for long. What the server has to be told: (name, lock id), at most RELEASE_BATCH."""
+        with self._mutex:
+            if len(self._names) >= IDLE_NAMES_MAX + RELEASE_BATCH:
+                self._evict()
+            return list(itertools.islice(self.parting.items(), RELEASE_BATCH))
+
+    def _evict(self) -> None:
+        looks = min(len(self._hand), LOOKS_PER_EVICTION)
+        room = RELEASE_BATCH - len(self.parting)
+        for _ in range(looks):
+            if room <= 0:
+                return
+            name = self._hand.popleft()
+            if self._names.get(name.key) is not name:
+                continue
+            if name.used or not self._let_go(name):
+                name.used = False
+                self._hand.append(name)
+            else:
+                room -= 1
+
+    def _let_go(self, name: Name) -> bool:
+        """Takes a name out, if all its handles are idle. A thread that looked the name up before
+        finds no handle here any more, and then no name."""
+        if len(name.idle) != len(name.owners):
+            return False
+        handles = []
+        while name.idle:
+            try:
+                handles.append(name.idle.pop())
+            except IndexError:
+                break
+        if len(handles) != len(name.owners):
+            name.idle.extend(handles)
+            return False
+        del self._names[name.key]
+        self.parting[name.key] = name.lock_id
+        for handle in handles:
+            handle.drop()
+        return True
+
+    def parted(self, gone: list[tuple[Key, int]]) -> None:
+        """The server has confirmed these."""
+        with self._mutex:
+            for key, lock_id in gone:
+                if self.parting.get(key) == lock_id:
+                    del self.parting[key]
+
+    def unpart(self, key: Key) -> None:
+        """The name is wanted again before the server has confirmed that it was let go."""
+        with self._mutex:
+            self.parting.pop(key, None)
+
+    # ---- The end ---------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """The session is over: handles that are in use are of no more use, the others go."""
+        self.ended = True
+        with self._mutex:
+            names = list(self._names.values())
+            self._names.clear()
+            self._hand.clear()
+            self.parting.clear()
+        for name in names:
+            name.idle.clear()  # they refer to their name and it to them

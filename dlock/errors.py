@@ -1,0 +1,107 @@
+"""What the Python API raises. A lock that is taken is an answer, not an error; errors are for locks
+that were lost, links that are gone, limits that were met, and misuse.
+
+Every error here is a `DlockError`. Where Python has a name for the same thing, it is that too, so
+that `except ConnectionError` or `except ValueError` see it. All of them can be pickled.
+"""
+
+from __future__ import annotations
+
+
+class DlockError(Exception):
+    """The base of all errors of dlock."""
+
+
+# ---- The link to the server ----------------------------------------------------------------------
+
+
+class ConnectError(DlockError, ConnectionError):
+    """No server answered in time. Nothing is held through this connection."""
+
+
+class ConnectionLost(ConnectError):
+    """The link to the server was lost and did not come back in time.
+
+    What was asked may or may not have been done; a lock that was asked for is given back when the
+    link returns. Locks that were held are SUSPENDED until then: act as if they were gone.
+    """
+
+
+class ClientClosed(DlockError, RuntimeError):
+    """The client was closed. Make a new one with `dlock.connect`."""
+
+
+class ForkedError(DlockError, RuntimeError):
+    """The client belongs to the parent process. After a fork the child connects by itself."""
+
+    def __init__(self, text: str = "this dlock client belongs to the parent process; after a fork "
+                                   "the child must call dlock.connect itself") -> None:
+        super().__init__(text)
+
+
+class ServerFull(DlockError):
+    """A table of the server is full. Its operator can raise the limit that the text names."""
+
+
+# ---- Locks ---------------------------------------------------------------------------------------
+
+
+class LockLost(DlockError):
+    """The server no longer knows the hold, or can no longer be asked: somebody else may have the
+    lock. What was done under it since may have met another's work; only the token tells.
+
+    `name`: the lock. `token`: of the hold that was lost; 0: not known.
+    """
+
+    _why = "is lost: its lease or session has ended, and somebody else may hold it now"
+
+    def __init__(self, name: str | bytes, token: int = 0) -> None:
+        super().__init__(name, token)
+        self.name = name
+        self.token = token
+
+    def __str__(self) -> str:
+        return f"the hold on {self.name!r} (token {self.token}) {self._why}"
+
+
+class Broken(LockLost):
+    """An operator took the lock away (`dlock break`)."""
+
+    _why = "was broken by an operator"
+
+
+class Deadlock(DlockError):
+    """Waiting would never end: those who are in the way wait, directly or not, for what the caller
+    holds. Release something and try again. `cycle`: who waits for which lock, as far as known."""
+
+    def __init__(self, cycle: object = None) -> None:
+        super().__init__(cycle)
+        self.cycle = cycle
+
+    def __str__(self) -> str:
+        shown = f": {self.cycle}" if self.cycle else ""
+        return f"waiting for this lock would close a cycle of waits{shown}"
+
+
+class NotHeld(DlockError, RuntimeError):
+    """Release or use of a lock that this object does not hold."""
+
+
+class StaleToken(DlockError):
+    """A fencing token that is older than one that was seen already: a late writer."""
+
+
+class KindMismatch(DlockError, ValueError):
+    """A lock of this name exists, and is of another kind or size."""
+
+
+class LeaseTooLong(DlockError, ValueError):
+    """The lease is longer than the server allows."""
+
+
+# ---- Objects -------------------------------------------------------------------------------------
+
+
+class OutcomeUnknown(DlockError):
+    """The answer to a change of an atomic was lost: it was carried out once or not at all, and
+    dlock does not repeat it. Read the value to find out."""
