@@ -56,6 +56,7 @@ struct dlk_client *dlk_client_new(const struct dlk_client_config *config)
     client->inbox = inbox;
     client->fd = -1;
     client->attaching.fd = -1;
+    dlk_collect_init(&client->collect);
     dlk_book_init(&client->book, client->config.reply_timeout_ms);
     dlk_adaptive_init(&client->adaptive, config->wait_mode, config->spin_us);
     dlk_keeper_add(client);
@@ -69,6 +70,7 @@ void dlk_client_free(struct dlk_client *client)
     }
     dlk_keeper_remove(client);
     dlk_client_detach(client);
+    dlk_collect_free(&client->collect);
     dlk_book_free(&client->book);
     pthread_mutex_destroy(&client->mutex);
     pthread_cond_destroy(&client->roles_free);
@@ -82,7 +84,7 @@ void dlk_client_free(struct dlk_client *client)
 
 /* Unix time minus dlk_now_ns, for display. Taken anew only when it has stepped, so that the same
  * end is shown as the same second. */
-static void sample_unix_time(struct dlk_client *client, uint64_t now_ns)
+void dlk_client_sample_unix_time(struct dlk_client *client, uint64_t now_ns)
 {
     struct timespec unix_time;
     if (client->unix_sampled_ns != 0 && now_ns - client->unix_sampled_ns < UNIX_SAMPLE_NS) {
@@ -102,6 +104,15 @@ void dlk_client_complete(struct dlk_client *client, struct dlk_call *call)
     if (call->waiter != NULL && --call->waiter->remaining == 0) {
         dlk_waiter_wake(client, call->waiter);
     }
+    if (call->place != DLK_PLACE_NONE) {
+        dlk_posted_complete(client, call);
+    }
+}
+
+void dlk_go_on(struct dlk_client *client, uint64_t now_ns)
+{
+    dlk_waiters_wake_blocked(client);
+    dlk_posted_go_on(client, now_ns);
 }
 
 void dlk_client_submit(struct dlk_client *client, struct dlk_call *call, uint64_t now_ns)
@@ -130,8 +141,7 @@ void dlk_client_submit(struct dlk_client *client, struct dlk_call *call, uint64_
     }
 }
 
-/* The status to return, which the caller then has had. */
-static int tell(struct dlk_call *call)
+int dlk_client_tell(struct dlk_call *call)
 {
     if (call->phase != DLK_PHASE_ENDED && call->phase != DLK_PHASE_SEEN) {
         return DLK_STATUS_PENDING;
@@ -161,12 +171,12 @@ int dlk_client_call(struct dlk_client *client, struct dlk_call *call)
     dlk_book_prepare(call);
     dlk_client_lock(client);
     uint64_t now_ns = dlk_now_ns();
-    sample_unix_time(client, now_ns);
+    dlk_client_sample_unix_time(client, now_ns);
     dlk_client_submit(client, call, now_ns);
     if (call->phase != DLK_PHASE_ENDED) {
         dlk_wait_calls(client, call, 1, now_ns);
     }
-    int status = tell(call);
+    int status = dlk_client_tell(call);
     dlk_client_unlock(client);
     return status;
 }
@@ -178,7 +188,7 @@ int dlk_client_wait(struct dlk_client *client, struct dlk_call *call)
     }
     dlk_client_lock(client);
     dlk_wait_calls(client, call, 1, dlk_now_ns());
-    int status = tell(call);
+    int status = dlk_client_tell(call);
     dlk_client_unlock(client);
     return status;
 }
@@ -191,10 +201,10 @@ int dlk_client_start(struct dlk_client *client, struct dlk_call *call)
     dlk_book_prepare(call);
     dlk_client_lock(client);
     uint64_t now_ns = dlk_now_ns();
-    sample_unix_time(client, now_ns);
+    dlk_client_sample_unix_time(client, now_ns);
     dlk_client_submit(client, call, now_ns);
     dlk_wire_flush(client);
-    int status = tell(call);
+    int status = dlk_client_tell(call);
     dlk_client_unlock(client);
     return status;
 }
@@ -220,7 +230,7 @@ int dlk_client_poll(struct dlk_client *client, struct dlk_call *call)
     if (call->phase != DLK_PHASE_ENDED) {
         look_for(client, call, 1);
     }
-    int status = tell(call);
+    int status = dlk_client_tell(call);
     dlk_client_unlock(client);
     return status;
 }
@@ -234,7 +244,7 @@ void dlk_client_cancel(struct dlk_client *client, struct dlk_call *call)
     uint64_t now_ns = dlk_now_ns();
     dlk_book_cancel(&client->book, call, now_ns);
     dlk_wire_put_debts(client, now_ns);
-    dlk_waiters_wake_blocked(client);
+    dlk_go_on(client, now_ns);
     dlk_wire_flush(client);
     dlk_client_unlock(client);
 }
@@ -254,7 +264,7 @@ static int batch(struct dlk_client *client, struct dlk_call *calls, size_t count
     }
     dlk_client_lock(client);
     uint64_t now_ns = dlk_now_ns();
-    sample_unix_time(client, now_ns);
+    dlk_client_sample_unix_time(client, now_ns);
     if (wait) {
         dlk_wait_calls(client, calls, count, now_ns);
     } else {

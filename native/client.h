@@ -33,6 +33,7 @@ struct dlk_waiter {
     uint32_t remaining; /* of its calls, those that have not ended */
     bool blocked;       /* the next of its calls was put off */
     bool settling;      /* waits for debts, not for calls */
+    struct dlk_waiter *next_collecting; /* waits for any posted call to end */
     _Atomic uint32_t word; /* enum waiter_word: what a follower sleeps on */
 };
 
@@ -56,6 +57,17 @@ struct dlk_attaching {
     unsigned char reply[DLK_FRAME_BYTES];
 };
 
+/* Who collects the calls that nobody waits for (client_collect.c). */
+struct dlk_collect {
+    struct dlk_waiter *waiting; /* threads in dlk_client_collect_wait that nobody has woken */
+    uint32_t active;            /* threads that will take what has ended before they leave */
+    uint32_t link_events;       /* what the set watches of the connection; 0: it is not in it */
+    int set_fd;                 /* epoll; -1: nobody has asked for it */
+    int bell_fd;
+    bool rung; /* the bell has a value, or will have */
+    bool ring; /* it is to be rung once the mutex is free */
+};
+
 struct dlk_client {
     pthread_mutex_t mutex;
     pthread_cond_t roles_free; /* neither leader nor sender */
@@ -77,6 +89,7 @@ struct dlk_client {
     uint32_t waiters_settling;
     uint32_t wakes;
     _Atomic uint32_t *wake[DLK_WAKES_MAX]; /* to be woken once the mutex is free */
+    struct dlk_collect collect;
     struct dlk_attaching attaching;
     struct dlk_call ping; /* the keeper's */
     uint64_t ping_sent_ns;
@@ -90,6 +103,11 @@ struct dlk_client {
 bool dlk_client_forked(const struct dlk_client *client);
 void dlk_client_submit(struct dlk_client *client, struct dlk_call *call, uint64_t now_ns);
 void dlk_client_complete(struct dlk_client *client, struct dlk_call *call);
+void dlk_client_sample_unix_time(struct dlk_client *client, uint64_t now_ns);
+/* The status to return, which the caller then has had. */
+int dlk_client_tell(struct dlk_call *call);
+/* Something has ended: who was put off may try again. */
+void dlk_go_on(struct dlk_client *client, uint64_t now_ns);
 /* For the keeper: sends a PING if it is time, looks for its answer. When to come again. */
 uint64_t dlk_client_keep(struct dlk_client *client, uint64_t now_ns);
 
@@ -122,8 +140,12 @@ bool dlk_wait_calls(struct dlk_client *client, struct dlk_call *calls, size_t co
                     uint64_t now_ns);
 /* Waits until no debt is under way, or until_ns. */
 void dlk_wait_settled(struct dlk_client *client, uint64_t now_ns, uint64_t until_ns);
-/* Reads what is there, if nobody reads. */
-void dlk_look(struct dlk_client *client, uint64_t now_ns);
+/* Waits until a posted call has ended, or until_ns, or a signal. */
+void dlk_wait_posted(struct dlk_client *client, uint64_t now_ns, uint64_t until_ns);
+/* Reads what is there, if nobody reads. True: there may be more. */
+bool dlk_look(struct dlk_client *client, uint64_t now_ns);
+/* Somebody who waits must read, if nobody does. */
+void dlk_pass_lead(struct dlk_client *client);
 /* Submits the calls in order until one is put off. True: none is left. */
 bool dlk_submit_more(struct dlk_client *client, struct dlk_call *calls, size_t count,
                      uint64_t now_ns);
@@ -132,6 +154,22 @@ void dlk_expire_blocked(struct dlk_client *client, struct dlk_call *calls, size_
                         uint64_t now_ns);
 void dlk_expire(struct dlk_client *client, struct dlk_call *calls, size_t count,
                 uint64_t now_ns);
+
+/* client_collect.c. All under the mutex, except dlk_collect_ring. */
+void dlk_collect_init(struct dlk_collect *collect);
+void dlk_collect_free(struct dlk_collect *collect);
+/* The bell that is to be rung once the mutex is free, or -1. */
+int dlk_collect_take_ring(struct dlk_collect *collect);
+void dlk_collect_ring(int bell_fd);
+/* The connection is there, or is going. False, errno: it can not be watched. */
+bool dlk_collect_link_up(struct dlk_client *client);
+void dlk_collect_link_down(struct dlk_client *client);
+/* Bytes stay unsent, or no longer. */
+void dlk_collect_want_room(struct dlk_client *client, bool wanted);
+/* A posted call has ended. */
+void dlk_posted_complete(struct dlk_client *client, struct dlk_call *call);
+/* Begins the posted calls that were put off, as far as that is possible. */
+void dlk_posted_go_on(struct dlk_client *client, uint64_t now_ns);
 
 /* client_link.c */
 /* Ends the connection and waits until no thread uses its descriptor. */

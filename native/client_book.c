@@ -15,6 +15,8 @@ void dlk_book_init(struct dlk_book *book, uint32_t reply_timeout_ms)
     *book = (struct dlk_book){
         .holds_free = DLK_NONE,
         .pending_free = DLK_NONE,
+        .owed_first = DLK_NONE,
+        .owed_last = DLK_NONE,
         .reply_timeout_ms = reply_timeout_ms,
     };
 }
@@ -82,6 +84,7 @@ static struct dlk_hold *hold_new(struct dlk_book *book)
 
 static void hold_free(struct dlk_book *book, struct dlk_hold *hold)
 {
+    dlk_posted_promote(book, hold, true);
     hold->in_use = false;
     hold->running = book->holds_free;
     book->holds_free = (uint32_t)(hold - book->holds);
@@ -112,6 +115,9 @@ void dlk_hold_release(struct dlk_book *book, struct dlk_hold *hold)
         /* Its only acquisition was cancelled while another thread tried to re-enter in vain. */
         dlk_pending_undo(book, hold, DLK_OP_UNLOCK, hold->now.token, hold->now.entry);
         dlk_belief_reset(&hold->now);
+    }
+    if (hold->behind.first != NULL && !hold->crowded) {
+        dlk_posted_promote(book, hold, false);
     }
 }
 
@@ -156,7 +162,7 @@ int dlk_book_may_drop_lock(const struct dlk_book *book, uint32_t lock_id, uint64
         return DLK_STATUS_LOCK_NOT_GET;
     }
     const struct dlk_hold *hold = &book->holds[index];
-    if (hold->running != DLK_NONE) {
+    if (hold->running != DLK_NONE || hold->crowded) {
         return DLK_STATUS_EASYNC;
     }
     switch (hold->now.state) {

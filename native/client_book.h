@@ -31,6 +31,37 @@ enum dlk_phase {
 
 enum dlk_turn { DLK_TURN_DONE, DLK_TURN_SEND, DLK_TURN_LATER };
 
+/* call.place: in which list a posted call is. */
+enum dlk_place {
+    DLK_PLACE_NONE = 0, /* not posted, or collected */
+    DLK_PLACE_RUNNING,  /* in none: it is being begun, or its answer is awaited */
+    DLK_PLACE_BEHIND,   /* put off behind another operation on its hold, which call.slot names */
+    DLK_PLACE_AGAIN,    /* what it stood behind has ended: its turn */
+    DLK_PLACE_CROWDED_SHORT, /* put off for want of a request slot */
+    DLK_PLACE_CROWDED_WAIT,  /* the same, and the request may wait at the server for long */
+    DLK_PLACE_ENDED
+};
+
+/* First come, first served. */
+struct dlk_calls {
+    struct dlk_call *first;
+    struct dlk_call *last;
+};
+
+/* Deadlines in ticks of 2^24 ns (17 ms), one round 8.6 s. */
+enum { DLK_WHEEL_SLOTS = 512, DLK_WHEEL_TICK_SHIFT = 24 };
+
+/* The calls that no thread waits for: each is in the list of its place. */
+struct dlk_posted {
+    struct dlk_calls again;
+    struct dlk_calls crowded_short;
+    struct dlk_calls crowded_wait;
+    struct dlk_calls ended;
+    struct dlk_call *passed; /* of a slot whose time has come, those not yet looked at */
+    uint64_t tick;           /* the next slot to be looked at */
+    struct dlk_call *wheel[DLK_WHEEL_SLOTS];
+};
+
 /* What is believed of one hold. All zero but entry: the initial state. */
 struct dlk_belief {
     uint64_t token;        /* HELD: the fencing token; TICKET: the stamp */
@@ -61,6 +92,8 @@ struct dlk_hold {
     bool in_use;
     bool waits; /* the running operation waits in the server's queue */
     bool gone;  /* forgotten; the record is freed when the running operation ends */
+    bool crowded; /* a posted call on it is put off for want of a request slot */
+    struct dlk_calls behind; /* posted calls that follow the running one, or the crowded one */
     struct dlk_belief now;
 };
 
@@ -79,7 +112,8 @@ struct dlk_pending {
     struct dlk_call *call;      /* NULL: a debt */
     uint64_t sent_ns;
     uint32_t hold; /* or DLK_NONE */
-    uint32_t next_free;
+    uint32_t next_free;  /* OWED: the next debt to be sent */
+    uint32_t previous;   /* OWED: the one before it, or DLK_NONE */
     uint32_t generation;
     uint8_t state; /* enum dlk_op_state */
 };
@@ -99,6 +133,8 @@ struct dlk_book {
     uint32_t debts;
     uint32_t debts_unsent;
     uint32_t debts_under_way;
+    uint32_t owed_first; /* debts to be sent, oldest first */
+    uint32_t owed_last;
     uint32_t client_id;
     uint32_t epoch;
     uint32_t session_ttl_ms;
@@ -108,6 +144,7 @@ struct dlk_book {
     uint64_t renewed_ns;       /* when the request was sent that renewed it last */
     uint64_t unix_offset_ns;   /* Unix time minus now, for display */
     uint64_t ignored;
+    struct dlk_posted posted;
 };
 
 void dlk_book_init(struct dlk_book *book, uint32_t reply_timeout_ms);
@@ -146,6 +183,9 @@ struct dlk_call *dlk_book_reply(struct dlk_book *book, const struct dlk_reply *r
 /* The answer to the pending request `index` is not waited for any longer. alive: the connection
  * may still bring it; else it is gone. Debts are marked for sending again when it is gone. */
 struct dlk_call *dlk_book_lose(struct dlk_book *book, uint32_t index, bool alive, uint64_t now_ns);
+/* A call that was put off ends, with this status. */
+void dlk_book_end_blocked(struct dlk_book *book, struct dlk_call *call, int32_t status,
+                          uint64_t now_ns);
 /* The deadline of a call that was put off has come. */
 void dlk_book_expire_blocked(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns);
 void dlk_book_cancel(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns);
@@ -153,12 +193,42 @@ void dlk_book_cancel(struct dlk_book *book, struct dlk_call *call, uint64_t now_
 /* client_book_debts.c */
 /* Debts that the server was not ready for are to be sent again. */
 void dlk_book_retry_kept(struct dlk_book *book);
-/* The next debt to send, from *cursor (0 at first) on, or NULL; it counts as sent. */
-const struct dlk_request *dlk_book_next_unsent(struct dlk_book *book, uint32_t *cursor,
-                                               uint64_t now_ns);
+/* The next debt to send, or NULL; it counts as sent. */
+const struct dlk_request *dlk_book_next_unsent(struct dlk_book *book, uint64_t now_ns);
+
+/* client_book_posted.c: the places of posted calls. Each step is O(1), whatever their number. */
+/* Another posted call must go first: the new one is to be put off. */
+bool dlk_posted_must_queue(const struct dlk_book *book, const struct dlk_call *call);
+/* The call was begun, or put off; it has not ended. Finds its place and watches its deadline. */
+void dlk_posted_place(struct dlk_book *book, struct dlk_call *call);
+/* The call has ended: it is to be collected. */
+void dlk_posted_end(struct dlk_book *book, struct dlk_call *call);
+/* Out of every list, whatever its place: nobody will collect it. */
+void dlk_posted_remove(struct dlk_book *book, struct dlk_call *call);
+/* The next that was put off and may begin now, or NULL; it is RUNNING then, and to be placed again
+ * unless it ends. up: a request could be sent; else a missing slot holds nobody back. */
+struct dlk_call *dlk_posted_next(struct dlk_book *book, bool up);
+/* After dlk_posted_next and the call's beginning: who stands behind it, if it is over already. */
+void dlk_posted_begun(struct dlk_book *book, const struct dlk_call *call);
+/* There would have been a request slot for it. */
+bool dlk_posted_has_room(const struct dlk_book *book, const struct dlk_call *call);
+/* The next whose deadline has come, or NULL; up to one tick late. */
+struct dlk_call *dlk_posted_due(struct dlk_book *book, uint64_t now_ns);
+/* The next that has ended, or NULL; its caller has it then. */
+struct dlk_call *dlk_posted_take(struct dlk_book *book);
 
 /* ---- Shared by the book's files only ---- */
 
+/* Request slots that are kept for undoing what was asked, and for requests that the server answers
+ * at once: were all taken by requests that wait, none of the holds that they wait for could end. */
+enum { DLK_PENDING_KEPT_FOR_UNDO = 256, DLK_PENDING_KEPT_FOR_SHORT = 64 };
+static inline uint32_t dlk_pending_kept(bool waits)
+{
+    return DLK_PENDING_KEPT_FOR_UNDO + (waits ? DLK_PENDING_KEPT_FOR_SHORT : 0u);
+}
+
+/* client_book_posted.c: the first that stands behind the hold may begin; or all. */
+void dlk_posted_promote(struct dlk_book *book, struct dlk_hold *hold, bool all);
 /* client_book_debts.c: pending requests and what becomes of them without a call. */
 uint32_t dlk_pending_new(struct dlk_book *book, uint32_t room_kept);
 void dlk_pending_free(struct dlk_book *book, uint32_t index);

@@ -5,7 +5,7 @@
  */
 #include "client_book.h"
 
-enum { NS_PER_MS = 1000000, PENDING_KEPT_FOR_UNDO = 256 };
+enum { NS_PER_MS = 1000000 };
 
 void dlk_call_end(struct dlk_call *call, int32_t status)
 {
@@ -64,6 +64,12 @@ void dlk_book_expire_blocked(struct dlk_book *book, struct dlk_call *call, uint6
     decide(book, hold, call, status, now_ns);
 }
 
+void dlk_book_end_blocked(struct dlk_book *book, struct dlk_call *call, int32_t status,
+                          uint64_t now_ns)
+{
+    decide(book, NULL, call, status, now_ns);
+}
+
 /* What a `lock` that was put off has still to wait. */
 static uint32_t wait_left_ms(const struct dlk_call *call, uint64_t now_ns)
 {
@@ -79,9 +85,9 @@ static uint32_t wait_left_ms(const struct dlk_call *call, uint64_t now_ns)
 
 /* A request for the call in a slot of its own; DLK_NONE when there is none. */
 static uint32_t ask(struct dlk_book *book, struct dlk_call *call, uint32_t op, uint32_t slot,
-                    uint64_t now_ns)
+                    bool waits, uint64_t now_ns)
 {
-    uint32_t index = dlk_pending_new(book, PENDING_KEPT_FOR_UNDO);
+    uint32_t index = dlk_pending_new(book, dlk_pending_kept(waits));
     if (index == DLK_NONE) {
         return DLK_NONE;
     }
@@ -117,7 +123,9 @@ static enum dlk_turn ask_about_hold(struct dlk_book *book, struct dlk_hold *hold
                                     struct dlk_call *call, uint32_t op, uint64_t now_ns,
                                     const struct dlk_request **request)
 {
-    uint32_t index = ask(book, call, op, hold->slot, now_ns);
+    bool acquires = op == DLK_OP_LOCK || op == DLK_OP_REDEEM;
+    uint32_t wait_ms = acquires ? wait_left_ms(call, now_ns) : 0;
+    uint32_t index = ask(book, call, op, hold->slot, wait_ms != 0, now_ns);
     if (index == DLK_NONE) {
         return dlk_book_put_off(book, call, now_ns);
     }
@@ -126,14 +134,15 @@ static enum dlk_turn ask_about_hold(struct dlk_book *book, struct dlk_hold *hold
     bool leases = hold->kind != DLK_KIND_RW;
     asked->entry = hold->now.entry;
     asked->token = hold->now.token;
-    if (op == DLK_OP_LOCK || op == DLK_OP_REDEEM) {
-        uint32_t flags = call->flags & (leases ? DLK_FLAG_FINAL_EXPIRY : 0u);
+    if (acquires) {
+        uint32_t flags = call->flags & DLK_FLAG_DEADLOCK;
+        flags |= call->flags & (leases ? DLK_FLAG_FINAL_EXPIRY : 0u);
         flags |= hold->kind == DLK_KIND_FAIR ? call->flags & DLK_FLAG_TICKET : 0u;
         flags |= op == DLK_OP_REDEEM ? DLK_FLAG_TICKET : 0u;
         asked->flags = (uint16_t)flags;
-        asked->wait_ms = wait_left_ms(call, now_ns);
+        asked->wait_ms = wait_ms;
     }
-    if (op == DLK_OP_LOCK || op == DLK_OP_REDEEM || op == DLK_OP_EXTEND) {
+    if (acquires || op == DLK_OP_EXTEND) {
         asked->lease_ms = leases ? call->lease_ms : 0;
     } else {
         /* The value goes before the request does: a lost reply can never bring it back. */
@@ -272,7 +281,7 @@ static enum dlk_turn begin_object(struct dlk_book *book, struct dlk_call *call, 
     uint32_t op = call->verb == DLK_VERB_FETCH_ADD     ? DLK_OP_FETCH_ADD
                   : call->verb == DLK_VERB_COMPARE_SWAP ? DLK_OP_COMPARE_SWAP
                                                         : DLK_OP_READ;
-    uint32_t index = ask(book, call, op, slot, now_ns);
+    uint32_t index = ask(book, call, op, slot, false, now_ns);
     if (index == DLK_NONE) {
         return dlk_book_put_off(book, call, now_ns);
     }
@@ -291,7 +300,7 @@ static enum dlk_turn begin_object(struct dlk_book *book, struct dlk_call *call, 
 static enum dlk_turn begin_ping(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns,
                                 const struct dlk_request **request)
 {
-    uint32_t index = ask(book, call, DLK_OP_PING, DLK_NONE, now_ns);
+    uint32_t index = ask(book, call, DLK_OP_PING, DLK_NONE, false, now_ns);
     if (index == DLK_NONE) {
         return dlk_book_put_off(book, call, now_ns);
     }

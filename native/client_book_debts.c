@@ -56,12 +56,47 @@ static void count_debt(struct dlk_book *book, uint8_t state, uint32_t change)
     book->debts_under_way += state == DLK_OP_STATE_OWED_SENT ? change : 0;
 }
 
+/* The debts to be sent are a list, so that sending one does not look at every slot. */
+static void link_owed(struct dlk_book *book, uint32_t index)
+{
+    struct dlk_pending *pending = &book->pending[index];
+    pending->next_free = DLK_NONE;
+    pending->previous = book->owed_last;
+    if (book->owed_last != DLK_NONE) {
+        book->pending[book->owed_last].next_free = index;
+    } else {
+        book->owed_first = index;
+    }
+    book->owed_last = index;
+}
+
+static void unlink_owed(struct dlk_book *book, uint32_t index)
+{
+    const struct dlk_pending *pending = &book->pending[index];
+    if (pending->previous != DLK_NONE) {
+        book->pending[pending->previous].next_free = pending->next_free;
+    } else {
+        book->owed_first = pending->next_free;
+    }
+    if (pending->next_free != DLK_NONE) {
+        book->pending[pending->next_free].previous = pending->previous;
+    } else {
+        book->owed_last = pending->previous;
+    }
+}
+
 static void set_state(struct dlk_book *book, uint32_t index, enum dlk_op_state state)
 {
     struct dlk_pending *pending = &book->pending[index];
     count_debt(book, pending->state, (uint32_t)-1);
+    if (pending->state == DLK_OP_STATE_OWED) {
+        unlink_owed(book, index);
+    }
     pending->state = (uint8_t)state;
     count_debt(book, pending->state, 1);
+    if (pending->state == DLK_OP_STATE_OWED) {
+        link_owed(book, index);
+    }
 }
 
 void dlk_pending_free(struct dlk_book *book, uint32_t index)
@@ -131,16 +166,13 @@ void dlk_book_retry_kept(struct dlk_book *book)
     }
 }
 
-const struct dlk_request *dlk_book_next_unsent(struct dlk_book *book, uint32_t *cursor,
-                                               uint64_t now_ns)
+const struct dlk_request *dlk_book_next_unsent(struct dlk_book *book, uint64_t now_ns)
 {
-    while (book->debts_unsent != 0 && *cursor < book->pending_high) {
-        uint32_t index = (*cursor)++;
-        if (book->pending[index].state == DLK_OP_STATE_OWED) {
-            set_state(book, index, DLK_OP_STATE_OWED_SENT);
-            book->pending[index].sent_ns = now_ns;
-            return &book->pending[index].request;
-        }
+    uint32_t index = book->owed_first;
+    if (index == DLK_NONE) {
+        return NULL;
     }
-    return NULL;
+    set_state(book, index, DLK_OP_STATE_OWED_SENT);
+    book->pending[index].sent_ns = now_ns;
+    return &book->pending[index].request;
 }

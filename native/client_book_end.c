@@ -161,6 +161,10 @@ static int32_t end_acquire(struct dlk_book *book, struct dlk_hold *hold,
     case DLK_RESULT_PASSED:
         dlk_belief_reset(&hold->now);
         return DLK_STATUS_FAIL;
+    case DLK_RESULT_DEADLOCK:
+        dlk_belief_reset(&hold->now);
+        pending->call->value = reply->value;
+        return DLK_STATUS_DEADLOCK;
     default:
         return status_of_refusal(reply->result);
     }
@@ -435,6 +439,7 @@ static void cancel_ended(struct dlk_book *book, const struct dlk_call *call)
 
 void dlk_book_cancel(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns)
 {
+    dlk_posted_remove(book, call);
     if (call->phase == DLK_PHASE_SENT) {
         cancel_sent(book, call);
     } else if (call->phase == DLK_PHASE_ENDED || call->phase == DLK_PHASE_SEEN) {

@@ -216,9 +216,14 @@ static bool install(struct dlk_client *client, const struct dlk_link *link)
         return false;
     }
     client->fd = attaching->fd;
+    if (!dlk_collect_link_up(client)) {
+        client->fd = -1;
+        return false;
+    }
     client->up = true;
     dlk_book_attach(&client->book, link, attaching->sent_ns);
     attaching->fd = -1;
+    dlk_pass_lead(client);
     return true;
 }
 

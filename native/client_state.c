@@ -45,7 +45,8 @@ int dlk_client_drop_lock(struct dlk_client *client, uint32_t lock_id, uint64_t o
     }
     dlk_client_lock(client);
     int status = dlk_book_drop_lock(&client->book, lock_id, owner, force != 0);
-    dlk_waiters_wake_blocked(client);
+    dlk_go_on(client, dlk_now_ns());
+    dlk_wire_flush(client);
     dlk_client_unlock(client);
     return status;
 }

@@ -32,7 +32,8 @@ void dlk_client_unlock(struct dlk_client *client)
 {
     _Atomic uint32_t *words[DLK_WAKES_MAX];
     uint32_t count = client->wakes;
-    if (count == 0) {
+    int bell_fd = dlk_collect_take_ring(&client->collect);
+    if (count == 0 && bell_fd < 0) {
         pthread_mutex_unlock(&client->mutex);
         return;
     }
@@ -41,6 +42,9 @@ void dlk_client_unlock(struct dlk_client *client)
     pthread_mutex_unlock(&client->mutex);
     for (uint32_t i = 0; i < count; i++) {
         futex(words[i], FUTEX_WAKE, 1, NULL);
+    }
+    if (bell_fd >= 0) {
+        dlk_collect_ring(bell_fd);
     }
 }
 
@@ -102,8 +106,7 @@ static void enlist(struct dlk_client *client, struct dlk_waiter *waiter)
     client->waiters_settling += waiter->settling;
 }
 
-/* Somebody who waits must read, if nobody does. */
-static void pass_lead(struct dlk_client *client)
+void dlk_pass_lead(struct dlk_client *client)
 {
     if (client->leader) {
         return;
@@ -130,7 +133,7 @@ static void delist(struct dlk_client *client, struct dlk_waiter *waiter)
     } else {
         client->waiters_last = waiter->previous;
     }
-    pass_lead(client);
+    dlk_pass_lead(client);
 }
 
 /* ---- Reading for all, sleeping while another reads ---- */
@@ -141,8 +144,8 @@ static uint64_t spin_budget_ns(const struct dlk_client *client, uint64_t now_ns)
     return dlk_adaptive_budget_ns(&client->adaptive, adaptive && dlk_overloaded(now_ns));
 }
 
-/* Takes one look, or sleeps for one. False: interrupted by a signal. */
-static bool read_once(struct dlk_client *client, uint64_t spin_ns, uint64_t *now_ns,
+/* Takes one look, or sleeps for one. What dlk_wire_receive has returned. */
+static ssize_t read_once(struct dlk_client *client, uint64_t spin_ns, uint64_t *now_ns,
                       uint64_t until_ns)
 {
     bool slept = false;
@@ -163,7 +166,7 @@ static bool read_once(struct dlk_client *client, uint64_t spin_ns, uint64_t *now
     } else if (dlk_wire_backlog(client) != 0) {
         dlk_wire_flush(client);
     }
-    return received != -EINTR;
+    return received;
 }
 
 /* Until something has come for this thread, or until_ns. False: interrupted by a signal. */
@@ -200,16 +203,18 @@ static bool wait_once(struct dlk_client *client, struct dlk_waiter *waiter, uint
     if (client->leader || !client->up) {
         return follow(client, waiter, now_ns, until_ns);
     }
-    return read_once(client, spin_budget_ns(client, *now_ns), now_ns, until_ns);
+    return read_once(client, spin_budget_ns(client, *now_ns), now_ns, until_ns) != -EINTR;
 }
 
-void dlk_look(struct dlk_client *client, uint64_t now_ns)
+bool dlk_look(struct dlk_client *client, uint64_t now_ns)
 {
     dlk_wire_flush(client);
-    if (client->up && !client->leader) {
-        read_once(client, 1, &now_ns, now_ns);
-        pass_lead(client);
+    if (!client->up || client->leader) {
+        return false;
     }
+    ssize_t received = read_once(client, 1, &now_ns, now_ns);
+    dlk_pass_lead(client);
+    return received > DLK_INBOX_BYTES - DLK_FRAME_BYTES; /* as much as there was room for */
 }
 
 /* ---- Calls ---- */
@@ -277,7 +282,7 @@ void dlk_expire(struct dlk_client *client, struct dlk_call *calls, size_t count,
         if (call->phase == DLK_PHASE_SENT && call->deadline_ns <= now_ns) {
             dlk_book_lose(&client->book, call->slot, client->up, now_ns);
             dlk_client_complete(client, call);
-            dlk_waiters_wake_blocked(client);
+            dlk_go_on(client, now_ns);
         }
     }
     dlk_wire_put_debts(client, now_ns);
@@ -338,6 +343,26 @@ void dlk_wait_settled(struct dlk_client *client, uint64_t now_ns, uint64_t until
         if (!wait_once(client, &waiter, &now_ns, until_ns)) {
             break;
         }
+    }
+    delist(client, &waiter);
+}
+
+void dlk_wait_posted(struct dlk_client *client, uint64_t now_ns, uint64_t until_ns)
+{
+    struct dlk_waiter waiter = {.remaining = 1, .next_collecting = client->collect.waiting};
+    client->collect.waiting = &waiter;
+    enlist(client, &waiter);
+    while (waiter.remaining != 0 && now_ns < until_ns) {
+        if (!wait_once(client, &waiter, &now_ns, until_ns)) {
+            break;
+        }
+    }
+    struct dlk_waiter **from = &client->collect.waiting;
+    while (*from != NULL && *from != &waiter) {
+        from = &(*from)->next_collecting;
+    }
+    if (*from != NULL) {
+        *from = waiter.next_collecting;
     }
     delist(client, &waiter);
 }

@@ -34,12 +34,11 @@ bool dlk_wire_put(struct dlk_client *client, const struct dlk_request *request)
 
 void dlk_wire_put_debts(struct dlk_client *client, uint64_t now_ns)
 {
-    uint32_t cursor = 0;
     const struct dlk_request *request;
     if (client->book.debts_unsent == 0 || !client->up) {
         return;
     }
-    while ((request = dlk_book_next_unsent(&client->book, &cursor, now_ns)) != NULL) {
+    while ((request = dlk_book_next_unsent(&client->book, now_ns)) != NULL) {
         if (!dlk_wire_put(client, request)) {
             dlk_wire_break(client, now_ns); /* no memory: a new connection sends them again */
             return;
@@ -85,11 +84,16 @@ void dlk_wire_flush(struct dlk_client *client)
         if (sent > 0) {
             out->sent += (size_t)sent;
         } else if (problem != EINTR) {
-            if (problem != EAGAIN && problem != ENOBUFS) {
+            if (problem == EAGAIN || problem == ENOBUFS) {
+                dlk_collect_want_room(client, true);
+            } else {
                 dlk_wire_break(client, dlk_now_ns());
             }
             return;
         }
+    }
+    if (dlk_wire_backlog(client) == 0) {
+        dlk_collect_want_room(client, false);
     }
 }
 
@@ -158,7 +162,7 @@ static void dispatch(struct dlk_client *client, uint64_t now_ns)
     client->inbox_length -= at;
     memmove(client->inbox, client->inbox + at, client->inbox_length);
     dlk_wire_put_debts(client, now_ns); /* a grant that nobody waits for any more */
-    dlk_waiters_wake_blocked(client);
+    dlk_go_on(client, now_ns);
     dlk_waiters_wake_settled(client);
 }
 
@@ -181,6 +185,7 @@ void dlk_wire_break(struct dlk_client *client, uint64_t now_ns)
 {
     if (client->up) {
         client->up = false;
+        dlk_collect_link_down(client);
         shutdown(client->fd, SHUT_RDWR); /* wakes the leader, and tells the server */
     }
     for (uint32_t index = 0; index < client->book.pending_high; index++) {
@@ -189,7 +194,7 @@ void dlk_wire_break(struct dlk_client *client, uint64_t now_ns)
             dlk_client_complete(client, ended);
         }
     }
-    dlk_waiters_wake_blocked(client);
+    dlk_go_on(client, now_ns);
     dlk_waiters_wake_settled(client);
     dlk_wire_role_free(client);
 }

@@ -490,6 +490,11 @@ struct dlk_call {
     uint32_t phase;
     uint64_t deadline_ns;
     struct dlk_waiter *waiter;
+    struct dlk_call *next;          /* posted: in the list of its place */
+    struct dlk_call *previous;
+    struct dlk_call *watched_next;  /* posted: in the wheel of deadlines */
+    struct dlk_call **watched_from; /* what points to it there; NULL: it is not in it */
+    uint32_t place;                 /* 0: not posted, or collected */
 };
 
 struct dlk_client_config {
@@ -575,6 +580,37 @@ int dlk_client_batch_wait(struct dlk_client *client, struct dlk_call *calls, siz
 /* Submits what it can without waiting; go on with batch_wait or batch_poll. */
 int dlk_client_batch_start(struct dlk_client *client, struct dlk_call *calls, size_t count);
 int dlk_client_batch_poll(struct dlk_client *client, struct dlk_call *calls, size_t count);
+/* ---- Calls that no thread waits for: futures, asyncio ---- */
+
+/* What has become of a posted call; the rest is in the call itself. */
+struct dlk_ended {
+    uint64_t cookie;
+    int32_t status;
+    uint32_t result;
+};
+
+/* Starts a call that nobody waits for. PENDING: collect will return it, once; anything else: it has
+ * ended already, and collect will not. EASYNC: it is posted already. Calls on one hold are carried
+ * out in the order in which they were posted. The frame goes out with dlk_client_flush or the next
+ * collect, whichever is first. The call stays in place until it was collected or cancelled
+ * (dlk_client_cancel, as any other: it is never collected then). Nobody waits for it by wait or
+ * poll. A connection that ends, ends it: BAD_RESPONSE, to be collected. */
+int dlk_client_post(struct dlk_client *client, struct dlk_call *call);
+/* SUCCESS: nothing is left to be sent; PENDING: the connection takes no more now, the next collect
+ * goes on. Never waits. */
+int dlk_client_flush(struct dlk_client *client);
+/* Reads what is there (unless a thread reads already), begins what was put off, ends the posted
+ * calls that got no answer in time (BAD_RESPONSE), sends, and writes the posted calls that have
+ * ended. Never waits. Returns how many it wrote; when that is `room`, there may be more. To be
+ * called when dlk_client_collect_fd is readable, and every 0.5 s for the deadlines. */
+size_t dlk_client_collect(struct dlk_client *client, struct dlk_ended *out, size_t room);
+/* The same, but waits for the first to end, at most timeout_ms and at most a slice. 0: none yet. */
+size_t dlk_client_collect_wait(struct dlk_client *client, struct dlk_ended *out, size_t room,
+                               uint32_t timeout_ms);
+/* One descriptor for the client's life, readable while collect has something to do, whichever
+ * connection the client has. Made when it is first asked for; -1 and errno: it can not be, or the
+ * client is the parent's (ECHILD). To be polled only; the client closes it. */
+int dlk_client_collect_fd(struct dlk_client *client);
 /* What this client has got and holds: returns how many claims there are, writes at most room. */
 size_t dlk_client_claims(struct dlk_client *client, struct dlk_claim *out, size_t room);
 /* After a re-initialisation: the next call on each held rw lock asks the server. */

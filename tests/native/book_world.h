@@ -102,8 +102,7 @@ static inline const struct dlk_belief *belief_of(const struct dlk_book *book)
 
 static inline const struct dlk_request *next_debt(struct dlk_book *book)
 {
-    uint32_t cursor = 0;
-    return dlk_book_next_unsent(book, &cursor, T0);
+    return dlk_book_next_unsent(book, T0);
 }
 
 #endif

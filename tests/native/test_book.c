@@ -368,8 +368,7 @@ static void test_drop(void)
     request = begin(&book, &acquire, T0);
     assert(dlk_book_drop_lock(&book, LOCK, OWNER, true) == S(SUCCESS));
     assert(reply_at(&book, &acquire, request, R(GRANTED), T0) == S(LOCK_NOT_GET));
-    uint32_t cursor = 0;
-    request = dlk_book_next_unsent(&book, &cursor, T0);
+    request = dlk_book_next_unsent(&book, T0);
     assert(request->op == O(UNLOCK) && request->token == 1000 && request->lock_id == LOCK);
     dlk_book_free(&book);
 }
