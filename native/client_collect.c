@@ -3,11 +3,11 @@
  * their answer, and are collected in bulk. Who ends one, a leader, the keeper or the collector
  * itself, also begins what had been put off. It may not decide what a reply means (the book does).
  *
- * The descriptor for event loops is an epoll set with the connection, so that the loop reads its
- * answers with no thread in between, and a bell (an eventfd) for those that another thread has read.
- * The bell is rung when the first call has ended with nobody there to collect it. `rung` is true
- * from then until its value has been read, and a ring may still be under way: whoever clears it too
- * early keeps `rung`, and comes again.
+ * The descriptor for event loops is an epoll set: the connection, so that the loop reads its
+ * answers with no thread in between, and a bell (an eventfd) for what another thread has read. It
+ * is rung when the first call has ended with nobody there to collect it. `rung` is true from then
+ * until its value has been read, and the ring may still be under way: who clears it too early
+ * leaves `rung` as it is, and comes again.
  */
 #include "client.h"
 
