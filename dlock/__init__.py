@@ -20,6 +20,7 @@ from dlock.errors import (
     ServerFull,
     StaleToken,
 )
+from dlock.fence import FenceGuard
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ __all__ = [
     "ConnectionLost",
     "Deadlock",
     "DlockError",
+    "FenceGuard",
     "ForkedError",
     "KindMismatch",
     "LeaseTooLong",

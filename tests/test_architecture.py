@@ -109,7 +109,8 @@ MIRROR = ("dlock.dclient", "dlock._mirror*")
 API = (
     *("dlock.client", "dlock.locks", "dlock.multi", "dlock.atomic", "dlock.fence", "dlock.aio"),
     *("dlock.admin", "dlock._session", "dlock._enter", "dlock._handle", "dlock._calls"),
-    "dlock._notices",
+    *("dlock._notices", "dlock._cycle", "dlock._watch", "dlock.rwlock", "dlock.semaphore"),
+    *("dlock.reentrant", "dlock.futures"),
 )
 CLIENT = (*MIRROR, *API, "dlock.control.link")
 SERVER = ("dlock.server", "dlock.dserver", "dlock.control.registry*", "dlock.control.loop*")
@@ -127,6 +128,14 @@ PYTHON_RULES = {
     "the mirror does not know the Python API": PythonRule(MIRROR, API),
     "errors, addresses and pauses stand alone": PythonRule(
         ("dlock.errors", "dlock.address", "dlock._retry"), ("dlock",), ("dlock._core",)
+    ),
+    "what an operation asks and what its answer means is pure of waiting": PythonRule(
+        ("dlock._calls", "dlock._cycle"),
+        (*IMPURE_MODULES, "dlock"),
+        ("dlock._calls", "dlock._core", "dlock._handle", "dlock.errors"),
+    ),
+    "a guard of storage needs no server": PythonRule(
+        ("dlock.fence",), ("dlock",), ("dlock.errors",)
     ),
     "the types stand alone": PythonRule(("dlock.types",), ("dlock",), ("dlock._core",)),
     "_core stands alone": PythonRule(("dlock._core",), ("dlock",), ("dlock._native",)),
