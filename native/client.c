@@ -138,7 +138,9 @@ void dlk_client_submit(struct dlk_client *client, struct dlk_call *call, uint64_
     if (!client->up || !dlk_wire_put(client, request)) {
         dlk_book_unsent(&client->book, call, now_ns);
         dlk_client_complete(client, call);
+        return;
     }
+    call->sent = 1;
 }
 
 int dlk_client_tell(struct dlk_call *call)

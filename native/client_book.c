@@ -234,6 +234,14 @@ uint64_t dlk_book_session_left_ms(const struct dlk_book *book, uint64_t now_ns)
     return left_ms(book->session_until_ns, now_ns);
 }
 
+/* How long the authority of a hold still runs. */
+uint64_t dlk_book_left_ms(const struct dlk_book *book, const struct dlk_belief *belief,
+                          uint64_t now_ns)
+{
+    bool held = belief->state == DLK_ENTRY_HELD;
+    return held ? left_ms(authority_until_ns(book, belief), now_ns) : 0;
+}
+
 /* The state of the hold as results show it; NULL: of nothing. */
 void dlk_book_show(const struct dlk_book *book, const struct dlk_hold *hold,
                    struct dlk_call *call, uint64_t now_ns)
@@ -255,7 +263,7 @@ void dlk_book_show(const struct dlk_book *book, const struct dlk_hold *hold,
     call->n_shared = belief->n_shared;
     call->m_exclusive = belief->m_exclusive;
     call->m_shared = belief->m_shared;
-    call->left_ms = held ? left_ms(authority_until_ns(book, belief), now_ns) : 0;
+    call->left_ms = dlk_book_left_ms(book, belief, now_ns);
 }
 
 size_t dlk_book_claims(const struct dlk_book *book, struct dlk_claim *out, size_t room,

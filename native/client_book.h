@@ -240,6 +240,8 @@ void dlk_pending_reply(struct dlk_book *book, uint32_t index, const struct dlk_r
 void dlk_hold_forget(struct dlk_book *book, struct dlk_hold *hold);
 void dlk_hold_release(struct dlk_book *book, struct dlk_hold *hold);
 void dlk_belief_reset(struct dlk_belief *belief);
+uint64_t dlk_book_left_ms(const struct dlk_book *book, const struct dlk_belief *belief,
+                          uint64_t now_ns);
 void dlk_book_show(const struct dlk_book *book, const struct dlk_hold *hold,
                    struct dlk_call *call, uint64_t now_ns);
 /* client_book_end.c */

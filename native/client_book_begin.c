@@ -18,6 +18,7 @@ void dlk_book_prepare(struct dlk_call *call)
     call->status = DLK_STATUS_PENDING;
     call->result = DLK_RESULT_COUNT;
     call->value = 0;
+    call->sent = 0;
     call->slot = DLK_NONE;
     call->phase = DLK_PHASE_NEW;
     call->deadline_ns = 0;
@@ -147,6 +148,7 @@ static enum dlk_turn ask_about_hold(struct dlk_book *book, struct dlk_hold *hold
     } else {
         /* The value goes before the request does: a lost reply can never bring it back. */
         asked->mode = hold->now.mode;
+        call->value = dlk_book_left_ms(book, &hold->now, now_ns);
         pending->before = hold->now;
         dlk_belief_reset(&hold->now);
     }

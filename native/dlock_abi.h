@@ -471,7 +471,7 @@ struct dlk_call {
     /* out: the state of the hold afterwards, as this client knows it */
     int32_t status;    /* enum dlk_status */
     uint32_t result;   /* enum dlk_result of the reply; DLK_RESULT_COUNT: decided here */
-    uint64_t value;    /* objects; DEADLOCK: the cycle's number */
+    uint64_t value;    /* objects; DEADLOCK: the cycle's number; UNLOCK: left_ms as it was before */
     uint64_t token;
     uint64_t time_out; /* Unix time, seconds; 0: nothing held */
     uint32_t kind;
@@ -479,6 +479,7 @@ struct dlk_call {
     uint32_t count;    /* re-entries, the first included */
     uint32_t held_mode;
     uint32_t readers;
+    uint32_t sent;     /* 1: the server may have had the request; 0: it certainly has not */
     uint16_t n_exclusive;
     uint16_t n_shared;
     uint16_t m_exclusive;

@@ -41,6 +41,7 @@ static void test_no_answer(void)
     assert(dlk_client_add_object(user.client, 9, 0) == S(SUCCESS));
     struct dlk_call add = {.verb = DLK_VERB_FETCH_ADD, .lock_id = 9, .operand = 1};
     assert(run_call(&user, &add) == S(BAD_RESPONSE) && dlk_client_debts(user.client) == 0);
+    assert(add.sent == 1); /* it may have been carried out */
     /* Who polls keeps the time. */
     assert(dlk_client_start(user.client, &add) == S(PENDING));
     usleep(120000);
@@ -118,6 +119,9 @@ static void test_no_server(void)
     get_lock(&user, 4, DLK_KIND_ATOMIC, 1);
     assert(simple(&user, TRY, 4, 1) == S(BAD_RESPONSE) && dlk_client_debts(user.client) == 0);
     assert(simple(&user, UNLOCK, 4, 1) == S(ALREADY_UNLOCKED));
+    assert(dlk_client_add_object(user.client, 9, 0) == S(SUCCESS));
+    struct dlk_call add = {.verb = DLK_VERB_FETCH_ADD, .lock_id = 9, .operand = 1};
+    assert(run_call(&user, &add) == S(BAD_RESPONSE) && add.sent == 0);
     dlk_client_free(user.client);
 }
 
@@ -131,8 +135,10 @@ static void test_unlock_is_sent_again(struct world *world)
     get_lock(&other, 4, DLK_KIND_ATOMIC, 1);
     assert(simple(&user, TRY, 4, 1) == S(SUCCESS));
     dlk_client_detach(user.client);
-    assert(simple(&user, UNLOCK, 4, 1) == S(BAD_RESPONSE));
-    assert(simple(&user, UNLOCK, 4, 1) == S(ALREADY_UNLOCKED));
+    struct dlk_call unlock = make_call(UNLOCK, 4, 1, 0);
+    assert(run_call(&user, &unlock) == S(BAD_RESPONSE));
+    assert(unlock.value > 0 && unlock.value <= WORLD_TTL_MS); /* it was held until this moment */
+    assert(run_call(&user, &unlock) == S(ALREADY_UNLOCKED) && unlock.value == 0);
     assert(simple(&other, TRY, 4, 1) == S(FAIL));
     assert(dlk_client_settle(user.client, 50) == S(BAD_RESPONSE));
     reattach(world, &user);
