@@ -22,6 +22,7 @@ static void in_child(void)
 {
     atomic_fetch_add(&process_generation, 1);
     dlk_keeper_after_fork();
+    dlk_notices_after_fork();
 }
 
 static void install_fork_handler(void)
@@ -58,6 +59,7 @@ struct dlk_client *dlk_client_new(const struct dlk_client_config *config)
     client->attaching.fd = -1;
     dlk_collect_init(&client->collect);
     dlk_book_init(&client->book, client->config.reply_timeout_ms);
+    client->book.number = config->number;
     dlk_adaptive_init(&client->adaptive, config->wait_mode, config->spin_us);
     dlk_keeper_add(client);
     return client;

@@ -124,8 +124,10 @@ ssize_t dlk_wire_receive(struct dlk_client *client, uint64_t spin_ns, uint64_t n
                          uint64_t until_ns, bool push, bool *slept);
 /* What dlk_wire_receive returned: replies go to their calls, a failure breaks the connection. */
 void dlk_wire_take(struct dlk_client *client, ssize_t received, uint64_t now_ns);
-/* The connection has failed or is given up: every call that was sent ends. */
+/* The connection has failed, which is told; or its user has given it up. Every call that was sent
+ * ends. */
 void dlk_wire_break(struct dlk_client *client, uint64_t now_ns);
+void dlk_wire_end(struct dlk_client *client, uint64_t now_ns);
 /* The caller was leader or sender and is no longer. */
 void dlk_wire_role_free(struct dlk_client *client);
 
@@ -174,6 +176,13 @@ void dlk_posted_go_on(struct dlk_client *client, uint64_t now_ns);
 /* client_link.c */
 /* Ends the connection and waits until no thread uses its descriptor. */
 void dlk_link_drop(struct dlk_client *client);
+
+/* client_notice.c */
+/* Takes the book's news into the queue. */
+void dlk_notices_put(struct dlk_book *book);
+/* Somebody is to read the queue; without any mutex. */
+void dlk_notices_ring(void);
+void dlk_notices_after_fork(void);
 
 /* keeper.c */
 void dlk_keeper_add(struct dlk_client *client);

@@ -27,6 +27,7 @@ void dlk_book_free(struct dlk_book *book)
     dlk_map_free(&book->objects);
     free(book->holds);
     free(book->pending);
+    free(book->news.notices);
     *book = (struct dlk_book){0};
 }
 

@@ -118,7 +118,18 @@ struct dlk_pending {
     uint8_t state; /* enum dlk_op_state */
 };
 
+/* What is to be told, until the shell takes it. */
+struct dlk_news {
+    struct dlk_notice *notices;
+    uint32_t count;
+    uint32_t room;
+    bool overflow; /* there was no memory for one */
+    bool any;      /* the shell has something to take */
+};
+
 struct dlk_book {
+    uint64_t number; /* how notices name the client; 0: none are made */
+    struct dlk_news news;
     struct dlk_map locks;   /* (lock id, owner) -> hold */
     struct dlk_map objects; /* (object id, 0) -> the server's slot */
     struct dlk_hold *holds;
@@ -195,6 +206,13 @@ void dlk_book_cancel(struct dlk_book *book, struct dlk_call *call, uint64_t now_
 void dlk_book_retry_kept(struct dlk_book *book);
 /* The next debt to send, or NULL; it counts as sent. */
 const struct dlk_request *dlk_book_next_unsent(struct dlk_book *book, uint64_t now_ns);
+
+/* client_book_notice.c */
+/* Something of the client itself, or of the hold (NULL: none), is to be told. */
+void dlk_book_tell(struct dlk_book *book, const struct dlk_hold *hold,
+                   enum dlk_notice_kind kind);
+/* The shell has taken the news. */
+void dlk_book_told(struct dlk_book *book);
 
 /* client_book_posted.c: the places of posted calls. Each step is O(1), whatever their number. */
 /* Another posted call must go first: the new one is to be put off. */

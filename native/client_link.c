@@ -19,7 +19,7 @@
 
 void dlk_link_drop(struct dlk_client *client)
 {
-    dlk_wire_break(client, dlk_now_ns());
+    dlk_wire_end(client, dlk_now_ns());
     while (client->leader || client->sender) {
         pthread_cond_wait(&client->roles_free, &client->mutex);
     }

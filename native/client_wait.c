@@ -33,9 +33,13 @@ void dlk_client_unlock(struct dlk_client *client)
     _Atomic uint32_t *words[DLK_WAKES_MAX];
     uint32_t count = client->wakes;
     int bell_fd = dlk_collect_take_ring(&client->collect);
-    if (count == 0 && bell_fd < 0) {
+    bool news = client->book.news.any;
+    if (count == 0 && bell_fd < 0 && !news) {
         pthread_mutex_unlock(&client->mutex);
         return;
+    }
+    if (news) {
+        dlk_notices_put(&client->book);
     }
     memcpy(words, client->wake, count * sizeof(words[0]));
     client->wakes = 0;
@@ -45,6 +49,9 @@ void dlk_client_unlock(struct dlk_client *client)
     }
     if (bell_fd >= 0) {
         dlk_collect_ring(bell_fd);
+    }
+    if (news) {
+        dlk_notices_ring();
     }
 }
 

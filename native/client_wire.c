@@ -184,6 +184,14 @@ void dlk_wire_take(struct dlk_client *client, ssize_t received, uint64_t now_ns)
 void dlk_wire_break(struct dlk_client *client, uint64_t now_ns)
 {
     if (client->up) {
+        dlk_book_tell(&client->book, NULL, DLK_NOTICE_LINK_DOWN);
+    }
+    dlk_wire_end(client, now_ns);
+}
+
+void dlk_wire_end(struct dlk_client *client, uint64_t now_ns)
+{
+    if (client->up) {
         client->up = false;
         dlk_collect_link_down(client);
         shutdown(client->fd, SHUT_RDWR); /* wakes the leader, and tells the server */

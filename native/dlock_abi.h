@@ -502,6 +502,7 @@ struct dlk_client_config {
     uint32_t wait_mode;        /* enum dlk_wait_mode */
     uint32_t reply_timeout_ms;
     uint32_t spin_us;          /* adaptive: the longest spin; 0: the default */
+    uint64_t number;           /* how notices name this client; 0: it gets none */
 };
 
 /* What the control plane hands out for a data connection. */
@@ -581,6 +582,7 @@ int dlk_client_batch_wait(struct dlk_client *client, struct dlk_call *calls, siz
 /* Submits what it can without waiting; go on with batch_wait or batch_poll. */
 int dlk_client_batch_start(struct dlk_client *client, struct dlk_call *calls, size_t count);
 int dlk_client_batch_poll(struct dlk_client *client, struct dlk_call *calls, size_t count);
+
 /* ---- Calls that no thread waits for: futures, asyncio ---- */
 
 /* What has become of a posted call; the rest is in the call itself. */
@@ -623,6 +625,37 @@ uint64_t dlk_client_ignored(struct dlk_client *client);
  * a stop; each stop ends one run, the present or the next. ERROR: it runs already. */
 int dlk_keeper_run(void);
 void dlk_keeper_stop(void);
+
+/* ---- Notices: what has become of holds and sessions without a call ---- */
+
+/* Each is told once, when it happens. They only tell: whether a hold may be believed is computed
+ * from the clock when it is asked for (call.left_ms). */
+enum dlk_notice_kind {
+    DLK_NOTICE_LOST = 1,  /* the hold is held no more: the server said so when it was asked */
+    DLK_NOTICE_BROKEN,    /* an operator took the hold away; it is lost, and was given back */
+    DLK_NOTICE_SUSPENDED, /* the hold's own authority (its lease) could have ended */
+    DLK_NOTICE_CONFIRMED, /* it had been suspended, and is held: nobody had it in between */
+    /* Of the client: lock_id, owner and token are 0. */
+    DLK_NOTICE_LINK_DOWN,         /* the data connection has failed; nobody asked for that */
+    DLK_NOTICE_SESSION_SUSPENDED, /* the session, and with it what is held without a lease */
+    DLK_NOTICE_SESSION_CONFIRMED,
+    DLK_NOTICE_REMOVED,           /* the server has ended the session */
+    DLK_NOTICE_OVERFLOW           /* of every client (client 0): some were not kept, look at all */
+};
+
+struct dlk_notice {
+    uint64_t client; /* dlk_client_config.number */
+    uint64_t owner;
+    uint64_t token;
+    uint32_t lock_id;
+    uint32_t kind; /* enum dlk_notice_kind */
+};
+
+/* The notices of all clients of this process, oldest first; for one thread. Waits for the first,
+ * at most timeout_ms; returns how many it wrote, 0 when the time is over or after
+ * dlk_notices_wake. A forked child begins with none. */
+size_t dlk_notices_wait(struct dlk_notice *out, size_t room, uint32_t timeout_ms);
+void dlk_notices_wake(void); /* ends one wait, the present or the next */
 
 /* ---- Benchmarks (docs/benchmarks.md) ---- */
 
