@@ -194,9 +194,24 @@ class EntryView(NamedTuple):
     session: int
     client_id: int
     request_id: int
+    entry: int
     state: int
     mode: int
     flags: int
+
+
+class LockView(NamedTuple):
+    """struct dlk_lock_view: one open lock in short."""
+
+    slot: int
+    id: int
+    n_exclusive: int
+    n_shared: int
+    n_queue: int
+    size: int
+    served: int
+    kind: int
+    closing: int
 
 
 class Claim(NamedTuple):

@@ -44,6 +44,7 @@ enum dlk_limit {
     DLK_ASYNC_TIMEOUT_MS = 5000,
     DLK_WAIT_SLICE_MS = 50,           /* every wait in C returns to Python after this time */
     DLK_INFLIGHT_MAX = 16384,         /* requests under way on one connection */
+    DLK_LOOK_MAX = 4096,              /* entries or slots that one VIEW or SURVEY looks at */
     DLK_EPOCH_BITS = 20,
     DLK_COUNTER_BITS = 43
 };
@@ -228,12 +229,14 @@ enum dlk_command_op {
     DLK_COMMAND_TOKEN_FLOOR,       /* value: tokens and stamps from now on are above it */
     DLK_COMMAND_GRACE,             /* value: ms that every session gets at least from now */
     DLK_COMMAND_BREAK,             /* slot, id: takes holds away; value: of this token only, 0:
-                                    * all. size 0: their clients are asked; 1: at once. DONE with
-                                    * value: how many holds it met */
-    DLK_COMMAND_VIEW,              /* slot, id: value: the address of size struct dlk_entry_view,
-                                    * the sender's until DONE, whose value says how many there are,
-                                    * written at most size */
-    DLK_COMMAND_SURVEY             /* slot: the first; value: the address of size struct
+                                    * all; attach: its entry's handle, if known: looked at first.
+                                    * size 0: their clients are asked; 1: at once. DONE with value:
+                                    * how many holds it met */
+    DLK_COMMAND_VIEW,              /* slot, id: value: the address of size (1..DLK_LOOK_MAX) struct
+                                    * dlk_entry_view, the sender's until DONE, whose value says how
+                                    * many there are, written at most size */
+    DLK_COMMAND_SURVEY             /* slot: the first of at most DLK_LOOK_MAX that are looked at;
+                                    * value: the address of size (1..DLK_LOOK_MAX) struct
                                     * dlk_lock_view; DONE: value: how many open locks were written,
                                     * slot: where to go on, DLK_NONE: that was the last */
 };
@@ -377,6 +380,7 @@ struct dlk_entry_view {
     uint32_t session;  /* slot */
     uint32_t client_id;
     uint32_t request_id;
+    uint32_t entry;    /* its handle */
     uint8_t state;     /* enum dlk_entry_state */
     uint8_t mode;
     uint16_t flags;    /* enum dlk_request_flag, and DLK_ENTRY_BREAKING */

@@ -13,7 +13,8 @@ enum { FETCH_AHEAD = 16, FETCH_NEAR = 6, HUGE_PAGE = 2 << 20, HUGE_TABLE_BYTES =
 
 static size_t replies_room(const struct dlk_limits *limits)
 {
-    /* A waiter is answered once, a request at once or by becoming a waiter (then twice). */
+    /* A waiter is answered once, a request at once or by becoming a waiter (then twice), or with
+     * a notice behind it; a holder is told once in a call that it is broken. */
     return (size_t)limits->max_entries + 2 * DLK_STEP_MAX + 1;
 }
 
@@ -147,6 +148,29 @@ void dlk_reply_entry(struct dlk_engine *engine, const struct entry *entry, uint3
         reply->token = entry->token;
         reply->entry = entry_index(engine, entry);
     }
+}
+
+/* To a holder, unasked: an operator takes the hold away. Nobody reads for a session that has
+ * ended. */
+void dlk_reply_notice(struct dlk_engine *engine, const struct entry *entry, uint64_t now_ns)
+{
+    if (engine->sessions[entry->session].state != SESSION_OPEN) {
+        return;
+    }
+    struct dlk_reply *reply = &engine->replies[engine->n_replies++];
+    *reply = (struct dlk_reply){
+        .op = DLK_OP_NOTICE,
+        .mode = entry->mode,
+        .result = DLK_RESULT_BROKEN,
+        .session = entry->session,
+        .epoch = engine->epoch,
+        .token = entry->token,
+        .entry = entry_index(engine, entry),
+    };
+    if (entry->end_ns != DLK_NEVER && entry->end_ns > now_ns) {
+        reply->lease_ms = (uint32_t)((entry->end_ns - now_ns) / 1000000u);
+    }
+    fill_lock(reply, &engine->locks[entry->lock]);
 }
 
 void dlk_event_push(struct dlk_engine *engine, uint32_t op, uint32_t slot, uint32_t id)

@@ -31,5 +31,7 @@ bool dlk_engine_attach_allowed(const struct dlk_engine *engine, const struct dlk
 /* The client id of a session slot in use, else 0. */
 uint32_t dlk_engine_client_id(const struct dlk_engine *engine, uint32_t session);
 uint32_t dlk_engine_epoch(const struct dlk_engine *engine);
+/* A session has a new connection: it is told again of each hold that an operator asks for. */
+void dlk_engine_attached(struct dlk_engine *engine, uint32_t session, uint64_t now_ns);
 
 #endif

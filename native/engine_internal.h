@@ -67,6 +67,7 @@ struct session {
     uint32_t n_queued;
     uint32_t lease_limit_ms;
     uint32_t attach;
+    uint32_t n_breaking; /* holds that an operator has asked for */
     uint8_t secret[DLK_SECRET_BYTES];
 };
 
@@ -87,7 +88,7 @@ struct dlk_engine {
     uint32_t next_epoch; /* may be taken when this one's counter ends; 0: not yet known */
     uint64_t token;      /* the last one given */
     uint64_t grace_ns;   /* no session ends before this */
-    struct dlk_heap ends;     /* ids: locks, then entries of ended sessions */
+    struct dlk_heap ends;     /* ids: locks, then entries: of ended sessions, and breaking ones */
     struct dlk_heap expiries; /* ids: sessions; a key may be early, never late */
     struct dlk_heap waits;    /* ids: entries */
     struct dlk_reply *replies;
@@ -110,6 +111,12 @@ static inline uint32_t entry_index(const struct dlk_engine *engine, const struct
 static inline uint64_t lease_end_ns(uint64_t now_ns, uint32_t lease_ms)
 {
     return lease_ms == 0 ? DLK_NEVER : now_ns + (uint64_t)lease_ms * 1000000u;
+}
+
+/* An operator has asked its client for this hold. */
+static inline bool entry_breaking(const struct entry *entry)
+{
+    return (entry->flags & DLK_ENTRY_BREAKING) != 0;
 }
 
 static inline bool lock_compatible(const struct lock *lock, uint32_t mode)
@@ -138,6 +145,16 @@ void dlk_lock_request(struct dlk_engine *engine, const struct dlk_request *reque
                       uint64_t now_ns);
 void dlk_wait_over(struct dlk_engine *engine, struct entry *entry, uint64_t now_ns);
 
+/* engine_break.c: what an operator takes away. */
+uint32_t dlk_break(struct dlk_engine *engine, const struct dlk_command *command, uint64_t now_ns,
+                   uint64_t *met);
+
+/* engine_view.c: what an operator sees. */
+uint32_t dlk_view_command(const struct dlk_engine *engine, const struct dlk_command *command,
+                          uint64_t *count);
+uint32_t dlk_survey_command(const struct dlk_engine *engine, const struct dlk_command *command,
+                            uint64_t *count, uint32_t *next);
+
 /* engine_session.c */
 void dlk_session_expire(struct dlk_engine *engine, uint32_t session, uint64_t now_ns);
 void dlk_session_entry_gone(struct dlk_engine *engine, uint32_t session);
@@ -148,6 +165,7 @@ struct dlk_reply *dlk_reply_push(struct dlk_engine *engine, const struct dlk_req
                                  uint32_t result);
 void dlk_reply_entry(struct dlk_engine *engine, const struct entry *entry, uint32_t result,
                      uint64_t now_ns);
+void dlk_reply_notice(struct dlk_engine *engine, const struct entry *entry, uint64_t now_ns);
 void dlk_event_push(struct dlk_engine *engine, uint32_t op, uint32_t slot, uint32_t id);
 
 #endif

@@ -18,6 +18,9 @@ static void answer(struct dlk_engine *engine, const struct dlk_request *request,
     if (entry->state == DLK_ENTRY_HELD && entry->end_ns != DLK_NEVER && entry->end_ns > now_ns) {
         reply->lease_ms = (uint32_t)((entry->end_ns - now_ns) / 1000000u);
     }
+    if (entry_breaking(entry)) {
+        dlk_reply_notice(engine, entry, now_ns); /* who hears of the hold hears of its end */
+    }
 }
 
 static const uint32_t result_of_state[] = {
@@ -90,7 +93,7 @@ static void lock_by_queue(struct dlk_engine *engine, const struct dlk_request *r
 static bool over_at_its_end(const struct entry *entry, uint64_t now_ns)
 {
     return entry->state == DLK_ENTRY_HELD && entry->end_ns <= now_ns
-           && (entry->flags & DLK_FLAG_FINAL_EXPIRY) != 0;
+           && (entry->flags & (DLK_FLAG_FINAL_EXPIRY | DLK_ENTRY_BREAKING)) != 0;
 }
 
 /* The request was sent before. True if an entry of it is there, and has answered. */
@@ -155,7 +158,7 @@ static void request_lock(struct dlk_engine *engine, const struct dlk_request *re
 static void grow_lease(struct entry *entry, uint32_t lease_ms, uint64_t now_ns)
 {
     uint64_t end_ns = lease_end_ns(now_ns, lease_ms);
-    if (lease_ms != 0 && entry->end_ns < end_ns) {
+    if (lease_ms != 0 && entry->end_ns < end_ns && !entry_breaking(entry)) {
         entry->end_ns = end_ns;
     }
 }

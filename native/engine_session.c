@@ -217,8 +217,9 @@ static void set_ready(struct dlk_engine *engine, bool ready, uint64_t now_ns)
     dlk_run_ends(engine, now_ns);
 }
 
+/* `value` and `slot` are those of the DONE event. */
 static uint32_t carry_out(struct dlk_engine *engine, const struct dlk_command *command,
-                          uint64_t now_ns, uint64_t *value)
+                          uint64_t now_ns, uint64_t *value, uint32_t *slot)
 {
     switch (command->op) {
     case DLK_COMMAND_SESSION_OPEN:
@@ -254,6 +255,12 @@ static uint32_t carry_out(struct dlk_engine *engine, const struct dlk_command *c
         engine->grace_ns = grace_ns > engine->grace_ns ? grace_ns : engine->grace_ns;
         return DLK_RESULT_DONE;
     }
+    case DLK_COMMAND_BREAK:
+        return dlk_break(engine, command, now_ns, value);
+    case DLK_COMMAND_VIEW:
+        return dlk_view_command(engine, command, value);
+    case DLK_COMMAND_SURVEY:
+        return dlk_survey_command(engine, command, value, slot);
     default:
         return DLK_RESULT_INVALID;
     }
@@ -263,15 +270,17 @@ void dlk_engine_command(struct dlk_engine *engine, const struct dlk_command *com
                         uint64_t now_ns)
 {
     uint64_t value = 0;
-    uint32_t result = carry_out(engine, command, now_ns, &value);
-    dlk_event_push(engine, DLK_EVENT_DONE, command->slot, command->id);
+    uint32_t slot = command->slot;
+    uint32_t result = carry_out(engine, command, now_ns, &value, &slot);
+    dlk_event_push(engine, DLK_EVENT_DONE, slot, command->id);
     struct dlk_event *event = &engine->events[engine->n_events - 1];
     event->result = result;
     event->cookie = command->cookie;
     event->value = value;
 }
 
-/* Every lock that is due, and every leased hold of an ended session whose lease is over. */
+/* Every lock that is due, and every hold whose lease is over and that ends with it whether anybody
+ * waits or not: of an ended session, or breaking. */
 void dlk_run_ends(struct dlk_engine *engine, uint64_t now_ns)
 {
     while (dlk_heap_first_ns(&engine->ends) <= now_ns) {

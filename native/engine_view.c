@@ -14,6 +14,7 @@ static void show(const struct dlk_engine *engine, const struct entry *entry,
         .session = entry->session,
         .client_id = engine->sessions[entry->session].client_id,
         .request_id = entry->request_id,
+        .entry = entry_index(engine, entry),
         .state = (uint8_t)entry->state,
         .mode = (uint8_t)entry->mode,
         .flags = (uint16_t)entry->flags,
@@ -30,15 +31,72 @@ size_t dlk_engine_view(const struct dlk_engine *engine, uint32_t slot, struct dl
     const struct lock *lock = &engine->locks[slot];
     for (int list = 0; list < 2; list++) {
         uint32_t index = list == 0 ? lock->holders : lock->queue_head;
-        while (index != DLK_NONE) {
-            if (count < room) {
-                show(engine, &engine->entries[index], &out[count]);
-            }
+        while (index != DLK_NONE && count < room) {
+            show(engine, &engine->entries[index], &out[count]);
             count++;
             index = engine->entries[index].lock_next;
         }
     }
-    return count;
+    return (size_t)lock->n_exclusive + lock->n_shared + lock->n_queue;
+}
+
+/* What a command says of the sender's array: its address, or NULL if it is none. */
+static void *array_of(const struct dlk_command *command)
+{
+    bool fits = command->size >= 1 && command->size <= DLK_LOOK_MAX;
+    return fits ? (void *)(uintptr_t)command->value : NULL;
+}
+
+uint32_t dlk_view_command(const struct dlk_engine *engine, const struct dlk_command *command,
+                          uint64_t *count)
+{
+    struct dlk_entry_view *out = array_of(command);
+    if (out == NULL) {
+        return DLK_RESULT_INVALID;
+    }
+    if (command->slot >= engine->limits.max_locks || command->id == 0
+        || engine->locks[command->slot].id != command->id) {
+        return DLK_RESULT_NO_LOCK;
+    }
+    *count = dlk_engine_view(engine, command->slot, out, command->size);
+    return DLK_RESULT_DONE;
+}
+
+static struct dlk_lock_view in_short(const struct dlk_engine *engine, const struct lock *lock)
+{
+    return (struct dlk_lock_view){
+        .slot = lock_index(engine, lock),
+        .id = lock->id,
+        .n_exclusive = lock->n_exclusive,
+        .n_shared = lock->n_shared,
+        .n_queue = lock->n_queue,
+        .size = lock->size,
+        .served = (uint16_t)(lock->served[DLK_MODE_EXCLUSIVE] + lock->served[DLK_MODE_SHARED]),
+        .kind = lock->kind,
+        .closing = lock->closing,
+    };
+}
+
+uint32_t dlk_survey_command(const struct dlk_engine *engine, const struct dlk_command *command,
+                            uint64_t *count, uint32_t *next)
+{
+    struct dlk_lock_view *out = array_of(command);
+    uint32_t slot = command->slot;
+    if (out == NULL) {
+        return DLK_RESULT_INVALID;
+    }
+    for (uint32_t looked = 0; looked < DLK_LOOK_MAX && slot < engine->limits.max_locks; looked++) {
+        const struct lock *lock = &engine->locks[slot];
+        if (lock->id != 0 && *count == command->size) {
+            break;
+        }
+        if (lock->id != 0) {
+            out[(*count)++] = in_short(engine, lock);
+        }
+        slot++;
+    }
+    *next = slot < engine->limits.max_locks ? slot : DLK_NONE;
+    return DLK_RESULT_DONE;
 }
 
 enum broken {
@@ -51,7 +109,8 @@ enum broken {
     BROKEN_TIMER,      /* a lock with a queue that is due without a timer */
     BROKEN_WAIT,       /* a ticket or holder in the heap of waits */
     BROKEN_FREED,      /* an entry on no list, or a free lock with entries */
-    BROKEN_SESSION     /* a session's list or counts */
+    BROKEN_SESSION,    /* a session's list or counts */
+    BROKEN_BREAKING    /* a breaking entry that is no hold, or is leased and has no timer */
 };
 
 static int check_holders(const struct dlk_engine *engine, const struct lock *lock, uint32_t *seen)
@@ -71,6 +130,11 @@ static int check_holders(const struct dlk_engine *engine, const struct lock *loc
         }
         if (dlk_heap_has(&engine->waits, i)) {
             return BROKEN_WAIT;
+        }
+        bool ended = engine->sessions[entry->session].state == SESSION_ENDED;
+        bool timed = entry->end_ns != DLK_NEVER && (ended || entry_breaking(entry));
+        if (dlk_heap_has(&engine->ends, engine->limits.max_locks + i) != timed) {
+            return BROKEN_BREAKING;
         }
         n[entry->mode]++;
         prev = i;
@@ -102,6 +166,9 @@ static int check_queue(const struct dlk_engine *engine, const struct lock *lock,
         if (entry->state == DLK_ENTRY_TICKET && dlk_heap_has(&engine->waits, i)) {
             return BROKEN_WAIT;
         }
+        if (entry_breaking(entry)) {
+            return BROKEN_BREAKING;
+        }
         stamp = entry->token;
         prev = i;
         count++;
@@ -122,6 +189,7 @@ static int check_session(const struct dlk_engine *engine, const struct session *
 {
     uint32_t count = 0;
     uint32_t queued = 0;
+    uint32_t breaking = 0;
     if (session->state == SESSION_FREE) {
         return 0;
     }
@@ -132,10 +200,13 @@ static int check_session(const struct dlk_engine *engine, const struct session *
             return BROKEN_SESSION;
         }
         queued += entry->state == DLK_ENTRY_QUEUED;
+        breaking += entry_breaking(entry);
         count++;
     }
     *seen += count;
-    return count == session->n_entries && queued == session->n_queued ? 0 : BROKEN_SESSION;
+    bool counted = count == session->n_entries && queued == session->n_queued
+                   && breaking == session->n_breaking;
+    return counted ? 0 : BROKEN_SESSION;
 }
 
 int dlk_engine_check(const struct dlk_engine *engine)

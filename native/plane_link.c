@@ -263,6 +263,8 @@ void dlk_plane_answer_attached(struct dlk_plane *plane, uint64_t now_ns)
         dlk_engine_command(plane->engine, &renew, now_ns);
         dlk_engine_clear(plane->engine); /* nobody asked for its DONE event */
         answer_attach(plane, number, link->request_id, DLK_RESULT_DONE);
+        dlk_engine_attached(plane->engine, link->session, now_ns);
+        dlk_plane_outbox(plane);
     }
     plane->n_attached = 0;
 }

@@ -14,12 +14,14 @@ from typing import Any
 from dlock import _core
 from dlock._core import Command, Engine, Event, Limits, Request
 from dlock.control import messages as m
+from dlock.control.loop_views import LookArrays
 from dlock.control.registry import Registry
 from dlock.control.registry_effects import (
     Answer,
     AnswerStats,
     CloseConnection,
     Effect,
+    Look,
 )
 from dlock.control.registry_sessions import RegistryConfig
 
@@ -54,6 +56,7 @@ class World:
             epoch=3, ready=self.settle_until_ns is None)
         self.commands: deque[Command] = deque()
         self.events: deque[Event] = deque()
+        self.looks = LookArrays()
         self.log: list[Effect] = []
         self.answers: dict[tuple[int, int], m.Message] = {}
         self.closed: list[int] = []
@@ -66,6 +69,8 @@ class World:
         for effect in effects:
             if isinstance(effect, Command):
                 self.commands.append(effect)
+            elif isinstance(effect, Look):
+                self.commands.append(self.looks.lend(effect))
             elif isinstance(effect, Answer):
                 key = (effect.connection, effect.request_id)
                 assert key not in self.answers, "answered twice"
@@ -90,7 +95,8 @@ class World:
         """The registry takes one event; False: there was none."""
         if not self.events:
             return False
-        self.take(self.registry.event(self.events.popleft(), self.now_ns))
+        event = self.events.popleft()
+        self.take(self.registry.event(event, self.now_ns, self.looks.take(event)))
         return True
 
     def run(self) -> None:

@@ -33,6 +33,17 @@ SAMPLES: list[m.Message] = [
     m.Statuses(DlockStatus.SUCCESS, (DlockStatus.SUCCESS, DlockStatus.LOCK_NOT_GET)),
     m.ObjectId(DlockStatus.OBJECT_TOO_MANY),
     m.StatsReply({"requests": 2**64 - 1}),
+    m.ListLocks(b"", m.NONE, 512, True),
+    m.ShowLock(b"d" * 512),
+    m.BreakLock(b"d", 2**64 - 1, False),
+    m.ListClients(0),
+    m.LockList(DlockStatus.SUCCESS, (m.LockLine(b"d", 3, 7, 1, 2, 3, 65535),) * 512, 5),
+    m.LockShown(DlockStatus.SUCCESS, 2, 1, 9, (m.EntryLine(1, 0, 2**62, 5, 1, 7, -1, 0, True),
+                                               m.EntryLine(3, 1, 1, 0, 0, 0, 5, 9, False)),
+                (m.WhoLine(5, {"host": "node1", "pid": 7}),), 3),
+    m.LockShown(DlockStatus.LOCK_NOT_GET),
+    m.BrokenLock(DlockStatus.SUCCESS, (2**62,) * 4096, 5000),
+    m.ClientList(DlockStatus.SUCCESS, (m.ClientLine(5, {"pid": 7}, True, False, 3, 1000),), 1),
 ]
 
 
@@ -110,6 +121,16 @@ BAD_BODIES = {
     "deep": b"\x91" * 5000 + b"\xc0",
     "extension": b"\x93\x08\x00" + wire(msgpack.Timestamp(1)),
     "reserved byte": b"\xc1",
+    "long prefix": wire([16, 0, b"a" * 513, 0, 1, False]),
+    "limit 0": wire([16, 0, b"", 0, 0, False]),
+    "limit 513": wire([16, 0, b"", 0, 513, False]),
+    "a bool is a number": wire([16, 0, b"", 0, 1, 1]),
+    "a number is a bool": wire([16, 0, b"", False, 1, False]),
+    "a lease left below never": wire(
+        [136, 0, 0, 0, 1, 1, [[1, 0, 1, 1, 1, 1, -2, 1, False]], [], 1]),
+    "a free entry": wire([136, 0, 0, 0, 1, 1, [[0, 0, 1, 1, 1, 1, -1, 1, False]], [], 1]),
+    "513 locks": wire([135, 0, 0, [[b"a", 0, 1, 1, 0, 0, 0]] * 513, 0]),
+    "4097 tokens": wire([137, 0, 0, [1] * 4097, 0]),
 }
 
 

@@ -15,19 +15,19 @@ import msgpack
 from dlock import _core
 from dlock.control.fields import U32_MAX, ProtocolError
 from dlock.control.messages import (
-    BATCH_MAX,
     BY_MESSAGE,
     BY_NUMBER,
     STATS_ITEMS_MAX,
     Message,
 )
+from dlock.control.messages_operate import BROKEN_MAX
 
 MESSAGE_BYTES_MAX: Final = _core.DLK_CONTROL_MESSAGE_BYTES_MAX
-ARRAY_ITEMS_MAX: Final = 64  # the longest array is a batch; records and messages are shorter
+ARRAY_ITEMS_MAX: Final = 4096  # the longest array is that of the tokens that were broken
 TEXT_BYTES_MAX: Final = 512
 _LENGTH: Final = struct.Struct("<I")
 
-assert ARRAY_ITEMS_MAX > BATCH_MAX
+assert ARRAY_ITEMS_MAX >= BROKEN_MAX
 
 
 def encode(request_id: int, message: Message) -> bytes:

@@ -60,6 +60,20 @@ class Integer:
 
 
 @dataclass(frozen=True, slots=True)
+class Boolean:
+    """True or false; an integer is none."""
+
+    text: ClassVar[str] = "bool"
+
+    def load(self, wire: object) -> bool:
+        if type(wire) is not bool:
+            raise ProtocolError(f"{type(wire).__name__} where a bool belongs")
+        return wire
+
+    dump = load
+
+
+@dataclass(frozen=True, slots=True)
 class Binary:
     """Bytes, from low to high many."""
 

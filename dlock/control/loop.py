@@ -23,12 +23,14 @@ from dlock import _core
 from dlock._core import Command, Event
 from dlock.control import messages as m
 from dlock.control.codec import Decoder, encode
+from dlock.control.loop_views import LookArrays
 from dlock.control.registry import Phase, Registry
 from dlock.control.registry_effects import (
     Answer,
     AnswerStats,
     CloseConnection,
     Effect,
+    Look,
     Note,
     PersistEpoch,
     PersistLease,
@@ -94,6 +96,7 @@ class ControlLoop:
         self._connections: dict[int, Connection] = {}
         self._numbers = 0
         self._commands: deque[Command] = deque()  # what the ring had no room for
+        self._looks = LookArrays()
         self._unfinished: deque[Connection] = deque()  # input that the closed gate cut off
         self._counters: Counter[str] = Counter()
         self._counter_names = _core.counter_names()
@@ -200,7 +203,7 @@ class ControlLoop:
             if event is None:
                 self._events_left = False
                 return
-            self._carry_out(self._registry.event(event, now_ns))
+            self._carry_out(self._registry.event(event, now_ns, self._looks.take(event)))
         self._events_left = True  # The descriptor will not say so again.
 
     def _flush_commands(self, now_ns: int) -> None:
@@ -224,8 +227,9 @@ class ControlLoop:
             if isinstance(effect, Answer):
                 self._answer(effect.connection, effect.request_id, effect.message)
             elif isinstance(effect, Command):
-                if self._commands or not self._plane.send_command(effect):
-                    self._commands.append(effect)
+                self._send_command(effect)
+            elif isinstance(effect, Look):
+                self._send_command(self._looks.lend(effect))
             elif isinstance(effect, AnswerStats):
                 self._answer(effect.connection, effect.request_id, m.StatsReply(self.stats()))
             elif isinstance(effect, CloseConnection):
@@ -234,6 +238,10 @@ class ControlLoop:
                 log_event(effect.level, effect.event, effect.fields)
             elif self._state is not None:
                 self._persist(self._state, effect)
+
+    def _send_command(self, command: Command) -> None:
+        if self._commands or not self._plane.send_command(command):
+            self._commands.append(command)
 
     def _persist(
         self, state: StateDir,

@@ -9,61 +9,50 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Generic, TypeVar
+from typing import Annotated, Final
 
-from dlock import _core
-from dlock.control.fields import (
-    U16_MAX,
-    U32_MAX,
-    U64_MAX,
-    Binary,
-    Integer,
-    Many,
-    Record,
-    StatusCode,
-    Table,
-)
+from dlock.control.fields import U32_MAX, Integer, Many, Record, StatusCode
 from dlock.control.fields import ProtocolError as ProtocolError
+from dlock.control.messages_base import BATCH_MAX as BATCH_MAX
+from dlock.control.messages_base import DESCRIPTOR_BYTES_MAX as DESCRIPTOR_BYTES_MAX
+from dlock.control.messages_base import EPOCH_MAX as EPOCH_MAX
+from dlock.control.messages_base import ID_MAX as ID_MAX
+from dlock.control.messages_base import NONE as NONE
+from dlock.control.messages_base import SECRET_BYTES as SECRET_BYTES
+from dlock.control.messages_base import STATS_ITEMS_MAX as STATS_ITEMS_MAX
+from dlock.control.messages_base import (
+    U16,
+    U32,
+    U64,
+    AnyStatus,
+    Counters,
+    Descriptor,
+    EntryState,
+    Epoch,
+    Id,
+    IdOrMinusOne,
+    IdOrZero,
+    Info,
+    LockKind,
+    Mode,
+    Secret,
+)
+from dlock.control.messages_base import Message as Message
+from dlock.control.messages_base import Reply as Reply
+from dlock.control.messages_base import Request as Request
+from dlock.control.messages_operate import BreakLock as BreakLock
+from dlock.control.messages_operate import BrokenLock as BrokenLock
+from dlock.control.messages_operate import ClientLine as ClientLine
+from dlock.control.messages_operate import ClientList as ClientList
+from dlock.control.messages_operate import EntryLine as EntryLine
+from dlock.control.messages_operate import ListClients as ListClients
+from dlock.control.messages_operate import ListLocks as ListLocks
+from dlock.control.messages_operate import LockLine as LockLine
+from dlock.control.messages_operate import LockList as LockList
+from dlock.control.messages_operate import LockShown as LockShown
+from dlock.control.messages_operate import ShowLock as ShowLock
+from dlock.control.messages_operate import WhoLine as WhoLine
 from dlock.types import DlockStatus
-
-BATCH_MAX: Final = _core.DLK_BATCH_MAX
-DESCRIPTOR_BYTES_MAX: Final = _core.DLK_DESCRIPTOR_BYTES_MAX
-SECRET_BYTES: Final = _core.DLK_SECRET_BYTES
-ID_MAX: Final = _core.DLK_CLIENT_ID_MAX
-NONE: Final = _core.DLK_NONE
-EPOCH_MAX: Final = 2**_core.DLK_EPOCH_BITS - 1
-INFO_ITEMS_MAX: Final = 16
-INFO_KEY_BYTES_MAX: Final = 32
-INFO_TEXT_BYTES_MAX: Final = 256
-INFO_INTEGER_MAX: Final = 2**63 - 1
-STATS_ITEMS_MAX: Final = 256
-STATS_KEY_BYTES_MAX: Final = 64
-
-
-# ---- The kinds in use ----------------------------------------------------------------------------
-
-U16 = Annotated[int, Integer(0, U16_MAX)]
-U32 = Annotated[int, Integer(0, U32_MAX)]
-U64 = Annotated[int, Integer(0, U64_MAX)]
-Epoch = Annotated[int, Integer(0, EPOCH_MAX)]
-Id = Annotated[int, Integer(1, ID_MAX)]
-IdOrZero = Annotated[int, Integer(0, ID_MAX)]
-IdOrMinusOne = Annotated[int, Integer(-1, ID_MAX)]
-LockKind = Annotated[int, Integer(0, _core.DLK_KIND_COUNT - 1)]
-Mode = Annotated[int, Integer(0, _core.DLK_MODE_COUNT - 1)]
-EntryState = Annotated[int, Integer(0, _core.DLK_ENTRY_TICKET)]
-Descriptor = Annotated[bytes, Binary(1, DESCRIPTOR_BYTES_MAX)]
-Secret = Annotated[bytes, Binary(SECRET_BYTES, SECRET_BYTES)]
-AnyStatus = Annotated[DlockStatus, StatusCode()]
-Info = Annotated[
-    Mapping[str, Any],
-    Table(INFO_ITEMS_MAX, INFO_KEY_BYTES_MAX, INFO_TEXT_BYTES_MAX, Integer(0, INFO_INTEGER_MAX)),
-]
-Counters = Annotated[
-    Mapping[str, int],
-    Table(STATS_ITEMS_MAX, STATS_KEY_BYTES_MAX, 0, Integer(0, U64_MAX)),
-]
-
 
 # ---- Parts of messages ---------------------------------------------------------------------------
 
@@ -103,21 +92,6 @@ class LockClaim:
 
 
 # ---- Replies -------------------------------------------------------------------------------------
-
-class Message:
-    """Whatever travels."""
-
-    __slots__ = ()
-
-
-Reply = TypeVar("Reply", bound=Message)
-
-
-class Request(Message, Generic[Reply]):
-    """A message of a client; its parameter is the one type that answers it."""
-
-    __slots__ = ()
-
 
 @dataclass(frozen=True, slots=True)
 class Status(Message):
@@ -307,12 +281,20 @@ DECLARATIONS: Final = tuple(
         (12, ObjectRelease, Status),
         (13, ObjectDestroy, Status),
         (14, Stats, StatsReply),
+        (16, ListLocks, LockList),
+        (17, ShowLock, LockShown),
+        (18, BreakLock, BrokenLock),
+        (19, ListClients, ClientList),
         (128, Status, None),
         (129, Welcome, None),
         (130, LockIds, None),
         (131, Statuses, None),
         (132, ObjectId, None),
         (133, StatsReply, None),
+        (135, LockList, None),
+        (136, LockShown, None),
+        (137, BrokenLock, None),
+        (138, ClientList, None),
     )
 )
 BY_NUMBER: Final[Mapping[int, Declaration]] = {one.number: one for one in DECLARATIONS}

@@ -28,10 +28,12 @@ from dlock.control.registry_effects import (
     Outbox,
     PersistEpoch,
     PersistSettled,
+    Views,
 )
 from dlock.control.registry_locks import Lock, LockTable
 from dlock.control.registry_objects import Object, ObjectTable
 from dlock.control.registry_sessions import Client, RegistryConfig, Sessions, negotiate
+from dlock.control.registry_view import Operators
 from dlock.types import DlockStatus
 
 
@@ -64,6 +66,7 @@ class Registry:
         self._locks = LockTable(config.max_locks, self._out)
         self._objects = ObjectTable(config.max_objects, self._out)
         self._sessions = Sessions(config, self._out, self._release_all)
+        self._operators = Operators(self._out, self._locks, self._sessions)
         self._handlers: dict[type[m.Message], Callable[[Client, Call], None]] = {
             m.ReinitDone: self._sessions.reinit_done,
             m.ClientDeinit: self._sessions.deinit,
@@ -92,6 +95,8 @@ class Registry:
             self._enter(call, message)
         elif self.phase is not Phase.READY:
             self._out.refuse(call, DlockStatus.NOT_READY)
+        elif self._operators.knows(message):
+            self._operators.ask(call)
         elif (client := self._sessions.of(connection)) is None or client.opening:
             self._out.refuse(call, DlockStatus.CLIENT_NOT_INIT)
         elif client.gone:
@@ -106,10 +111,10 @@ class Registry:
         self._sessions.disconnected(connection)
         return self._out.drain()
 
-    def event(self, event: Event, now_ns: int) -> list[Effect]:
-        """An event of the plane."""
+    def event(self, event: Event, now_ns: int, views: Views = ()) -> list[Effect]:
+        """An event of the plane; `views`: what it has shown, if it ends a look."""
         if event.op == _core.DLK_EVENT_DONE:
-            self._out.done(event)
+            self._out.done(event, views, now_ns)
         elif event.op == _core.DLK_EVENT_SESSION_ENDED:
             self._sessions.ended(event, now_ns)
         elif event.op == _core.DLK_EVENT_SESSION_FREED:
@@ -157,6 +162,7 @@ class Registry:
             **self._sessions.gauges,
             **self._locks.gauges,
             **self._objects.gauges,
+            **self._operators.gauges,
             "commands_under_way": self._out.under_way,
             "epoch": self._config.epoch,
             "ready": int(self.phase is Phase.READY),

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
 from dlock import _core
-from dlock._core import Command, Event
+from dlock._core import Command, EntryView, Event, LockView
 from dlock.control import messages as m
 from dlock.types import DlockStatus
 
@@ -77,8 +77,18 @@ class Note:
     level: int = logging.INFO
 
 
-Effect = (Answer | AnswerStats | CloseConnection | Command | Note | PersistEpoch | PersistLease
-          | PersistSessions | PersistSettled)
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Send this command (VIEW, SURVEY) with the address of an array of its size, and hand what was
+    written there back with its DONE event. One is under way at a time."""
+
+    command: Command
+
+
+Effect = (Answer | AnswerStats | CloseConnection | Command | Look | Note | PersistEpoch
+          | PersistLease | PersistSessions | PersistSettled)
+
+Views = Sequence[EntryView | LockView]  # what a look has shown
 
 
 Counters = Counter[str]
@@ -114,6 +124,8 @@ class Outbox:
         self.counters: Counters = Counter()
         self._effects: list[Effect] = []
         self._waiting: dict[int, list[Callable[[Event], None]]] = {}
+        self._looking: Callable[[Event, Views, int], None] | None = None
+        self._look_cookie = 0
         self._last_done = 0
         self.last_cookie = 0
 
@@ -158,6 +170,13 @@ class Outbox:
             self._waiting[self.last_cookie] = [then]
         return self.last_cookie
 
+    def look(self, command: Command, then: Callable[[Event, Views, int], None]) -> None:
+        """Sends a VIEW or SURVEY; `then` gets its DONE event, what it has shown, and the time."""
+        assert self._looking is None, "one look at a time"
+        self.last_cookie += 1
+        self._looking, self._look_cookie = then, self.last_cookie
+        self._effects.append(Look(command._replace(cookie=self.last_cookie)))
+
     def when_done(self, cookie: int, then: Callable[[], None]) -> None:
         """Calls `then` once that command and all before it are done; at once if they are."""
         if cookie <= self._last_done:
@@ -165,12 +184,15 @@ class Outbox:
         else:
             self._waiting.setdefault(cookie, []).append(lambda _event: then())
 
-    def done(self, event: Event) -> None:
-        """A DONE event of the plane."""
+    def done(self, event: Event, views: Views, now_ns: int) -> None:
+        """A DONE event of the plane, and what it has shown if it was a look."""
         assert event.cookie == self._last_done + 1, "the plane answers commands in their order"
         self._last_done = event.cookie
         for then in self._waiting.pop(event.cookie, ()):
             then(event)
+        if self._looking is not None and event.cookie == self._look_cookie:
+            looked, self._looking = self._looking, None
+            looked(event, views, now_ns)
 
     @property
     def under_way(self) -> int:
@@ -203,6 +225,11 @@ class Slots:
     def give(self, slot: int) -> None:
         """The slot is free again."""
         self._given_back.append(slot)
+
+    @property
+    def high(self) -> int:
+        """Slots from this one on were never taken."""
+        return self._fresh
 
     @property
     def in_use(self) -> int:

@@ -71,6 +71,15 @@ class LockTable:
         """For Stats."""
         return {"locks": len(self._by_descriptor)}
 
+    def find(self, descriptor: bytes) -> Lock | None:
+        """The lock of this name."""
+        return self._by_descriptor.get(descriptor)
+
+    def at(self, slot: int, lock_id: int) -> Lock | None:
+        """The lock that the plane means."""
+        lock = self._by_slot.get(slot)
+        return lock if lock is not None and lock.id == lock_id else None
+
     def get(self, got: Got, spec: LockSpec) -> LockResult | Lock:
         """Joins or creates a lock; a Lock is good once its latest command is done, if it has not
         FAILED then."""

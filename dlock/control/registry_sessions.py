@@ -74,6 +74,7 @@ class Client:
     declared_lease_ms: int
     info: dict[str, object]
     renewed_ns: int
+    opened_ns: int
     attach: int = 1
     opening: bool = True
     reinitialising: bool = False
@@ -112,7 +113,8 @@ class Sessions:
         self._on_end = on_end
         self._slots = Slots(config.max_sessions)
         self._clients: dict[int, Client] = {}
-        self._leaving: dict[int, int] = {}  # slot -> id of sessions whose slot is not free yet
+        self._leaving: dict[int, Client] = {}  # by slot: ended, but the slot is not free yet
+        self._by_slot: dict[int, Client] = {}  # all of them, those that are leaving too
         self._bound: dict[int, Client] = {}  # connection -> its session
         self._promised_lease_ms = config.promised_lease_ms
         self._persisted = False
@@ -125,6 +127,20 @@ class Sessions:
     def of(self, connection: int) -> Client | None:
         """The session that this connection speaks for."""
         return self._bound.get(connection)
+
+    @property
+    def slots(self) -> int:
+        """How many slots have ever been used: the first so many."""
+        return self._slots.high
+
+    def in_slot(self, slot: int) -> Client | None:
+        """The session in this slot; one that is gone while a hold of it still runs."""
+        return self._by_slot.get(slot)
+
+    def at(self, slot: int, client_id: int) -> Client | None:
+        """The session that the plane means."""
+        client = self._by_slot.get(slot)
+        return client if client is not None and client.id == client_id else None
 
     def disconnected(self, connection: int) -> None:
         """The connection is closed; its session stays."""
@@ -154,8 +170,9 @@ class Sessions:
         client = Client(
             self._new_id(), slot, self._config.random_bytes(m.SECRET_BYTES), call.connection,
             min(self._promised_lease_ms, self._config.max_lease_ms), dict(message.info),
-            call.now_ns)
+            call.now_ns, call.now_ns)
         self._clients[client.id] = self._bound[call.connection] = client
+        self._by_slot[slot] = client
         if not self._persisted:
             self._persisted = True
             self._out.add(PersistSessions())
@@ -169,7 +186,8 @@ class Sessions:
         """Random and unused, so that a client of a former server is not taken for one of ours."""
         while True:
             number = int.from_bytes(self._config.random_bytes(4), "little") & m.ID_MAX
-            if number and number not in self._clients and number not in self._leaving.values():
+            leaving = any(one.id == number for one in self._leaving.values())
+            if number and number not in self._clients and not leaving:
                 return number
 
     def _opened(self, call: Call, client: Client, version: int, event: Event) -> None:
@@ -177,7 +195,7 @@ class Sessions:
         if not carried_out(event):
             del self._clients[client.id]
             self._unbind(client)
-            self._slots.give(client.slot)
+            self._free(client)
             self._out.refuse(call, DlockStatus.SERVER_NO_RESOURCE)
         elif client.connection is None:
             self._close(client, call.now_ns)  # Nobody will ever know its secret.
@@ -297,7 +315,7 @@ class Sessions:
     def _drop(self, client: Client, now_ns: int) -> None:
         client.gone = True
         del self._clients[client.id]
-        self._leaving[client.slot] = client.id
+        self._leaving[client.slot] = client
         self._on_end(client, now_ns)
 
     def _unbind(self, client: Client) -> None:
@@ -324,15 +342,21 @@ class Sessions:
     def freed(self, event: Event, now_ns: int) -> None:
         """SESSION_FREED of the plane."""
         self.ended(event, now_ns)
-        if self._leaving.get(event.slot) == event.id:
+        client = self._leaving.get(event.slot)
+        if client is not None and client.id == event.id:
             del self._leaving[event.slot]
-            self._slots.give(event.slot)
+            self._free(client)
+
+    def _free(self, client: Client) -> None:
+        del self._by_slot[client.slot]
+        self._slots.give(client.slot)
 
     def check(self, leaving: Iterable[GotLocks]) -> None:
         """Asserts what must hold between any two inputs; for tests. `leaving`: what clients that
         are gone had got and is not released yet."""
         slots = [one.slot for one in self._clients.values()] + list(self._leaving)
         assert len(set(slots)) == len(slots) == self._slots.in_use
+        assert sorted(slots) == sorted(self._by_slot)
         assert len(self._clients) <= self._config.max_clients
         refs: dict[int, int] = {}
         locks = {}

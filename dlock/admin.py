@@ -1,0 +1,300 @@
+"""An operator's view of a server: which locks there are, who holds them, taking a hold away.
+
+`Admin` has no session: looking renews nothing, holds nothing, and works while no client can be let
+in. What clients say of themselves (host, user, program, job) is shown as they said it, not proved.
+It asks over one control connection, made at the first question and again after it broke.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+from dlock import _core
+from dlock.address import Address, parse
+from dlock.control import messages as m
+from dlock.control.link import ControlLink, LinkError
+from dlock.control.messages_operate import LOCK_LINES_MAX, NEVER
+from dlock.errors import ConnectError, ConnectionLost, DlockError, ForkedError
+from dlock.types import DlockStatus
+
+TIMEOUT: Final = 5.0
+MS_PER_S: Final = 1000
+_KINDS: Final = {
+    _core.DLK_KIND_ATOMIC: "atomic",
+    _core.DLK_KIND_RW: "rw",
+    _core.DLK_KIND_FAIR: "fair",
+    _core.DLK_KIND_SEMAPHORE: "semaphore",
+}
+_MODES: Final = {_core.DLK_MODE_EXCLUSIVE: "exclusive", _core.DLK_MODE_SHARED: "shared"}
+_Answer = TypeVar("_Answer", bound=m.Message)
+
+
+# ---- What it returns -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Whatever has a lock's name. `key` is the name as the server knows it."""
+
+    key: bytes
+
+    @property
+    def name(self) -> str:
+        """The name for people; bytes that are no UTF-8 are shown as \\xNN."""
+        return self.key.decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True, slots=True)
+class LockSummary(Named):
+    """A lock in short. `kind` is "atomic" (a plain lock), "rw", "fair" or "semaphore"; `size` how
+    many may hold a semaphore at a time; `served` grows, modulo 65536, with each request that was
+    granted or gave up."""
+
+    kind: str
+    size: int
+    lock_id: int
+    holders: int
+    waiters: int
+    served: int
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A client as it describes itself: empty, or pid 0, where it says nothing. `info` is all that
+    it says."""
+
+    client_id: int
+    host: str = ""
+    pid: int = 0
+    user: str = ""
+    program: str = ""
+    job: str = ""
+    info: Mapping[str, object] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder(Peer):
+    """Who holds a lock. `mode` is "exclusive" or "shared"; `actor` tells the threads or tasks of
+    one client apart, 0: not known; `since_s`: for how long; `lease_left_s`: None: no lease, the
+    hold ends with its session; `session_left_s`: until the session ends unless the client is heard
+    of, 0.0: it has ended; `breaking`: the client was asked to give the hold up."""
+
+    actor: int = 0
+    mode: str = "exclusive"
+    token: int = 0
+    since_s: float = 0.0
+    lease_left_s: float | None = None
+    session_left_s: float = 0.0
+    breaking: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Waiter(Peer):
+    """Who waits, the first in line first. `stamp` is the place in the line: it comes before every
+    larger one; `ticket`: keeps a place in the line of a fair lock without waiting."""
+
+    actor: int = 0
+    mode: str = "exclusive"
+    stamp: int = 0
+    since_s: float = 0.0
+    session_left_s: float = 0.0
+    ticket: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LockDetails(Named):
+    """One lock at one moment. `more`: holders and waiters beyond those that fitted the answer."""
+
+    kind: str
+    size: int
+    lock_id: int
+    holders: tuple[Holder, ...]
+    waiters: tuple[Waiter, ...]
+    more: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSummary(Peer):
+    """A session. `connected`: it has a control connection; `ended`: it is over, and only holds
+    whose lease still runs are left of it; `locks`: how many names it has got; `since_s`: its
+    age."""
+
+    connected: bool = False
+    ended: bool = False
+    locks: int = 0
+    since_s: float = 0.0
+
+
+# ---- Asking --------------------------------------------------------------------------------------
+
+
+class Admin:
+    """Looks at one server and acts on it. Any thread may use it; leaving its block closes the
+    connection, and the next question makes a new one.
+
+    Every call raises ConnectError if no server answers at the address, ConnectionLost if it stopped
+    answering, DlockError if it refuses, ForkedError in a child process.
+    """
+
+    def __init__(
+        self, address: str | os.PathLike[str] | Address | None = None, *, timeout: float = TIMEOUT
+    ) -> None:
+        """`address` as for `dlock.connect`; `timeout` (seconds) is for one question each.
+        ValueError: it is no address."""
+        self._address = parse(address)
+        self._timeout = timeout
+        self._link: ControlLink | None = None
+        self._pid = os.getpid()
+
+    def __enter__(self) -> Admin:
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _value: BaseException | None,
+                 _trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    def stats(self) -> dict[str, int]:
+        """Counters (capital names) and gauges (small ones) of the server."""
+        return dict(self._ask(m.Stats()).stats)
+
+    def locks(self, prefix: str | bytes = b"", *, busy_only: bool = False) -> Iterator[LockSummary]:
+        """Every lock whose name begins so; busy_only: that somebody holds or waits for. Asked for
+        in pieces: a lock that comes or goes meanwhile may be missed."""
+        start = 0
+        while start != m.NONE:
+            answer = self._asked(
+                m.ListLocks(_key(prefix), start, LOCK_LINES_MAX, busy_only))
+            for line in answer.locks:
+                yield LockSummary(line.descriptor, _KINDS[line.kind], line.size, line.lock_id,
+                                  line.holders, line.waiters, line.served)
+            start = answer.next
+
+    def show(self, name: str | bytes) -> LockDetails | None:
+        """Who holds this lock and who waits for it; None: there is no such lock, so nobody does."""
+        answer = self._asked(m.ShowLock(_key(name)), DlockStatus.LOCK_NOT_GET)
+        if answer.status is DlockStatus.LOCK_NOT_GET:
+            return None
+        who = {line.client_id: line.info for line in answer.clients}
+        held = [one for one in answer.entries if one.state == _core.DLK_ENTRY_HELD]
+        queued = [one for one in answer.entries if one.state != _core.DLK_ENTRY_HELD]
+        return LockDetails(
+            _key(name), _KINDS[answer.kind], answer.size, answer.lock_id,
+            tuple(_holder(one, who.get(one.client_id, {})) for one in held),
+            tuple(_waiter(one, who.get(one.client_id, {})) for one in queued),
+            answer.total - len(answer.entries))
+
+    def clients(self) -> Iterator[ClientSummary]:
+        """Every session, also those that are over but for a leased hold."""
+        start = 0
+        while start != m.NONE:
+            answer = self._asked(m.ListClients(start))
+            for line in answer.clients:
+                yield ClientSummary(
+                    **_peer(line.client_id, line.info), connected=line.connected,
+                    ended=line.ended, locks=line.locks, since_s=line.since_ms / MS_PER_S)
+            start = answer.next
+
+    def break_lock(
+        self, name: str | bytes, *, token: int | None = None, now: bool = False
+    ) -> tuple[int, ...]:
+        """Takes holds of this lock away: that of `token`, or all there are; returns their tokens,
+        at most 4096 of them.
+
+        The clients are told, and cannot extend the holds any more. The lock passes on when they
+        have answered, or can no longer believe in their holds: when the lease has ended, or the
+        session. With `now` it passes on at once, while a client that has not heard of it yet still
+        believes that it holds the lock: then only storage that checks tokens is safe. An empty
+        result: there was nothing (any more) to break.
+        """
+        if token == 0:
+            raise ValueError("0 is no token; leave it out to break every hold")
+        answer = self._asked(m.BreakLock(_key(name), token or 0, now), DlockStatus.LOCK_NOT_GET)
+        return answer.tokens
+
+    # ---- The connection --------------------------------------------------------------------------
+
+    def _asked(self, message: m.Request[_Answer], *good: DlockStatus) -> _Answer:
+        """The answer, if its status is SUCCESS or one of these."""
+        answer: Any = self._ask(message)
+        if answer.status is DlockStatus.NOT_READY:
+            raise DlockError(
+                "the server settles after a restart: until clients of its predecessor can no "
+                "longer believe in their holds it grants nothing, and knows no locks. Ask again")
+        if answer.status is DlockStatus.EAGAIN:
+            raise DlockError("too many questions of operators wait at the server; ask again")
+        if answer.status not in (DlockStatus.SUCCESS, *good):
+            raise DlockError(f"the server refused: {_core.status_text(answer.status)}")
+        return answer  # type: ignore[no-any-return]
+
+    def _ask(self, message: m.Request[_Answer]) -> _Answer:
+        """Over the link there is; if that turns out to be broken, once over a new one. To look
+        twice changes nothing. To break twice could meet the next holder, so that is asked once,
+        over a new link."""
+        if self._pid != os.getpid():
+            raise ForkedError
+        link, end = self._link, time.monotonic() + self._timeout
+        if isinstance(message, m.BreakLock):
+            self.close()
+        elif link is not None and not link.closed:
+            try:
+                return link.request(message, self._timeout)
+            except LinkError:
+                link.close()
+        link = self._connect(end)
+        try:
+            return link.request(message, max(end - time.monotonic(), 0))
+        except LinkError as problem:
+            raise ConnectionLost(f"the server does not answer: {problem}") from None
+
+    def _connect(self, end: float) -> ControlLink:
+        endpoints, problems = self._address.endpoints()
+        for one in endpoints:
+            try:
+                self._link = ControlLink.connect(
+                    one.host, one.port, max(end - time.monotonic(), 0.001))
+            except LinkError as problem:
+                problems.append(str(problem))
+            else:
+                return self._link
+        raise ConnectError("; ".join(problems) or f"{self._address} names no server")
+
+
+# ---- From lines to dataclasses -------------------------------------------------------------------
+
+
+def _key(name: str | bytes) -> bytes:
+    return name.encode() if isinstance(name, str) else bytes(name)
+
+
+def _peer(client_id: int, info: Mapping[str, Any]) -> dict[str, Any]:
+    texts = {key: str(info.get(key, "")) for key in ("host", "user", "program", "job")}
+    pid = info.get("pid", 0)
+    return {"client_id": client_id, "pid": pid if isinstance(pid, int) else 0, "info": dict(info),
+            **texts}
+
+
+def _holder(line: m.EntryLine, info: Mapping[str, Any]) -> Holder:
+    leased = line.lease_left_ms != NEVER
+    return Holder(
+        **_peer(line.client_id, info), actor=line.actor, mode=_MODES[line.mode], token=line.token,
+        since_s=line.since_ms / MS_PER_S,
+        lease_left_s=line.lease_left_ms / MS_PER_S if leased else None,
+        session_left_s=line.session_left_ms / MS_PER_S, breaking=line.breaking)
+
+
+def _waiter(line: m.EntryLine, info: Mapping[str, Any]) -> Waiter:
+    return Waiter(
+        **_peer(line.client_id, info), actor=line.actor, mode=_MODES[line.mode], stamp=line.token,
+        since_s=line.since_ms / MS_PER_S, session_left_s=line.session_left_ms / MS_PER_S,
+        ticket=line.state == _core.DLK_ENTRY_TICKET)
