@@ -9,8 +9,7 @@
 
 enum {
     UNIX_SAMPLE_NS = DLK_NS_PER_S,
-    UNIX_STEP_NS = 100 * DLK_NS_PER_MS,
-    PAUSE_FIRST_NS = DLK_NS_PER_MS
+    UNIX_STEP_NS = 100 * DLK_NS_PER_MS
 };
 
 /* ---- The process: what a forked child must leave alone ---- */
@@ -57,6 +56,7 @@ struct dlk_client *dlk_client_new(const struct dlk_client_config *config)
     client->inbox = inbox;
     client->fd = -1;
     client->attaching.fd = -1;
+    client->keep_at_ns = DLK_NEVER_NS;
     dlk_collect_init(&client->collect);
     dlk_book_init(&client->book, client->config.reply_timeout_ms);
     client->book.number = config->number;
@@ -314,7 +314,7 @@ int dlk_client_batch_poll(struct dlk_client *client, struct dlk_call *calls, siz
     return status;
 }
 
-/* ---- Debts, heartbeats ---- */
+/* ---- Debts ---- */
 
 static int settled_status(const struct dlk_client *client)
 {
@@ -345,59 +345,4 @@ int dlk_client_settle(struct dlk_client *client, uint32_t timeout_ms)
     int status = settled_status(client);
     dlk_client_unlock(client);
     return status;
-}
-
-/* Looks for the answer to the PING. A server that gave none in time, nor any other before the
- * session ended, is given up: a call that waits for ever would otherwise wait for a dead one. */
-static void await_ping(struct dlk_client *client, uint64_t now_ns)
-{
-    dlk_look(client, now_ns);
-    dlk_expire(client, &client->ping, 1, now_ns);
-    client->ping_pause_ns *= client->ping_pause_ns < DLK_NS_PER_S / 16 ? 2 : 1;
-    if (client->up && client->ping.phase == DLK_PHASE_ENDED
-        && client->ping.status == DLK_STATUS_BAD_RESPONSE
-        && dlk_book_session_left_ms(&client->book, now_ns) == 0) {
-        dlk_wire_break(client, now_ns);
-    }
-}
-
-static void keep_ping(struct dlk_client *client, uint64_t now_ns)
-{
-    if (client->ping.phase == DLK_PHASE_SENT) {
-        await_ping(client, now_ns);
-        return;
-    }
-    dlk_book_retry_kept(&client->book);
-    dlk_wire_put_debts(client, now_ns);
-    client->ping.verb = DLK_VERB_PING;
-    dlk_book_prepare(&client->ping);
-    dlk_client_submit(client, &client->ping, now_ns);
-    dlk_wire_flush(client);
-    client->ping_sent_ns = now_ns;
-    client->ping_pause_ns = PAUSE_FIRST_NS;
-}
-
-/* When the next PING is due: a quarter of the session's life after it was renewed last, and after
- * the last PING, answered or not. */
-static uint64_t ping_due_ns(const struct dlk_client *client)
-{
-    const struct dlk_book *book = &client->book;
-    uint64_t last_ns =
-        book->renewed_ns > client->ping_sent_ns ? book->renewed_ns : client->ping_sent_ns;
-    return last_ns + (uint64_t)book->session_ttl_ms * DLK_NS_PER_MS / 4;
-}
-
-uint64_t dlk_client_keep(struct dlk_client *client, uint64_t now_ns)
-{
-    uint64_t again_ns = DLK_NEVER_NS;
-    dlk_client_lock(client);
-    if (client->up) {
-        if (client->ping.phase == DLK_PHASE_SENT || ping_due_ns(client) <= now_ns) {
-            keep_ping(client, now_ns);
-        }
-        again_ns = client->ping.phase == DLK_PHASE_SENT ? now_ns + client->ping_pause_ns
-                                                        : ping_due_ns(client);
-    }
-    dlk_client_unlock(client);
-    return again_ns;
 }

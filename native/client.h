@@ -93,10 +93,18 @@ struct dlk_client {
     struct dlk_attaching attaching;
     struct dlk_call ping; /* the keeper's */
     uint64_t ping_sent_ns;
-    uint64_t ping_pause_ns; /* between two looks for its answer */
+    uint64_t keep_at_ns; /* when the keeper means to come again; whoever makes it sooner tells it */
     uint64_t unix_sampled_ns;
     struct dlk_client *keeper_next; /* guarded by the keeper's list */
     struct dlk_client *keeper_previous;
+    size_t keeper_place; /* among what the keeper watches; 0: it does not */
+    bool keeper_readable;
+};
+
+/* When the keeper is to come to a client again, and what it watches meanwhile. */
+struct dlk_kept {
+    uint64_t again_ns;
+    int watch_fd; /* -1: nothing */
 };
 
 /* client.c */
@@ -108,8 +116,10 @@ void dlk_client_sample_unix_time(struct dlk_client *client, uint64_t now_ns);
 int dlk_client_tell(struct dlk_call *call);
 /* Something has ended: who was put off may try again. */
 void dlk_go_on(struct dlk_client *client, uint64_t now_ns);
-/* For the keeper: sends a PING if it is time, looks for its answer. When to come again. */
-uint64_t dlk_client_keep(struct dlk_client *client, uint64_t now_ns);
+
+/* client_keep.c: what the keeper does for one client. readable: something has come on what it
+ * watched. */
+struct dlk_kept dlk_client_keep(struct dlk_client *client, bool readable);
 
 /* client_wire.c: what goes out and comes in. All under the mutex, except _receive. */
 bool dlk_wire_put(struct dlk_client *client, const struct dlk_request *request);
@@ -178,8 +188,8 @@ void dlk_posted_go_on(struct dlk_client *client, uint64_t now_ns);
 void dlk_link_drop(struct dlk_client *client);
 
 /* client_notice.c */
-/* Takes the book's news into the queue. */
-void dlk_notices_put(struct dlk_book *book);
+/* Takes the book's news into the queue. True: there were notices among it. */
+bool dlk_notices_put(struct dlk_book *book);
 /* Somebody is to read the queue; without any mutex. */
 void dlk_notices_ring(void);
 void dlk_notices_after_fork(void);
@@ -187,7 +197,7 @@ void dlk_notices_after_fork(void);
 /* keeper.c */
 void dlk_keeper_add(struct dlk_client *client);
 void dlk_keeper_remove(struct dlk_client *client);
-void dlk_keeper_poke(void); /* without any client's mutex */
+void dlk_keeper_poke(void); /* something is due sooner than it knew, or there is a connection */
 void dlk_keeper_after_fork(void);
 
 #endif

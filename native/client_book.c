@@ -27,6 +27,8 @@ void dlk_book_free(struct dlk_book *book)
     dlk_map_free(&book->objects);
     free(book->holds);
     free(book->pending);
+    dlk_heap_free(&book->ends);
+    dlk_heap_free(&book->renewals);
     free(book->news.notices);
     *book = (struct dlk_book){0};
 }
@@ -54,7 +56,9 @@ void dlk_book_attach(struct dlk_book *book, const struct dlk_link *link, uint64_
     book->epoch = link->epoch;
     book->session_ttl_ms = link->session_ttl_ms;
     book->max_lease_ms = link->max_lease_ms;
-    dlk_book_renew(book, sent_ns, DLK_RESULT_DONE);
+    book->removed = false;
+    dlk_holds_attach(book, sent_ns);
+    dlk_book_renew(book, sent_ns, DLK_RESULT_DONE, sent_ns);
 }
 
 /* ---- Holds ---- */
@@ -78,6 +82,9 @@ static struct dlk_hold *hold_new(struct dlk_book *book)
             return NULL;
         }
         book->holds = wider;
+        if (!dlk_heap_grow(&book->ends, room) || !dlk_heap_grow(&book->renewals, room)) {
+            return NULL;
+        }
         book->holds_room = room;
     }
     return &book->holds[book->holds_high++];
@@ -99,6 +106,7 @@ void dlk_hold_forget(struct dlk_book *book, struct dlk_hold *hold)
     }
     dlk_map_remove(&book->locks, hold->lock_id, hold->owner);
     dlk_belief_reset(&hold->now);
+    dlk_hold_watch(book, hold);
     hold->gone = true;
     if (hold->running == DLK_NONE) {
         hold_free(book, hold);
@@ -117,6 +125,7 @@ void dlk_hold_release(struct dlk_book *book, struct dlk_hold *hold)
         dlk_pending_undo(book, hold, DLK_OP_UNLOCK, hold->now.token, hold->now.entry);
         dlk_belief_reset(&hold->now);
     }
+    dlk_hold_watch(book, hold);
     if (hold->behind.first != NULL && !hold->crowded) {
         dlk_posted_promote(book, hold, false);
     }
@@ -145,6 +154,7 @@ int dlk_book_add_lock(struct dlk_book *book, uint32_t lock_id, uint32_t slot, ui
         .lock_id = lock_id,
         .slot = slot,
         .running = DLK_NONE,
+        .renewal = DLK_NONE,
         .kind = (uint8_t)kind,
         .in_use = true,
     };

@@ -17,6 +17,7 @@
 
 #include "client_book_map.h"
 #include "dlock_abi.h"
+#include "heap.h"
 
 #define DLK_NEVER_NS UINT64_MAX
 
@@ -72,6 +73,7 @@ struct dlk_belief {
     uint32_t epoch;        /* in which the server last confirmed it */
     uint32_t count;        /* re-entries, the first included */
     uint32_t readers;
+    uint32_t renew_ms;     /* the keeper extends it by this lease; 0: it does not */
     uint16_t n_exclusive;
     uint16_t n_shared;
     uint16_t m_exclusive;
@@ -80,6 +82,7 @@ struct dlk_belief {
     uint8_t mode;
     bool leased;     /* its authority is a lease, else the session */
     bool unverified; /* RW after a re-initialisation: the next call asks the server */
+    bool suspended;  /* that its own authority could have ended has been told */
 };
 
 /* What one owner has of one lock. Operations on it are serialised: at most one runs. */
@@ -93,6 +96,10 @@ struct dlk_hold {
     bool waits; /* the running operation waits in the server's queue */
     bool gone;  /* forgotten; the record is freed when the running operation ends */
     bool crowded; /* a posted call on it is put off for want of a request slot */
+    bool watched; /* it is in a heap of the book */
+    uint8_t lost; /* how the last hold was lost: NOT_HELD, NO_LOCK, BROKEN; 0: it was not */
+    uint32_t renewal; /* the renewal under way, or DLK_NONE; it does not occupy `running` */
+    uint64_t renewal_sent_ns; /* when one was sent last; 0: at once, if it is due */
     struct dlk_calls behind; /* posted calls that follow the running one, or the crowded one */
     struct dlk_belief now;
 };
@@ -100,6 +107,7 @@ struct dlk_hold {
 enum dlk_op_state {
     DLK_OP_STATE_FREE = 0,
     DLK_OP_STATE_ASKED,     /* for a call */
+    DLK_OP_STATE_RENEWAL,   /* by the keeper */
     DLK_OP_STATE_OWED,      /* a debt that must be sent */
     DLK_OP_STATE_OWED_SENT, /* a debt whose answer is awaited */
     DLK_OP_STATE_OWED_KEPT  /* a debt that the server was not ready for */
@@ -124,7 +132,7 @@ struct dlk_news {
     uint32_t count;
     uint32_t room;
     bool overflow; /* there was no memory for one */
-    bool any;      /* the shell has something to take */
+    bool any;      /* the shell has something to look at: this, or an earlier deadline */
 };
 
 struct dlk_book {
@@ -155,6 +163,11 @@ struct dlk_book {
     uint64_t renewed_ns;       /* when the request was sent that renewed it last */
     uint64_t unix_offset_ns;   /* Unix time minus now, for display */
     uint64_t ignored;
+    struct dlk_heap ends;     /* of holds: when their own authority ends, if that is to be told */
+    struct dlk_heap renewals; /* of holds: when they are to be renewed */
+    uint32_t renewals_under_way;
+    bool session_suspended; /* that the session could have ended has been told */
+    bool removed;           /* the server has ended it; until the next attach */
     struct dlk_posted posted;
 };
 
@@ -207,7 +220,17 @@ void dlk_book_retry_kept(struct dlk_book *book);
 /* The next debt to send, or NULL; it counts as sent. */
 const struct dlk_request *dlk_book_next_unsent(struct dlk_book *book, uint64_t now_ns);
 
+/* client_book_renew.c */
+/* The next renewal to send, or NULL; it counts as sent. early: also one that is not due yet, but
+ * within a sixth of its lease; after one that is due, so that they come in batches. */
+const struct dlk_request *dlk_book_next_renewal(struct dlk_book *book, bool early,
+                                                uint64_t now_ns);
+
 /* client_book_notice.c */
+/* Tells which leases, and whether the session, could have ended by now. */
+void dlk_book_pass(struct dlk_book *book, uint64_t now_ns);
+/* When dlk_book_pass or, with a connection, dlk_book_next_renewal has something to do next. */
+uint64_t dlk_book_due_ns(const struct dlk_book *book, bool up);
 /* Something of the client itself, or of the hold (NULL: none), is to be told. */
 void dlk_book_tell(struct dlk_book *book, const struct dlk_hold *hold,
                    enum dlk_notice_kind kind);
@@ -245,6 +268,25 @@ static inline uint32_t dlk_pending_kept(bool waits)
     return DLK_PENDING_KEPT_FOR_UNDO + (waits ? DLK_PENDING_KEPT_FOR_SHORT : 0u);
 }
 
+/* client_book_renew.c */
+void dlk_renewal_reply(struct dlk_book *book, uint32_t index, const struct dlk_reply *reply,
+                       uint64_t now_ns);
+void dlk_renewal_lose(struct dlk_book *book, uint32_t index);
+uint64_t dlk_renewal_due_ns(const struct dlk_book *book, const struct dlk_hold *hold);
+/* client_book_notice.c */
+/* After any change of what is believed of the hold: when to look at it. */
+void dlk_hold_watch(struct dlk_book *book, struct dlk_hold *hold);
+/* The server says that it is not held. */
+void dlk_hold_lose(struct dlk_book *book, struct dlk_hold *hold, uint32_t result);
+/* It may be believed again, if it may. */
+void dlk_hold_confirm(struct dlk_book *book, struct dlk_hold *hold, uint64_t now_ns);
+/* A new connection: renewals go at once, and holds of an earlier epoch end on their own. */
+void dlk_holds_attach(struct dlk_book *book, uint64_t now_ns);
+/* The session was renewed, or has ended. */
+void dlk_session_tell(struct dlk_book *book, uint64_t now_ns);
+void dlk_session_remove(struct dlk_book *book);
+/* False: no notice for this client in this epoch. */
+bool dlk_book_noticed(struct dlk_book *book, const struct dlk_reply *reply);
 /* client_book_posted.c: the first that stands behind the hold may begin; or all. */
 void dlk_posted_promote(struct dlk_book *book, struct dlk_hold *hold, bool all);
 /* client_book_debts.c: pending requests and what becomes of them without a call. */
@@ -264,6 +306,8 @@ void dlk_book_show(const struct dlk_book *book, const struct dlk_hold *hold,
                    struct dlk_call *call, uint64_t now_ns);
 /* client_book_end.c */
 void dlk_call_end(struct dlk_call *call, int32_t status);
-void dlk_book_renew(struct dlk_book *book, uint64_t sent_ns, uint32_t result);
+void dlk_book_renew(struct dlk_book *book, uint64_t sent_ns, uint32_t result, uint64_t now_ns);
+void dlk_belief_extend(const struct dlk_book *book, struct dlk_belief *belief,
+                       const struct dlk_pending *pending, const struct dlk_reply *reply);
 
 #endif

@@ -151,6 +151,7 @@ static enum dlk_turn ask_about_hold(struct dlk_book *book, struct dlk_hold *hold
         call->value = dlk_book_left_ms(book, &hold->now, now_ns);
         pending->before = hold->now;
         dlk_belief_reset(&hold->now);
+        dlk_hold_watch(book, hold);
     }
     pending->hold = (uint32_t)(hold - book->holds);
     hold->running = index;
@@ -190,6 +191,9 @@ static enum dlk_turn begin_free(struct dlk_book *book, struct dlk_hold *hold,
                                 struct dlk_call *call, uint64_t now_ns,
                                 const struct dlk_request **request)
 {
+    if (hold->lost != 0 && (call->verb == DLK_VERB_UNLOCK || call->verb == DLK_VERB_EXTEND)) {
+        call->result = hold->lost;
+    }
     switch (call->verb) {
     case DLK_VERB_UNLOCK:
         return decide(book, hold, call, DLK_STATUS_ALREADY_UNLOCKED, now_ns);

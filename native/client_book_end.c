@@ -30,14 +30,18 @@ static bool renews(uint32_t result)
     }
 }
 
-void dlk_book_renew(struct dlk_book *book, uint64_t sent_ns, uint32_t result)
+void dlk_book_renew(struct dlk_book *book, uint64_t sent_ns, uint32_t result, uint64_t now_ns)
 {
     if (result == DLK_RESULT_REMOVED) {
         book->session_until_ns = 0;
+        dlk_session_remove(book);
     } else if (renews(result) && sent_ns >= book->renewed_ns) {
         book->renewed_ns = sent_ns;
         book->session_until_ns =
             sent_ns + less_drift((uint64_t)book->session_ttl_ms * NS_PER_MS);
+        if (book->session_suspended) {
+            dlk_session_tell(book, now_ns);
+        }
     }
 }
 
@@ -78,10 +82,12 @@ static void take_grant(const struct dlk_book *book, struct dlk_hold *hold,
         .entry = reply->entry,
         .epoch = book->epoch,
         .count = 1,
+        .renew_ms = pending->call->renew != 0 ? pending->request.lease_ms : 0,
         .state = DLK_ENTRY_HELD,
         .mode = pending->request.mode,
         .leased = leased,
     };
+    hold->lost = 0;
     take_counts(&hold->now, reply);
     if (hold->kind == DLK_KIND_RW) {
         take_asked_end(&hold->now, pending, pending->call->lease_ms);
@@ -101,20 +107,34 @@ static void take_ticket(const struct dlk_book *book, struct dlk_hold *hold,
     take_counts(&hold->now, reply);
 }
 
-static void take_extension(const struct dlk_book *book, struct dlk_hold *hold,
-                           const struct dlk_pending *pending, const struct dlk_reply *reply)
+/* A lease of less than a millisecond more reads as none, and adds nothing. */
+void dlk_belief_extend(const struct dlk_book *book, struct dlk_belief *belief,
+                       const struct dlk_pending *pending, const struct dlk_reply *reply)
 {
     uint64_t end_ns = lease_end_ns(pending, reply);
-    hold->now.entry = reply->entry;
-    hold->now.epoch = book->epoch;
-    hold->now.unverified = false;
-    take_counts(&hold->now, reply);
-    if (hold->now.leased && end_ns > hold->now.end_ns) {
-        hold->now.end_ns = end_ns;
+    belief->entry = reply->entry;
+    belief->epoch = book->epoch;
+    belief->unverified = false;
+    take_counts(belief, reply);
+    if (belief->leased && end_ns > belief->end_ns) {
+        belief->end_ns = end_ns;
     }
+}
+
+static void take_extension(struct dlk_book *book, struct dlk_hold *hold,
+                           const struct dlk_pending *pending, const struct dlk_reply *reply,
+                           uint64_t now_ns)
+{
+    const struct dlk_call *call = pending->call;
+    dlk_belief_extend(book, &hold->now, pending, reply);
     if (hold->kind == DLK_KIND_RW) {
-        take_asked_end(&hold->now, pending, pending->call->lease_ms);
+        take_asked_end(&hold->now, pending, call->lease_ms);
     }
+    if (call->verb != DLK_VERB_EXTEND && call->renew != 0 && hold->now.leased
+        && call->lease_ms > hold->now.renew_ms) {
+        hold->now.renew_ms = call->lease_ms;
+    }
+    dlk_hold_confirm(book, hold, now_ns);
 }
 
 /* ---- The status of a call ---- */
@@ -191,21 +211,25 @@ static int32_t end_release(struct dlk_hold *hold, const struct dlk_pending *pend
     }
 }
 
-static int32_t end_extend(const struct dlk_book *book, struct dlk_hold *hold,
-                          const struct dlk_pending *pending, const struct dlk_reply *reply)
+static int32_t end_extend(struct dlk_book *book, struct dlk_hold *hold,
+                          const struct dlk_pending *pending, const struct dlk_reply *reply,
+                          uint64_t now_ns)
 {
+    if (hold->now.state != DLK_ENTRY_HELD || hold->now.token != pending->request.token) {
+        pending->call->result = hold->lost; /* meanwhile: a notice, or an answer to a renewal */
+        return DLK_STATUS_FAIL;
+    }
     switch (reply->result) {
     case DLK_RESULT_EXTENDED:
-        take_extension(book, hold, pending, reply);
+        take_extension(book, hold, pending, reply, now_ns);
         if (pending->call->verb == DLK_VERB_EXTEND) {
             return DLK_STATUS_SUCCESS;
         }
         hold->now.count++;
         return DLK_STATUS_ALREADY_LOCKED;
     case DLK_RESULT_NOT_HELD:
-        dlk_belief_reset(&hold->now);
-        return DLK_STATUS_FAIL;
     case DLK_RESULT_NO_LOCK:
+        dlk_hold_lose(book, hold, reply->result);
         return DLK_STATUS_FAIL;
     default:
         return status_of_refusal(reply->result);
@@ -239,7 +263,8 @@ static int32_t end_gone(struct dlk_book *book, const struct dlk_hold *hold,
 }
 
 static int32_t status_of_reply(struct dlk_book *book, struct dlk_hold *hold,
-                               const struct dlk_pending *pending, const struct dlk_reply *reply)
+                               const struct dlk_pending *pending, const struct dlk_reply *reply,
+                               uint64_t now_ns)
 {
     switch (pending->request.op) {
     case DLK_OP_LOCK:
@@ -249,7 +274,7 @@ static int32_t status_of_reply(struct dlk_book *book, struct dlk_hold *hold,
     case DLK_OP_GIVE_UP:
         return end_release(hold, pending, reply);
     case DLK_OP_EXTEND:
-        return end_extend(book, hold, pending, reply);
+        return end_extend(book, hold, pending, reply, now_ns);
     case DLK_OP_PING:
         return reply->result == DLK_RESULT_DONE ? DLK_STATUS_SUCCESS
                                                 : status_of_refusal(reply->result);
@@ -305,11 +330,15 @@ struct dlk_call *dlk_book_reply(struct dlk_book *book, const struct dlk_reply *r
 {
     uint32_t index = reply->request_id % DLK_INFLIGHT_MAX;
     if (!expected(book, index, reply)) {
-        book->ignored++;
+        book->ignored += !dlk_book_noticed(book, reply);
         return NULL;
     }
     struct dlk_pending *pending = &book->pending[index];
-    dlk_book_renew(book, pending->sent_ns, reply->result);
+    dlk_book_renew(book, pending->sent_ns, reply->result, now_ns);
+    if (pending->state == DLK_OP_STATE_RENEWAL) {
+        dlk_renewal_reply(book, index, reply, now_ns);
+        return NULL;
+    }
     if (pending->state != DLK_OP_STATE_ASKED) {
         dlk_pending_reply(book, index, reply);
         return NULL;
@@ -326,7 +355,7 @@ struct dlk_call *dlk_book_reply(struct dlk_book *book, const struct dlk_reply *r
         dlk_pending_free(book, index);
         status = end_gone(book, hold, reply);
     } else {
-        status = status_of_reply(book, hold, pending, reply);
+        status = status_of_reply(book, hold, pending, reply, now_ns);
         dlk_pending_free(book, index);
     }
     if (hold != NULL && reply->result == DLK_RESULT_NO_LOCK) {
@@ -368,6 +397,10 @@ struct dlk_call *dlk_book_lose(struct dlk_book *book, uint32_t index, bool alive
         return NULL;
     }
     struct dlk_pending *pending = &book->pending[index];
+    if (pending->state == DLK_OP_STATE_RENEWAL) {
+        dlk_renewal_lose(book, index);
+        return NULL;
+    }
     if (pending->state != DLK_OP_STATE_ASKED) {
         if (!alive && pending->state == DLK_OP_STATE_OWED_SENT) {
             dlk_pending_owe(book, index, DLK_OP_STATE_OWED);

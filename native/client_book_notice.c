@@ -1,13 +1,16 @@
 /*
  * What the book has to tell without being asked: notices, in the order in which things happened,
  * until the shell takes them. Each is about a change and is told once. A client without a number
- * has nobody to tell. It may not do I/O or read a clock.
+ * has nobody to tell. And the deadlines behind them: ends of leases and of the session are told
+ * from the moment on in which left_ms is 0. It may not do I/O or read a clock.
  */
 #include "client_book.h"
 
 #include <stdlib.h>
 
-enum { NOTICES_FIRST = 16 };
+enum { NOTICES_FIRST = 16, NS_PER_MS = 1000000 };
+
+/* ---- What is to be told ---- */
 
 static bool make_room(struct dlk_news *news)
 {
@@ -49,4 +52,168 @@ void dlk_book_told(struct dlk_book *book)
     book->news.count = 0;
     book->news.overflow = false;
     book->news.any = false;
+}
+
+/* ---- Deadlines ---- */
+
+/* From when on an authority that runs until until_ns has less than a millisecond left. */
+static uint64_t gone_ns(uint64_t until_ns)
+{
+    return until_ns >= NS_PER_MS ? until_ns - NS_PER_MS + 1 : 0;
+}
+
+/* A hold that stands on the living session has no end of its own. */
+static uint64_t end_ns(const struct dlk_book *book, const struct dlk_hold *hold)
+{
+    const struct dlk_belief *belief = &hold->now;
+    if (book->number == 0 || belief->state != DLK_ENTRY_HELD || belief->suspended) {
+        return DLK_NEVER_NS;
+    }
+    if (belief->leased) {
+        return gone_ns(belief->end_ns);
+    }
+    return belief->epoch != book->epoch ? gone_ns(belief->session_until_ns) : DLK_NEVER_NS;
+}
+
+static void put_in(struct dlk_heap *heap, uint32_t id, uint64_t when_ns)
+{
+    if (when_ns != DLK_NEVER_NS) {
+        dlk_heap_set(heap, id, when_ns);
+    } else {
+        dlk_heap_remove(heap, id);
+    }
+}
+
+static void watch(struct dlk_book *book, struct dlk_hold *hold)
+{
+    uint32_t id = (uint32_t)(hold - book->holds);
+    uint64_t before_ns = dlk_book_due_ns(book, true);
+    if (hold->now.state != DLK_ENTRY_HELD) {
+        hold->renewal = DLK_NONE;
+        hold->renewal_sent_ns = 0;
+    }
+    put_in(&book->ends, id, end_ns(book, hold));
+    put_in(&book->renewals, id, dlk_renewal_due_ns(book, hold));
+    hold->watched = dlk_heap_has(&book->ends, id) || dlk_heap_has(&book->renewals, id);
+    if (dlk_book_due_ns(book, true) < before_ns) {
+        book->news.any = true;
+    }
+}
+
+void dlk_hold_watch(struct dlk_book *book, struct dlk_hold *hold)
+{
+    bool ends = hold->now.state == DLK_ENTRY_HELD
+                && (hold->now.leased || hold->now.epoch != book->epoch)
+                && (book->number != 0 || hold->now.renew_ms != 0);
+    if (ends || hold->watched) {
+        watch(book, hold);
+    }
+}
+
+static uint64_t session_gone_ns(const struct dlk_book *book)
+{
+    bool told = book->number == 0 || book->session_suspended || book->session_until_ns == 0;
+    return told ? DLK_NEVER_NS : gone_ns(book->session_until_ns);
+}
+
+uint64_t dlk_book_due_ns(const struct dlk_book *book, bool up)
+{
+    uint64_t due_ns = session_gone_ns(book);
+    uint64_t end_ns = dlk_heap_first_ns(&book->ends);
+    uint64_t renewal_ns =
+        up && !book->removed ? dlk_heap_first_ns(&book->renewals) : DLK_NEVER_NS;
+    due_ns = end_ns < due_ns ? end_ns : due_ns;
+    return renewal_ns < due_ns ? renewal_ns : due_ns;
+}
+
+static void suspend(struct dlk_book *book, struct dlk_hold *hold)
+{
+    hold->now.suspended = true;
+    dlk_book_tell(book, hold, DLK_NOTICE_SUSPENDED);
+    watch(book, hold);
+}
+
+void dlk_book_pass(struct dlk_book *book, uint64_t now_ns)
+{
+    while (dlk_heap_first_ns(&book->ends) <= now_ns) {
+        suspend(book, &book->holds[dlk_heap_first_id(&book->ends)]);
+    }
+    if (session_gone_ns(book) <= now_ns) {
+        book->session_suspended = true;
+        dlk_book_tell(book, NULL, DLK_NOTICE_SESSION_SUSPENDED);
+    }
+}
+
+/* ---- Changes ---- */
+
+void dlk_hold_lose(struct dlk_book *book, struct dlk_hold *hold, uint32_t result)
+{
+    dlk_book_tell(book, hold,
+                  result == DLK_RESULT_BROKEN ? DLK_NOTICE_BROKEN : DLK_NOTICE_LOST);
+    hold->lost = (uint8_t)result;
+    dlk_belief_reset(&hold->now);
+    dlk_hold_watch(book, hold);
+}
+
+void dlk_hold_confirm(struct dlk_book *book, struct dlk_hold *hold, uint64_t now_ns)
+{
+    if (hold->now.suspended && dlk_book_left_ms(book, &hold->now, now_ns) != 0) {
+        hold->now.suspended = false;
+        dlk_book_tell(book, hold, DLK_NOTICE_CONFIRMED);
+    }
+    dlk_hold_watch(book, hold);
+}
+
+/* A hold that the server has not confirmed in its present epoch ends with the session as it was:
+ * one whose time is over is told before the new session is. */
+void dlk_holds_attach(struct dlk_book *book, uint64_t now_ns)
+{
+    for (uint32_t i = 0; i < book->holds_high; i++) {
+        struct dlk_hold *hold = &book->holds[i];
+        if (hold->in_use && !hold->gone) {
+            hold->renewal_sent_ns = 0;
+            dlk_hold_watch(book, hold);
+        }
+    }
+    while (dlk_heap_first_ns(&book->ends) <= now_ns) {
+        suspend(book, &book->holds[dlk_heap_first_id(&book->ends)]);
+    }
+}
+
+void dlk_session_tell(struct dlk_book *book, uint64_t now_ns)
+{
+    if (dlk_book_session_left_ms(book, now_ns) != 0) {
+        book->session_suspended = false;
+        book->news.any = true;
+        dlk_book_tell(book, NULL, DLK_NOTICE_SESSION_CONFIRMED);
+    }
+}
+
+void dlk_session_remove(struct dlk_book *book)
+{
+    if (!book->removed) {
+        book->removed = true;
+        book->session_suspended = true;
+        dlk_book_tell(book, NULL, DLK_NOTICE_REMOVED);
+    }
+}
+
+/* An operator takes a hold away: it is believed no longer, and given back, which is what the
+ * server waits for. One that is not held any more has been given back already. */
+bool dlk_book_noticed(struct dlk_book *book, const struct dlk_reply *reply)
+{
+    if (reply->op != DLK_OP_NOTICE || reply->result != DLK_RESULT_BROKEN
+        || reply->session != book->client_id || reply->epoch != book->epoch) {
+        return false;
+    }
+    for (uint32_t i = 0; i < book->holds_high; i++) {
+        struct dlk_hold *hold = &book->holds[i];
+        if (hold->in_use && hold->now.state == DLK_ENTRY_HELD
+            && hold->now.token == reply->token) {
+            dlk_pending_undo(book, hold, DLK_OP_UNLOCK, reply->token, hold->now.entry);
+            dlk_hold_lose(book, hold, DLK_RESULT_BROKEN);
+            break;
+        }
+    }
+    return true;
 }

@@ -25,6 +25,8 @@ void dlk_notices_after_fork(void)
 {
     queue_mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     queue_filled = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+    queue = NULL; /* what a thread of the parent was doing with it is not known */
+    queue_room = 0;
     queue_first = 0;
     queue_count = 0;
     overflow = false;
@@ -58,8 +60,9 @@ static void put(const struct dlk_notice *notice)
     queue[(queue_first + queue_count++) & (queue_room - 1)] = *notice;
 }
 
-void dlk_notices_put(struct dlk_book *book)
+bool dlk_notices_put(struct dlk_book *book)
 {
+    bool any = book->news.count != 0 || book->news.overflow;
     pthread_mutex_lock(&queue_mutex);
     for (uint32_t i = 0; i < book->news.count; i++) {
         put(&book->news.notices[i]);
@@ -67,6 +70,7 @@ void dlk_notices_put(struct dlk_book *book)
     overflow = overflow || book->news.overflow;
     pthread_mutex_unlock(&queue_mutex);
     dlk_book_told(book);
+    return any;
 }
 
 void dlk_notices_ring(void)

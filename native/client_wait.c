@@ -26,6 +26,21 @@ void dlk_client_lock(struct dlk_client *client)
     pthread_mutex_lock(&client->mutex);
 }
 
+/* What the book has to tell goes to the queue. True: the keeper is to know of a deadline. */
+static bool take_news(struct dlk_client *client, bool *told)
+{
+    if (!client->book.news.any) {
+        return false;
+    }
+    *told = dlk_notices_put(&client->book);
+    uint64_t due_ns = dlk_book_due_ns(&client->book, client->up);
+    if (due_ns >= client->keep_at_ns) {
+        return false;
+    }
+    client->keep_at_ns = due_ns;
+    return true;
+}
+
 /* A woken thread wants the mutex at once, so it is woken after the mutex is free. Its word may be
  * gone by then; to wake a word that nobody sleeps on does nothing. */
 void dlk_client_unlock(struct dlk_client *client)
@@ -33,13 +48,11 @@ void dlk_client_unlock(struct dlk_client *client)
     _Atomic uint32_t *words[DLK_WAKES_MAX];
     uint32_t count = client->wakes;
     int bell_fd = dlk_collect_take_ring(&client->collect);
-    bool news = client->book.news.any;
-    if (count == 0 && bell_fd < 0 && !news) {
+    bool told = false;
+    bool sooner = take_news(client, &told);
+    if (count == 0 && bell_fd < 0 && !told && !sooner) {
         pthread_mutex_unlock(&client->mutex);
         return;
-    }
-    if (news) {
-        dlk_notices_put(&client->book);
     }
     memcpy(words, client->wake, count * sizeof(words[0]));
     client->wakes = 0;
@@ -50,8 +63,11 @@ void dlk_client_unlock(struct dlk_client *client)
     if (bell_fd >= 0) {
         dlk_collect_ring(bell_fd);
     }
-    if (news) {
+    if (told) {
         dlk_notices_ring();
+    }
+    if (sooner) {
+        dlk_keeper_poke();
     }
 }
 

@@ -23,6 +23,22 @@ static void put(struct dlk_heap *heap, uint32_t index, struct dlk_heap_item item
     heap->place[item.id] = index + 1;
 }
 
+bool dlk_heap_grow(struct dlk_heap *heap, uint32_t wider)
+{
+    struct dlk_heap grown;
+    if (!dlk_heap_init(&grown, wider)) {
+        dlk_heap_free(&grown);
+        return false;
+    }
+    for (uint32_t i = 0; i < heap->count; i++) {
+        put(&grown, i, heap->items[i]);
+    }
+    grown.count = heap->count;
+    dlk_heap_free(heap);
+    *heap = grown;
+    return true;
+}
+
 static void sift_up(struct dlk_heap *heap, uint32_t index, struct dlk_heap_item item)
 {
     while (index > 0) {

@@ -1,6 +1,6 @@
 /*
  * A binary heap of deadlines over ids 0..capacity-1: each id is in it once or not at all, and can
- * be moved or removed in O(log n). Memory is taken at the start and touched only when used.
+ * be moved or removed in O(log n). Memory is taken by init and grow, and touched only when used.
  */
 #ifndef DLOCK_HEAP_H
 #define DLOCK_HEAP_H
@@ -22,6 +22,8 @@ struct dlk_heap {
 };
 
 bool dlk_heap_init(struct dlk_heap *heap, uint32_t capacity);
+/* Room for more ids; all zero is a heap for none. False: no memory, nothing has changed. */
+bool dlk_heap_grow(struct dlk_heap *heap, uint32_t wider);
 void dlk_heap_free(struct dlk_heap *heap);
 void dlk_heap_set(struct dlk_heap *heap, uint32_t id, uint64_t when_ns);
 void dlk_heap_remove(struct dlk_heap *heap, uint32_t id); /* nothing if it is not there */

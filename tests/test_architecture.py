@@ -61,8 +61,8 @@ C_LAYERS = {
     "machine": _layer("clock.[ch] overload.c", "abi adaptive"),
     "transport": _layer("transport*.[ch]", "abi adaptive machine"),
     "plane": _layer("plane*.[ch]", "abi engine codec ring adaptive machine transport"),
-    "book": _layer("client_book*.[ch]", "abi codec", pure=True),
-    "client": _layer("client*.[ch] keeper.[ch]", "abi codec adaptive machine transport book"),
+    "book": _layer("client_book*.[ch]", "abi codec heap", pure=True),
+    "client": _layer("client*.[ch] keeper.[ch]", "abi codec heap adaptive machine transport book"),
     "bench": _layer("bench*.[ch]", "abi engine adaptive machine"),
 }
 
