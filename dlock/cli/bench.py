@@ -20,6 +20,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
 from dlock import dclient
+from dlock.cli.common import EXIT_CLEAN, EXIT_FAILED, EXIT_USAGE, add_parser
 from dlock.server import WAIT_MODES, AddressError, Server, ServerConfig, ServerError
 from dlock.types import (
     AtomicDesc,
@@ -38,7 +39,11 @@ LEASE_S: Final = 60
 WARM_UP_SHARE: Final = 0.1
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 5.0
-EXIT_CLEAN, EXIT_FAILED = 0, 1
+EXIT_CODES: Final = {
+    EXIT_CLEAN: "measured",
+    EXIT_FAILED: "it could not be measured; the message says why",
+    EXIT_USAGE: "a flag or value is wrong",
+}
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,8 @@ class BenchError(Exception):
 
 def register(subparsers: Any) -> None:
     """Adds the subcommand."""
-    parser = subparsers.add_parser(
-        "bench", help="measure latency and throughput",
+    parser = add_parser(
+        subparsers, "bench", help="measure latency and throughput", exit_codes=EXIT_CODES,
         description="Measures lock and unlock pairs of each kind, and fetch-and-add.")
     parser.add_argument("--connect", metavar="HOST:PORT",
                         help="a running server; default: a private one, ended afterwards")
