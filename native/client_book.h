@@ -207,9 +207,8 @@ struct dlk_call *dlk_book_reply(struct dlk_book *book, const struct dlk_reply *r
 /* The answer to the pending request `index` is not waited for any longer. alive: the connection
  * may still bring it; else it is gone. Debts are marked for sending again when it is gone. */
 struct dlk_call *dlk_book_lose(struct dlk_book *book, uint32_t index, bool alive, uint64_t now_ns);
-/* A call that was put off ends, with this status. */
-void dlk_book_end_blocked(struct dlk_book *book, struct dlk_call *call, int32_t status,
-                          uint64_t now_ns);
+/* A call that was put off ends with BAD_RESPONSE. */
+void dlk_book_lose_blocked(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns);
 /* The deadline of a call that was put off has come. */
 void dlk_book_expire_blocked(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns);
 void dlk_book_cancel(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns);

@@ -51,24 +51,28 @@ enum dlk_turn dlk_book_put_off(const struct dlk_book *book, struct dlk_call *cal
     return DLK_TURN_LATER;
 }
 
+/* Of a call on a lock; NULL: none. */
+static const struct dlk_hold *hold_of(const struct dlk_book *book, const struct dlk_call *call)
+{
+    bool of_lock = call->verb >= DLK_VERB_TRYLOCK && call->verb <= DLK_VERB_EXTEND;
+    uint32_t index =
+        of_lock ? dlk_map_get(&book->locks, call->lock_id, call->owner) : DLK_NONE;
+    return index != DLK_NONE ? &book->holds[index] : NULL;
+}
+
 void dlk_book_expire_blocked(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns)
 {
+    const struct dlk_hold *hold = hold_of(book, call);
     int32_t status = DLK_STATUS_BAD_RESPONSE;
-    uint32_t index = dlk_map_get(&book->locks, call->lock_id, call->owner);
-    const struct dlk_hold *hold = NULL;
-    if (call->verb >= DLK_VERB_TRYLOCK && call->verb <= DLK_VERB_EXTEND && index != DLK_NONE) {
-        hold = &book->holds[index];
-        if (call->verb == DLK_VERB_LOCK && call->wait_ms != 0) {
-            status = hold->kind == DLK_KIND_FAIR ? DLK_STATUS_EAGAIN : DLK_STATUS_FAIL;
-        }
+    if (hold != NULL && call->verb == DLK_VERB_LOCK && call->wait_ms != 0) {
+        status = hold->kind == DLK_KIND_FAIR ? DLK_STATUS_EAGAIN : DLK_STATUS_FAIL;
     }
     decide(book, hold, call, status, now_ns);
 }
 
-void dlk_book_end_blocked(struct dlk_book *book, struct dlk_call *call, int32_t status,
-                          uint64_t now_ns)
+void dlk_book_lose_blocked(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns)
 {
-    decide(book, NULL, call, status, now_ns);
+    decide(book, hold_of(book, call), call, DLK_STATUS_BAD_RESPONSE, now_ns);
 }
 
 /* What a `lock` that was put off has still to wait. */

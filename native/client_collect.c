@@ -16,6 +16,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+enum { ANSWERS_A_LOOK = DLK_INBOX_BYTES / DLK_FRAME_BYTES };
+
 /* ---- The bell and the set ---- */
 
 void dlk_collect_init(struct dlk_collect *collect)
@@ -136,10 +138,12 @@ int dlk_client_collect_fd(struct dlk_client *client)
         return -1;
     }
     dlk_client_lock(client);
-    bool made = client->collect.set_fd >= 0 || make_set(client);
-    int problem = made ? 0 : errno;
-    if (made && client->book.posted.ended.first != NULL) {
-        call_collector(client);
+    int problem = 0;
+    if (client->collect.set_fd < 0) {
+        problem = make_set(client) ? 0 : errno;
+        if (problem == 0 && client->book.posted.ended.first != NULL) {
+            call_collector(client);
+        }
     }
     int fd = client->collect.set_fd;
     dlk_client_unlock(client);
@@ -159,7 +163,7 @@ void dlk_posted_complete(struct dlk_client *client, struct dlk_call *call)
 static void place(struct dlk_client *client, struct dlk_call *call, uint64_t now_ns)
 {
     if (call->phase == DLK_PHASE_BLOCKED && !client->up) {
-        dlk_book_end_blocked(&client->book, call, DLK_STATUS_BAD_RESPONSE, now_ns);
+        dlk_book_lose_blocked(&client->book, call, now_ns);
         dlk_client_complete(client, call);
     }
     if (call->phase != DLK_PHASE_ENDED) {
@@ -170,7 +174,7 @@ static void place(struct dlk_client *client, struct dlk_call *call, uint64_t now
 void dlk_posted_go_on(struct dlk_client *client, uint64_t now_ns)
 {
     struct dlk_book *book = &client->book;
-    while (dlk_wire_backlog(client) <= DLK_BACKLOG_BYTES_MAX) {
+    while (!client->up || dlk_wire_backlog(client) <= DLK_BACKLOG_BYTES_MAX) {
         struct dlk_call *call = dlk_posted_next(book, client->up);
         if (call == NULL) {
             return;
@@ -272,7 +276,8 @@ static size_t end_collecting(struct dlk_client *client, struct dlk_ended *out, s
     return count;
 }
 
-/* How many can be waiting to be collected is not counted: a look reads 1024 answers at most. */
+/* As many looks as can fill `room`. A deadline counts only when all that is there was read: after a
+ * stall the answers may have been waiting for this process. */
 size_t dlk_client_collect(struct dlk_client *client, struct dlk_ended *out, size_t room)
 {
     if (dlk_client_forked(client)) {
@@ -280,11 +285,11 @@ size_t dlk_client_collect(struct dlk_client *client, struct dlk_ended *out, size
     }
     begin_collecting(client);
     uint64_t now_ns = dlk_now_ns();
-    bool more = dlk_look(client, now_ns);
-    for (size_t looked = DLK_INBOX_BYTES / DLK_FRAME_BYTES; more && looked < room;
-         looked += DLK_INBOX_BYTES / DLK_FRAME_BYTES) {
+    size_t looks = room / ANSWERS_A_LOOK;
+    bool more;
+    do {
         more = dlk_look(client, now_ns);
-    }
+    } while (more && looks-- > 1);
     if (!more) {
         expire(client, now_ns);
     }

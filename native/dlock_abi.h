@@ -597,8 +597,8 @@ struct dlk_ended {
 };
 
 /* Starts a call that nobody waits for. PENDING: collect will return it, once; anything else: it has
- * ended already, and collect will not. EASYNC: it is posted already. Calls on one hold are carried
- * out in the order in which they were posted. The frame goes out with dlk_client_flush or the next
+ * ended already, and collect will not. EASYNC: it is posted already. Calls that are put off, since
+ * another runs on their hold, keep their order. The frame goes out with dlk_client_flush or the next
  * collect, whichever is first. The call stays in place until it was collected or cancelled
  * (dlk_client_cancel, as any other: it is never collected then). Nobody waits for it by wait or
  * poll. A connection that ends, ends it: BAD_RESPONSE, to be collected. */
