@@ -598,8 +598,8 @@ struct dlk_ended {
 
 /* Starts a call that nobody waits for. PENDING: collect will return it, once; anything else: it has
  * ended already, and collect will not. EASYNC: it is posted already. Calls that are put off, since
- * another runs on their hold, keep their order. The frame goes out with dlk_client_flush or the next
- * collect, whichever is first. The call stays in place until it was collected or cancelled
+ * another runs on their hold, keep their order. The frame goes out with dlk_client_flush or the
+ * next collect, whichever is first. The call stays in place until it was collected or cancelled
  * (dlk_client_cancel, as any other: it is never collected then). Nobody waits for it by wait or
  * poll. A connection that ends, ends it: BAD_RESPONSE, to be collected. */
 int dlk_client_post(struct dlk_client *client, struct dlk_call *call);

@@ -81,7 +81,7 @@ static void test_put_off_too_long(void)
 
 static struct dlk_call reads[DLK_INFLIGHT_MAX];
 
-/* What does not fit into the socket goes out when the peer reads on, and the descriptor says when. */
+/* What does not fit into the socket goes out when the peer reads on; the descriptor says when. */
 static void test_unsent(void)
 {
     struct silent peer;
