@@ -1,9 +1,10 @@
 """dlock: a lock service for programs that run on many nodes of a cluster.
 
-What it raises is in `dlock.errors`; the mirror of DLock's C API is `dlock.dclient` and
-`dlock.dserver`.
+`dlock.connect` is where to begin. What it raises is in `dlock.errors`; the mirror of DLock's C API
+is `dlock.dclient` and `dlock.dserver`.
 """
 
+from dlock.client import Client, connect, shared
 from dlock.errors import (
     Broken,
     ClientClosed,
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Broken",
+    "Client",
     "ClientClosed",
     "ConnectError",
     "ConnectionLost",
@@ -41,4 +43,6 @@ __all__ = [
     "ServerFull",
     "StaleToken",
     "__version__",
+    "connect",
+    "shared",
 ]

@@ -118,7 +118,7 @@ _fill_call: Final = _core.layout(
 _LOCK: Final = _core.DLK_VERB_LOCK
 _EXTEND: Final = _core.DLK_VERB_EXTEND
 _LOOK: Final = _core.DLK_VERB_LOOK
-DEADLOCK_FLAG: Final = _core.DLK_FLAG_DEADLOCK
+DEADLOCK_FLAG: Final[int] = _core.DLK_FLAG_DEADLOCK
 
 
 def fill_acquire(handle: Handle, asked: Asked) -> None:
@@ -151,6 +151,8 @@ class HoldView(NamedTuple):
 
 def look(handle: Handle) -> HoldView:
     """The state of the handle's hold by the client's own clock; asks nobody."""
+    if handle.name.table.ended:
+        return HoldView(0, 0)  # the book was not told
     call = ffi.new("struct dlk_call *")
     call.verb = _LOOK
     call.lock_id = handle.name.lock_id

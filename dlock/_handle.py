@@ -50,10 +50,11 @@ class Handle:
     owner are filled, LOCK with an endless wait, no lease, exclusive; who changes that says so in
     `asked`, which is for the caller alone, and None at first. `watcher`: told of notices about this
     hold, as `watcher(kind, token)`; whoever sets it takes it away before giving the handle back.
+    `broken`: an operator has taken the hold away.
     """
 
-    __slots__ = ("__weakref__", "acquire", "actor", "alive", "asked", "calls", "client", "name",
-                 "release", "serial", "watcher")
+    __slots__ = ("__weakref__", "acquire", "actor", "alive", "asked", "broken", "calls", "client",
+                 "name", "release", "serial", "watcher")
 
     def __init__(self, name: Name, serial: int, actor: int) -> None:
         """Enters the owner into the book."""
@@ -62,6 +63,7 @@ class Handle:
         self.serial = serial
         self.actor = actor
         self.asked: object = None
+        self.broken = False
         self.watcher: Callable[[int, int], None] | None = None
         self.client = name.table.client
         self.calls = ffi.new("struct dlk_call[2]")

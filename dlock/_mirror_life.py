@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
-import sys
 import time
 from typing import Final
 
 from dlock import _core, _mirror_table
+from dlock._info import client_info
 from dlock._mirror_check import bad_address, bad_number, bad_seconds
 from dlock._mirror_client import VERSIONS, MirrorClient, Settings, judge
 from dlock._mirror_enter import Refusal, enter_client
@@ -27,8 +26,6 @@ WAIT_MODES: Final = {
     "poll": _core.DLK_WAIT_POLL,
 }
 WAIT_ENVIRONMENT: Final = "DLOCK_WAIT"
-_INFO_TEXT_MAX: Final = 128
-_JOB_VARIABLES: Final = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 
 
 # ---- Library -------------------------------------------------------------------------------------
@@ -133,7 +130,7 @@ def _open_client(settings: Settings, address: str) -> MirrorClient | DlockStatus
         return DlockStatus.BAD_RESPONSE
     entered = False
     try:
-        welcome = client.ask(ClientInit(*VERSIONS, _info()))
+        welcome = client.ask(ClientInit(*VERSIONS, client_info()))
         status = judge(welcome)
         if welcome is None or status is not DlockStatus.SUCCESS:
             return status
@@ -145,22 +142,6 @@ def _open_client(settings: Settings, address: str) -> MirrorClient | DlockStatus
     finally:
         if not entered:
             client.leave()
-
-
-def _info() -> dict[str, str | int]:
-    """What people may want to know about a client that holds a lock."""
-    job = next((os.environ[name] for name in _JOB_VARIABLES if os.environ.get(name)), "")
-    texts = {
-        "host": socket.gethostname(),
-        "user": os.environ.get("USER") or str(os.getuid()),
-        "program": os.path.basename(sys.argv[0]) if sys.argv else "",
-        "job": job,
-    }
-    info: dict[str, str | int] = {"pid": os.getpid()}
-    for name, text in texts.items():
-        if text:
-            info[name] = text.encode("utf-8", "replace")[:_INFO_TEXT_MAX].decode("utf-8", "ignore")
-    return info
 
 
 def client_deinit(client_id: int) -> DlockStatus:

@@ -7,13 +7,11 @@ parent raises there.
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 from typing import Final
 
-from dlock import _core, _mirror_data
-from dlock._core import lib
+from dlock import _core, _keeper, _mirror_data
 from dlock._mirror_client import MirrorClient, Settings
 
 CLIENTS_MAX: Final = _core.DLK_CLIENTS_PER_PROCESS_MAX
@@ -29,7 +27,6 @@ class _Library:
         self.lock = threading.Lock()
         self.settings: Settings | None = None
         self.starting = 0  # clients that are being initialised and have no id yet
-        self.keeper: threading.Thread | None = None
         self.registered = False
         # Of the parent, in a forked child: kept, so that no destructor runs; never used.
         self.inherited: dict[int, MirrorClient] = {}
@@ -52,7 +49,6 @@ def open_library(configuration: Settings) -> bool:
         if not _library.registered:
             _library.registered = True
             os.register_at_fork(after_in_child=_after_fork_in_child)
-            atexit.register(stop_keeper)
         return True
 
 
@@ -81,12 +77,7 @@ def fill_place(client: MirrorClient | None) -> bool:
         if client is None or _library.settings is not client.settings:
             return False
         clients[client.id] = client
-        if _library.keeper is None:
-            # Daemon: a program that forgets dclient_lib_deinit still ends.
-            _library.keeper = threading.Thread(
-                target=lib.dlk_keeper_run, name="dlock-keeper", daemon=True
-            )
-            _library.keeper.start()
+        _keeper.keep(_library)
         return True
 
 
@@ -97,12 +88,8 @@ def take_out(client_id: int) -> MirrorClient | None:
 
 
 def stop_keeper() -> None:
-    """Ends the heartbeat thread; the next client starts it again."""
-    with _library.lock:
-        keeper, _library.keeper = _library.keeper, None
-    if keeper is not None:
-        lib.dlk_keeper_stop()
-        keeper.join()
+    """Ends the heartbeat thread, if nobody else needs it; the next client starts it again."""
+    _keeper.let_go(_library)
 
 
 def find(client_id: int) -> MirrorClient | None:
@@ -136,5 +123,4 @@ def _after_fork_in_child() -> None:
     _library.inherited.update(clients)
     _library.settings = None
     _library.starting = 0
-    _library.keeper = None
     clients.clear()

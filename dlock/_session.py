@@ -112,7 +112,8 @@ _numbers = itertools.count(1)
 class Session:
     """See the file. `client`: the C client, freed with the last that refers to it. `number`: how
     notices of this process name it. `free_lease_ms`: longer leases must be declared first.
-    `objects`: descriptors of 64-bit objects that were got, with their ids."""
+    `objects`: descriptors of 64-bit objects that were got, with their ids. `link`: the control link
+    that speaks for it; whoever drives it sets it."""
 
     def __init__(self, wait_mode: int) -> None:
         self.number = next(_numbers)
@@ -126,6 +127,7 @@ class Session:
         self.free_lease_ms = 0
         self.names = NameTable(self)
         self.objects: dict[bytes, int] = {}
+        self.link: Any = None
 
     @property
     def ended(self) -> bool:
@@ -251,7 +253,7 @@ def forked_or(status: int) -> int:
 
 def _new_client(mode: int, number: int) -> Any:
     """A struct dlk_client that is freed with its last reference, never in a forked child."""
-    config = {"wait_mode": mode, "reply_timeout_ms": REPLY_TIMEOUT_MS}
+    config = {"wait_mode": mode, "reply_timeout_ms": REPLY_TIMEOUT_MS, "number": number}
     pointer = lib.dlk_client_new(ffi.new("struct dlk_client_config *", config))
     if pointer == ffi.NULL:
         raise MemoryError("no memory for a dlock client")

@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from dlock._calls import AGAIN, Outcome, judge_acquire, judge_release, look
 from dlock._core import lib
 from dlock._handle import Handle, Key
 from dlock._session import Session, Steps
+from dlock.client import Client
 from dlock.control.link import ControlLink
 from dlock.control.messages import ClientInit
 from dlock.server import Server
@@ -76,3 +78,41 @@ class ByHand:
     def close(self) -> None:
         self.session.end()
         self.link.close()
+
+
+# ---- A client of the Python API, without lock objects --------------------------------------------
+
+
+def acquire(client: Client, wanted: Key, actor: int = 0, seconds: float = TIMEOUT_S) -> Handle:
+    """Gets a lock in the way in which lock objects do, over whatever happens to links."""
+    until_s = time.monotonic() + seconds
+    handle = client._take(wanted, actor, until_s)
+    while True:
+        status = lib.dlk_client_call(handle.client, handle.acquire)
+        while status == lib.DLK_STATUS_PENDING:
+            status = lib.dlk_client_wait(handle.client, handle.acquire)
+        outcome = judge_acquire(status, wanted[0], 0)
+        if outcome is Outcome.DONE:
+            return handle
+        assert outcome in AGAIN, outcome
+        handle.abandon()
+        client._await(outcome, handle.name, until_s)
+        handle = client._take(wanted, actor, until_s)
+
+
+def release(handle: Handle) -> Outcome:
+    """Gives it back; what became of that."""
+    status = lib.dlk_client_call(handle.client, handle.release)
+    while status == lib.DLK_STATUS_PENDING:
+        status = lib.dlk_client_wait(handle.client, handle.release)
+    outcome = judge_release(status, handle.name.key[0])
+    if outcome is Outcome.DONE:
+        handle.name.table.give_back(handle)
+    else:
+        handle.abandon()
+    return outcome
+
+
+def confirmed(handle: Handle) -> bool:
+    """Is it held, by this client's clock?"""
+    return look(handle).left_ms > 0

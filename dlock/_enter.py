@@ -1,0 +1,185 @@
+"""How a client gets a session: the first time, and again whenever its links were lost. The policy
+alone, as a generator of steps (_session.py), so that a blocking and an asyncio client follow the
+same one.
+
+- Every server of the address is tried in turn, with pauses between the rounds; an address file is
+  read again in each.
+- A session that lives is taken up again (ClientReinit): its holds are confirmed, its debts settled.
+  Only if the server says that it has ended, another one is opened there.
+- A client that has seen an epoch never obeys a lower one, nor the same one of another start of the
+  server: whoever answers so is a primary of the past, and what it says counts for nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from dlock import _core
+from dlock._core import lib
+from dlock._retry import Backoff
+from dlock._session import Block, Connect, Pause, Refusal, Session, Steps, expect_success
+from dlock.address import Address, Endpoint
+from dlock.control.link import LinkError
+from dlock.control.messages import ClientDeinit, ClientInit, ClientReinit, ReinitDone, Welcome
+from dlock.errors import ConnectError
+from dlock.types import DlockStatus
+
+TRY_S: Final = 2.0  # how long one server may take to accept a connection
+SETTLE_S: Final = 5.0  # how long the debts of a session may take
+# How often a server that is not ready is asked on one connection before others are tried.
+ASKS_MAX: Final = 30
+VERSIONS: Final = (_core.DLK_PROTOCOL_VERSION_MIN, _core.DLK_PROTOCOL_VERSION_MAX)
+
+_NOT_READY: Final = DlockStatus.NOT_READY
+_REMOVED: Final = DlockStatus.CLIENT_REMOVED_BY_SERVER
+_ADVICE: Final = {
+    DlockStatus.NOT_READY: "the server was started anew and waits until no client of its "
+    "predecessor can still believe to hold a lock; wait longer",
+    DlockStatus.SERVER_NO_RESOURCE: "the server has as many clients as it may; its limit is "
+    "--max-clients",
+    DlockStatus.PROTO_VERSION_NEGOTIATION_FAIL: "the server speaks another version of the "
+    "protocol; install the same version of dlock at both ends",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a client was told. `wait_mode`: enum dlk_wait_mode; `info`: who it is."""
+
+    address: Address
+    wait_mode: int
+    info: Mapping[str, str | int]
+
+
+@dataclass(slots=True)
+class Seen:
+    """The newest primary that a client has heard of; 0: none yet."""
+
+    epoch: int = 0
+    incarnation: int = 0
+
+    def check(self, welcome: Welcome) -> None:
+        """Refuses a primary of the past."""
+        former = (self.epoch, self.incarnation)
+        if welcome.epoch < self.epoch:
+            raise Unfit(f"it has epoch {welcome.epoch}, and this client has seen {self.epoch}: it "
+                        f"is a primary of the past, or was started without its state directory")
+        if welcome.epoch == self.epoch and welcome.incarnation != former[1]:
+            raise Unfit(f"it is another start of a server with the same epoch {self.epoch}: it was "
+                        f"started without its state directory. Connect anew to use it")
+        self.epoch, self.incarnation = welcome.epoch, welcome.incarnation
+
+
+class Unfit(Exception):  # noqa: N818 - an outcome, not an error
+    """A server that answered and cannot be used; the text says why."""
+
+
+def entering(
+    options: Options, seen: Seen, old: Session | None, deadline: float | None
+) -> Steps[Session]:
+    """Until there is a session: `old`, taken up again, or a new one; then `old` has ended at the
+    server. The link of the last Connect is the session's. ConnectError at the deadline
+    (time.monotonic; None: tries for ever), naming every server and what it said."""
+    backoff = Backoff()
+    while True:
+        endpoints, problems = options.address.endpoints()
+        for endpoint in endpoints:
+            try:
+                return (yield from _enter(endpoint, options, seen, old, backoff, deadline))
+            except (LinkError, Unfit, UnicodeError) as problem:
+                problems.append(_at(endpoint, str(problem)))
+            except Refusal as refusal:
+                problems.append(_at(endpoint, _ADVICE.get(refusal.status, str(refusal))))
+        if _left_s(deadline) <= 0:
+            raise ConnectError(_unreachable(options.address, problems))
+        yield Pause(min(backoff.pause_s(), _left_s(deadline)))
+
+
+def _left_s(deadline: float | None) -> float:
+    return float("inf") if deadline is None else deadline - time.monotonic()
+
+
+def _at(endpoint: Endpoint, problem: str) -> str:
+    return problem if str(endpoint) in problem else f"{endpoint}: {problem}"
+
+
+def _unreachable(address: Address, problems: list[str]) -> str:
+    said = "; ".join(problems) or "it names no server"
+    return (f"no dlock server could be reached at {address} in time ({said}). Is it running "
+            f"(`dlock serve`), and is this its address? connect(address) or DLOCK_ADDRESS name it")
+
+
+def _enter(
+    endpoint: Endpoint, options: Options, seen: Seen, old: Session | None, backoff: Backoff,
+    deadline: float | None,
+) -> Steps[Session]:
+    """At one server."""
+    host: str = yield Connect(endpoint, max(0.01, min(TRY_S, _left_s(deadline))))
+    if old is not None and not old.ended:
+        request = ClientReinit(*VERSIONS, old.id, old.secret, seen.epoch, seen.incarnation)
+        welcome = yield from _ask_until_ready(request, backoff, deadline)
+        if welcome.status is not _REMOVED:
+            _check(welcome, seen)
+            yield from _take_up(old, host, welcome)
+            return old
+    # A primary of the past must not end a session, so nothing is believed before its Welcome.
+    init = ClientInit(*VERSIONS, options.info)
+    welcome = yield from _ask_until_ready(init, backoff, deadline)
+    expect_success(welcome.status)
+    try:
+        _check(welcome, seen)
+        session = yield from _begin(options.wait_mode, host, welcome)
+    except Unfit:
+        yield [ClientDeinit()]
+        raise
+    return session
+
+
+def _ask_until_ready(
+    request: ClientInit | ClientReinit, backoff: Backoff, deadline: float | None
+) -> Steps[Welcome]:
+    for _ in range(ASKS_MAX):
+        (welcome,) = yield [request]
+        if welcome.status is not _NOT_READY or _left_s(deadline) <= 0:
+            break
+        yield Pause(min(backoff.pause_s(), _left_s(deadline)))
+    answer: Welcome = welcome
+    return answer
+
+
+def _check(welcome: Welcome, seen: Seen) -> None:
+    expect_success(welcome.status)
+    if not VERSIONS[0] <= welcome.version <= VERSIONS[1]:
+        raise Refusal(DlockStatus.PROTO_VERSION_NEGOTIATION_FAIL)
+    seen.check(welcome)
+
+
+def _begin(wait_mode: int, host: str, welcome: Welcome) -> Steps[Session]:
+    session = Session(wait_mode)
+    session.welcome(welcome)
+    status = yield Block(partial(session.attach, host, welcome, TRY_S))
+    if status != DlockStatus.SUCCESS:
+        session.end()
+        raise Unfit(f"its data port {welcome.data_port} does not answer")
+    return session
+
+
+def _take_up(session: Session, host: str, welcome: Welcome) -> Steps[None]:
+    """The server knows the session still: what it holds is held."""
+    if (welcome.epoch, welcome.incarnation) != (session.epoch, session.incarnation):
+        session.objects.clear()  # a new primary has none of them
+    session.welcome(welcome)
+    status = yield Block(partial(session.attach, host, welcome, TRY_S))
+    if status != DlockStatus.SUCCESS:
+        raise Unfit(f"its data port {welcome.data_port} does not answer")
+    lib.dlk_client_unverify(session.client)
+    status = yield Block(partial(session.settle, SETTLE_S))
+    # A recovering server answers debts with NOT_READY: they are kept and sent again later.
+    if status not in (DlockStatus.SUCCESS, DlockStatus.NOT_READY):
+        raise Unfit("it does not answer on its data port")
+    (done,) = yield [ReinitDone()]
+    expect_success(done.status)

@@ -1,0 +1,173 @@
+"""What has become of holds and links without a call: one thread of this process takes the notices
+out of C, brings each to the client that it is about, and from there to whoever watches the hold.
+
+A listener is referred to weakly, and is called in that thread (`_notice`); what it raises is logged
+and hurts nobody else. docs/client.md has the list of notices.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import signal
+import threading
+import weakref
+from collections.abc import Iterable
+from typing import Final, NamedTuple, Protocol
+
+from dlock import _core
+from dlock._core import ffi, lib
+from dlock._handle import SERIAL_BITS, Handle, NameTable
+
+_log = logging.getLogger("dlock.client")
+
+ROOM: Final = 256
+WAIT_MS: Final = 60_000  # of no consequence: a stop wakes the thread
+
+LOST: Final[int] = _core.DLK_NOTICE_LOST
+BROKEN: Final[int] = _core.DLK_NOTICE_BROKEN
+SUSPENDED: Final[int] = _core.DLK_NOTICE_SUSPENDED
+CONFIRMED: Final[int] = _core.DLK_NOTICE_CONFIRMED
+LINK_DOWN: Final[int] = _core.DLK_NOTICE_LINK_DOWN
+SESSION_SUSPENDED: Final[int] = _core.DLK_NOTICE_SESSION_SUSPENDED
+SESSION_CONFIRMED: Final[int] = _core.DLK_NOTICE_SESSION_CONFIRMED
+REMOVED: Final[int] = _core.DLK_NOTICE_REMOVED
+OVERFLOW: Final[int] = _core.DLK_NOTICE_OVERFLOW
+
+
+class Notice(NamedTuple):
+    """struct dlk_notice. `client`: the number of a session."""
+
+    client: int
+    owner: int
+    token: int
+    lock_id: int
+    kind: int
+
+
+_LAYOUT: Final = _core.layout("dlk_notice", Notice._fields)
+
+
+class Listener(Protocol):
+    """A client. `_notice` is called in the thread of the notices and must not wait."""
+
+    def _notice(self, notice: Notice) -> None: ...
+
+
+# ---- The thread ----------------------------------------------------------------------------------
+
+
+class _Notices:
+    """What there is once a process. `listeners` is read and written without a lock."""
+
+    def __init__(self) -> None:
+        self.listeners: dict[int, weakref.ref[Listener]] = {}
+        self.lock = threading.Lock()
+        self.thread: threading.Thread | None = None
+        self.registered = False
+        self.stopping = False
+
+
+_notices: Final = _Notices()
+
+
+def listen(number: int, listener: Listener) -> None:
+    """From now on this listener is told what concerns the session of this number. What happened
+    before may have been told to nobody: look."""
+    _notices.listeners[number] = weakref.ref(listener)
+    with _notices.lock:
+        if not _notices.registered:
+            _notices.registered = True
+            os.register_at_fork(after_in_child=_after_fork_in_child)
+            atexit.register(_stop)
+        if _notices.thread is None:
+            thread = threading.Thread(target=_run, name="dlock-notices", daemon=True)
+            thread.start()
+            _notices.thread = thread
+
+
+def forget(number: int) -> None:
+    """The session is over."""
+    _notices.listeners.pop(number, None)
+
+
+def _run() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    array = ffi.new("struct dlk_notice[]", ROOM)
+    view = memoryview(ffi.buffer(array))
+    while not _notices.stopping:
+        count = lib.dlk_notices_wait(array, ROOM, WAIT_MS)
+        for fields in _LAYOUT.iter_unpack(view[: count * _LAYOUT.size]):
+            _bring(Notice(*fields))
+
+
+def _bring(notice: Notice) -> None:
+    if notice.kind == OVERFLOW:
+        concerned = list(_notices.listeners.values())
+    else:
+        one = _notices.listeners.get(notice.client)
+        concerned = [] if one is None else [one]
+    for reference in concerned:
+        listener = reference()
+        if listener is not None:
+            try:
+                listener._notice(notice)
+            except Exception:
+                _log.exception("a notice (%s) could not be handled", notice)
+
+
+def _stop() -> None:
+    """At exit."""
+    thread = _notices.thread
+    if thread is not None:
+        _notices.stopping = True
+        lib.dlk_notices_wake()
+        thread.join(1)
+
+
+def _after_fork_in_child() -> None:
+    _notices.lock = threading.Lock()
+    _notices.listeners = {}
+    _notices.thread = None
+    _notices.stopping = False
+
+
+# ---- Who watches a hold --------------------------------------------------------------------------
+
+
+def tell(names: NameTable, notice: Notice) -> None:
+    """Tells the watchers in this table what a notice of its session means for their holds."""
+    kind = notice.kind
+    if kind in (LOST, BROKEN, SUSPENDED, CONFIRMED):
+        handle = names.handles.get(notice.owner & (1 << SERIAL_BITS) - 1)
+        if handle is not None:
+            if kind == BROKEN:
+                handle.broken = True
+            _tell(handle, kind, notice.token)
+    elif kind in (SESSION_SUSPENDED, SESSION_CONFIRMED):
+        for handle in _watched(names):
+            if not handle.acquire.lease_ms or handle.name.key[1] == _core.DLK_KIND_RW:
+                kept = SUSPENDED if kind == SESSION_SUSPENDED else CONFIRMED
+                _tell(handle, kept, handle.acquire.token)
+
+
+def tell_lost(names: NameTable) -> None:
+    """Tells every watcher in this table that its hold is lost: the session has ended."""
+    for handle in _watched(names):
+        _tell(handle, LOST, handle.acquire.token)
+
+
+def _watched(names: NameTable) -> Iterable[Handle]:
+    handles = [reference() for reference in names.handles.valuerefs()]
+    return [one for one in handles if one is not None and one.watcher is not None]
+
+
+def _tell(handle: Handle, kind: int, token: int) -> None:
+    watcher = handle.watcher
+    if watcher is None:
+        return
+    try:
+        watcher(kind, token)
+    except Exception:
+        _log.exception("what watches the lock %r failed", handle.name.key[0])

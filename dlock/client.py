@@ -1,0 +1,436 @@
+"""`connect` and `Client`: one session at a server, kept alive over broken links and new primaries.
+
+A client owns what its lock objects share: the session (_session.py), the control link, and the
+thread that brings both back when they are lost (the policy is in _enter.py). Any thread may use it
+at any time. What a lock object does with its calls is not decided here; what it asks of the client
+are the methods with an underscore.
+
+Threads: `_changed` guards the state of the client, `_naming` is held from asking for a name to
+entering it. Lock order: `_naming`, then a control link; `_changed` last, and nobody waits for a
+server with it held.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import math
+import os
+import signal
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Final, TypeVar
+
+from dlock import _keeper, _notices, _process
+from dlock._calls import FOREVER, Outcome
+from dlock._core import lib
+from dlock._drive import REPLY_S, Driver, exchange
+from dlock._enter import Options, Seen, entering
+from dlock._handle import Handle, Key, Name
+from dlock._info import client_info
+from dlock._notices import Notice
+from dlock._retry import Backoff
+from dlock._session import Refusal, Session, Steps, wait_mode
+from dlock.address import Address, parse
+from dlock.control.link import ControlLink, LinkError
+from dlock.control.messages import ClientDeinit, Stats
+from dlock.errors import Broken, ClientClosed, ConnectionLost, ForkedError, LockLost
+from dlock.types import DlockStatus
+
+_log = logging.getLogger("dlock.client")
+
+T = TypeVar("T")
+
+TIMEOUT_S: Final = 10.0  # of connect, and of what waits for no lock and was given no time
+REPLY_LEAST_S: Final = 1.0  # a shorter wait for an answer would break a link that is only slow
+LEAVE_S: Final = 1.0  # how long a client that leaves waits for the server
+_LOOK_S: Final = 1.0  # how long a thread that waits for the link sleeps at most
+
+_thread_numbers: Final = itertools.count(1)
+
+
+def connect(
+    address: str | os.PathLike[str] | Address | None = None,
+    *,
+    timeout: float = TIMEOUT_S,
+    name: str | None = None,
+    wait: str | None = None,
+) -> Client:
+    """Connects to a dlock server and returns a `Client`.
+
+    `address`: HOST:PORT, the path of an address file, or several with commas; None: DLOCK_ADDRESS,
+    else 127.0.0.1:21616. `timeout`: seconds in which a server must have answered; an address file
+    that does not exist yet is waited for as long. `name`: what operators see in the place of the
+    program's name. `wait`: how threads wait for answers, "adaptive", "block" or "poll"; None:
+    DLOCK_WAIT, else adaptive.
+
+    ConnectError: no server answered in time; ValueError: no address, no such mode.
+    """
+    return Client(Options(parse(address), wait_mode(wait), client_info(name)), timeout)
+
+
+class Client:
+    """A connection to a dlock server; get one from `connect`, end it with `close` or `with`.
+
+    Links that break are brought back in the background; what is asked meanwhile waits for them.
+    """
+
+    def __init__(self, options: Options, timeout: float) -> None:
+        """Connects; use `connect`."""
+        self._closed = True  # as long as there is nothing to close
+        self._pid = os.getpid()
+        self._options = options
+        self._seen = Seen()
+        self._changed = threading.Condition()
+        self._naming = threading.Lock()
+        self._recovering: threading.Thread | None = None
+        self._needs_keeper = object()
+        deadline = time.monotonic() + timeout
+        driver = Driver(lambda: None, time.sleep, deadline)
+        try:
+            session = driver.run(entering(options, self._seen, None, deadline))
+        except BaseException:
+            if driver.link is not None:
+                driver.link.farewell(ClientDeinit())  # nobody will use what it may have opened
+            raise
+        session.link = driver.link
+        self._session = session
+        self._names = session.names
+        self._closed = False
+        _keeper.keep(self._needs_keeper)
+        _process.remember(self)
+        _notices.listen(session.number, self)
+        self._link_lost(session)  # which may have been told before anybody listened
+
+    # ---- What it is ------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "recovering" if self._recovering else "connected"
+        return f"<dlock.Client of {self._options.address}, {state}>"
+
+    @property
+    def address(self) -> str:
+        """The address that it was given, in a form that `connect` understands anywhere."""
+        return str(self._options.address)
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
+        return self._closed
+
+    @property
+    def session_left(self) -> float:
+        """Seconds for which locks without a lease are certainly held if the server is not heard of
+        again; 0: they are suspended."""
+        return self._session.left_s
+
+    def stats(self) -> dict[str, int]:
+        """Counters (capital names) and gauges (small ones) of the server. ConnectionLost."""
+
+        def ask(_session: Session) -> Steps[dict[str, int]]:
+            (reply,) = yield [Stats()]
+            return dict(reply.stats)
+
+        return self._run(ask, time.monotonic() + TIMEOUT_S)
+
+    # ---- What lock objects ask of it -------------------------------------------------------------
+
+    def _check(self) -> None:
+        """ForkedError or ClientClosed, where it must not be used."""
+        if self._pid != os.getpid():
+            raise ForkedError
+        if self._closed:
+            raise ClientClosed("this dlock client was closed; make a new one with dlock.connect")
+
+    @staticmethod
+    def _until(wait_ms: int) -> float:
+        """When a call that may wait so long has had its time (time.monotonic; inf: never)."""
+        return math.inf if wait_ms == FOREVER else time.monotonic() + wait_ms / 1000
+
+    def _take(self, key: Key, actor: int, until: float) -> Handle:
+        """A handle for one acquisition of a lock by this actor. The first use of a name asks the
+        server, at least once. KindMismatch; ServerFull; ConnectionLost."""
+        while True:
+            self._check()
+            handle = self._names.take(key, actor)
+            if handle is not None:
+                return handle
+            with self._holding_naming(until):
+                if key not in self._names:
+                    (problem,) = self._run(lambda session: session.resolve([key]), until)
+                    if problem is not None:
+                        raise problem
+
+    @contextlib.contextmanager
+    def _holding_naming(self, until: float) -> Iterator[None]:
+        while not self._naming.acquire(timeout=_LOOK_S):
+            self._check()
+            if time.monotonic() > until:
+                raise ConnectionLost(self._no_answer())
+        try:
+            yield
+        finally:
+            self._naming.release()
+
+    def _declare(self, lease_ms: int, until: float) -> None:
+        """Makes sure that a lease of this length may be asked for. LeaseTooLong; ConnectionLost."""
+        self._run(lambda session: session.declare(lease_ms), until)
+
+    def _run(self, ask: Callable[[Session], Steps[T]], until: float) -> T:
+        """Carries out what `ask` asks on the control plane, and again if the link was lost
+        meanwhile: only for what may be asked twice. ConnectionLost; Refusal."""
+        backoff = Backoff()
+        while True:
+            self._check()
+            session = self._session
+            left_s = until - time.monotonic()
+            try:
+                return exchange(
+                    session.link, ask(session), min(REPLY_S, max(left_s, REPLY_LEAST_S)))
+            except LinkError:
+                pass
+            except Refusal as refusal:
+                if refusal.status is DlockStatus.CLIENT_REMOVED_BY_SERVER:
+                    self._session_removed(session)
+                elif refusal.status is DlockStatus.CLIENT_NOT_INIT:
+                    session.link.close()
+                elif refusal.status is not DlockStatus.NOT_READY:
+                    raise
+            self._regain(session, backoff.pause_s(), until)
+
+    def _await(self, outcome: Outcome, name: Name, until: float) -> None:
+        """A call on this name came to nothing, for a reason that may pass: returns when it makes
+        sense to ask again, perhaps in another session. ConnectionLost when its time is over;
+        ClientClosed; ForkedError."""
+        session = name.table.session
+        pause_s = 0.0
+        if outcome is Outcome.STALE:
+            name.table.forget(name)
+        elif outcome is Outcome.REMOVED:
+            self._session_removed(session)
+        else:
+            pause_s = Backoff().pause_s()
+        self._regain(session, pause_s, until)
+
+    def _lost(self, handle: Handle) -> LockLost:
+        """What to raise for a hold that is lost."""
+        name = handle.name.key[0]
+        try:
+            shown: str | bytes = name.decode()
+        except UnicodeDecodeError:
+            shown = name
+        return (Broken if handle.broken else LockLost)(shown, handle.acquire.token)
+
+    # ---- Recovery --------------------------------------------------------------------------------
+
+    def _session_removed(self, session: Session) -> None:
+        """The server has said that this session has ended."""
+        lib.dlk_client_detach(session.client)
+        self._link_lost(session)
+
+    def _link_lost(self, session: Session) -> None:
+        """A link of this session may be broken. If one is, both are brought back in the background.
+        Any thread; never waits."""
+        if self._pid != os.getpid():
+            raise ForkedError
+        with self._changed:
+            if self._closed or self._recovering or session is not self._session or self._whole():
+                return
+            thread = threading.Thread(target=_recover, args=(weakref.ref(self), self._changed),
+                                      name=f"dlock-reconnect-{next(_thread_numbers)}", daemon=True)
+            self._recovering = thread
+        try:
+            thread.start()
+        except RuntimeError:  # no thread is left, or the interpreter ends
+            with self._changed:
+                self._recovering = None
+            raise ConnectionLost("the link to the dlock server is lost, and no thread can be "
+                                 "started to bring it back") from None
+
+    def _whole(self) -> bool:
+        return self._session.attached and not self._session.link.closed
+
+    def _regain(self, session: Session, pause_s: float, until: float) -> None:
+        """Returns when both links are there, after a pause if they were never away."""
+        self._check()
+        self._link_lost(session)
+        with self._changed:
+            while not self._closed:
+                left_s = until - time.monotonic()
+                if left_s <= 0:
+                    raise ConnectionLost(self._no_answer())
+                if self._recovering is not None:
+                    self._changed.wait(min(left_s, _LOOK_S))
+                elif pause_s > 0:
+                    self._changed.wait(min(left_s, pause_s))
+                else:
+                    break
+                pause_s = 0.0
+        self._check()
+
+    def _no_answer(self) -> str:
+        return (f"the dlock server at {self._options.address} did not answer in time; what was "
+                f"asked of it is undone when the link is back")
+
+    def _install(self, session: Session, link: ControlLink) -> None:
+        """What recovery has brought: the same session with new links, or another session. A new
+        one takes the place of the old before anybody hears that the old one's holds are lost."""
+        with self._changed:
+            self._check()
+            old, former = self._session, self._session.link
+            session.link = link
+            self._session, self._names = session, session.names
+        former.close()
+        if session is old:
+            _log.info("the session at %s is taken up again", self._options.address)
+            return
+        _log.warning("the session at %s had ended, and with it all that it held; a new one is open",
+                     self._options.address)
+        _notices.listen(session.number, self)
+        _notices.forget(old.number)
+        old.end()
+        _notices.tell_lost(old.names)
+
+    def _notice(self, notice: Notice) -> None:
+        """What has happened without a call; in the thread of the notices."""
+        session = self._session
+        if notice.kind == _notices.REMOVED:
+            self._session_removed(session)
+        elif notice.kind in (_notices.LINK_DOWN, _notices.OVERFLOW):
+            self._link_lost(session)
+        _notices.tell(session.names, notice)
+
+    # ---- The end ---------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Leaves the server, which frees at once what this client holds, and ends every call that
+        waits (ClientClosed). Does nothing the second time, and nothing in a forked child."""
+        self._leave(LEAVE_S)
+
+    def _leave(self, timeout_s: float) -> None:
+        if self._pid != os.getpid():
+            return
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._changed.notify_all()
+            recovering = self._recovering
+        deadline = time.monotonic() + timeout_s
+        try:
+            self._session.link.request(ClientDeinit(), timeout_s)
+        except LinkError:
+            pass  # The server ends the session by itself when it hears nothing.
+        finally:
+            self._end()
+        if recovering is not None and recovering is not threading.current_thread():
+            recovering.join(max(deadline - time.monotonic(), 0))
+
+    def _end(self) -> None:
+        self._session.end()
+        self._session.link.close()
+        _notices.forget(self._session.number)
+        _keeper.let_go(self._needs_keeper)
+
+    def __enter__(self) -> Client:
+        self._check()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True) or self._pid != os.getpid():
+            return
+        self._closed = True
+        warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+        self._session.link.farewell(ClientDeinit())
+        self._end()
+
+
+# ---- Bringing the links back ---------------------------------------------------------------------
+
+
+def _recover(reference: weakref.ref[Client], changed: threading.Condition) -> None:
+    """The body of the thread. It does not keep its client alive: one that its program has dropped
+    is not brought back."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        while not _whole_again(reference, changed):
+            _enter_again(reference, changed)
+    except BaseException as problem:
+        if not isinstance(problem, ClientClosed):
+            _log.exception("the links of a dlock client cannot be brought back")
+        client = reference()
+        with changed:
+            if client is not None and client._recovering is threading.current_thread():
+                client._recovering = None
+            changed.notify_all()
+
+
+def _whole_again(reference: weakref.ref[Client], changed: threading.Condition) -> bool:
+    """True: both links are there, and this thread's work is done. Decided in one step, so that a
+    link that is lost from now on starts another thread. ClientClosed."""
+    with changed:
+        client = _wanted(reference)
+        if not client._whole():
+            return False
+        client._recovering = None
+        changed.notify_all()
+        return True
+
+
+def _enter_again(reference: weakref.ref[Client], changed: threading.Condition) -> None:
+    """Brings the links back, however long it takes. ClientClosed."""
+    client = _wanted(reference)
+    options, seen, old = client._options, client._seen, client._session
+    del client
+    old.link.close()
+    _log.info("a link to %s is lost", options.address)
+
+    def check() -> None:
+        _wanted(reference)
+
+    def pause(seconds: float) -> None:
+        with changed:
+            check()
+            changed.wait(seconds)
+
+    driver = Driver(check, pause)
+    try:
+        session = driver.run(entering(options, seen, old, None))
+        assert driver.link is not None
+        _wanted(reference)._install(session, driver.link)
+    except ClientClosed:
+        if driver.link is not None:
+            driver.link.farewell(ClientDeinit())
+        raise
+
+
+def _wanted(reference: weakref.ref[Client]) -> Client:
+    """The client, or ClientClosed."""
+    client = reference()
+    if client is None or client.closed:
+        raise ClientClosed
+    return client
+
+
+# ---- One client a process and address ------------------------------------------------------------
+
+
+def shared(address: str | os.PathLike[str] | Address | None = None) -> Client:
+    """The client of this process for this address, connected at its first use and left at exit.
+    Lock objects that come out of a pickle use it. In a forked child it is another one."""
+    where = parse(address)
+    with _process.place(str(where)) as place:
+        if place.client is None or place.client.closed:
+            place.client = connect(where)
+        return place.client

@@ -1,0 +1,107 @@
+"""A network between a client and a server that a test can cut, or silence, and mend again.
+
+The server listens on 127.0.0.1; the proxy listens on the same two ports of 127.0.0.2, so that a
+client which was given that address reaches both planes through it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import threading
+from typing import Final
+
+from dlock.server import Server
+
+HOST: Final = "127.0.0.2"
+
+
+class Proxy:
+    """Forwards bytes in a thread of its own until `close`."""
+
+    def __init__(self, server: Server) -> None:
+        self.ports = (server.port, server.data_port)
+        self.address = f"{HOST}:{server.port}"
+        self._lock = threading.Lock()
+        self._selector = selectors.DefaultSelector()
+        self._pairs: dict[socket.socket, socket.socket] = {}
+        self._silent = False
+        self._ended = False
+        self.accepted = 0
+        for port in self.ports:
+            listener = socket.create_server((HOST, port))
+            self._selector.register(listener, selectors.EVENT_READ, port)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def cut(self, *ports: int) -> None:
+        """Ends every connection, or those to these ports, at both ends."""
+        with self._lock:
+            for one, other in list(self._pairs.items()):
+                if not ports or other.getpeername()[1] in ports:
+                    self._drop(one)
+
+    def silence(self) -> None:
+        """From now on nothing passes, and nobody is told."""
+        self._silent = True
+
+    def mend(self) -> None:
+        """What was held back passes, and so does everything after it."""
+        self._silent = False
+
+    def close(self) -> None:
+        self._ended = True
+        self._thread.join()
+        for key in list(self._selector.get_map().values()):
+            key.fileobj.close()  # type: ignore[union-attr]
+        self._selector.close()
+
+    def _run(self) -> None:
+        while not self._ended:
+            for key, _ in self._selector.select(0.02):
+                with self._lock:
+                    if self._silent:
+                        continue
+                    if key.data is not None:
+                        self._accept(key.fileobj, key.data)  # type: ignore[arg-type]
+                    else:
+                        self._forward(key.fileobj)  # type: ignore[arg-type]
+            if self._silent:
+                threading.Event().wait(0.02)
+
+    def _accept(self, listener: socket.socket, port: int) -> None:
+        near, _ = listener.accept()
+        try:
+            far = socket.create_connection(("127.0.0.1", port), 5)
+        except OSError:
+            near.close()
+            return
+        self.accepted += 1
+        for one, other in ((near, far), (far, near)):
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._pairs[one] = other
+            self._selector.register(one, selectors.EVENT_READ, None)
+
+    def _forward(self, one: socket.socket) -> None:
+        if one not in self._pairs:
+            return
+        try:
+            data = one.recv(65536)
+            if data:
+                self._pairs[one].sendall(data)
+                return
+        except OSError:
+            pass
+        self._drop(one)
+
+    def _drop(self, one: socket.socket) -> None:
+        other = self._pairs.pop(one, None)
+        if other is None:
+            return
+        del self._pairs[other]
+        for end in (one, other):
+            self._selector.unregister(end)
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
