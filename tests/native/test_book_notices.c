@@ -137,6 +137,9 @@ static void test_broken(uint64_t number)
     assert(run(&book, &call, R(GRANTED), T0) == S(SUCCESS));
     unlock = ask_for(UNLOCK, 0, 0);
     assert(run(&book, &unlock, R(RELEASED), T0) == S(SUCCESS) && unlock.result == R(RELEASED));
+    unlock = ask_for(UNLOCK, 0, 0);
+    assert(turn_of(&book, &unlock, T0) == DLK_TURN_DONE);
+    assert(unlock.status == S(ALREADY_UNLOCKED) && unlock.result == R(COUNT));
     dlk_book_free(&book);
 }
 
