@@ -20,6 +20,7 @@ from dlock.errors import (
     OutcomeUnknown,
     ServerFull,
     StaleToken,
+    WrongLoop,
 )
 from dlock.fence import FenceGuard
 
@@ -42,6 +43,7 @@ __all__ = [
     "OutcomeUnknown",
     "ServerFull",
     "StaleToken",
+    "WrongLoop",
     "__version__",
     "connect",
     "shared",

@@ -182,17 +182,7 @@ class Admin:
 
     def show(self, name: str | bytes) -> LockDetails | None:
         """Who holds this lock and who waits for it; None: there is no such lock, so nobody does."""
-        answer = self._asked(m.ShowLock(_key(name)), DlockStatus.LOCK_NOT_GET)
-        if answer.status is DlockStatus.LOCK_NOT_GET:
-            return None
-        who = {line.client_id: line.info for line in answer.clients}
-        held = [one for one in answer.entries if one.state == _core.DLK_ENTRY_HELD]
-        queued = [one for one in answer.entries if one.state != _core.DLK_ENTRY_HELD]
-        return LockDetails(
-            _key(name), _KINDS[answer.kind], answer.size, answer.lock_id,
-            tuple(_holder(one, who.get(one.client_id, {})) for one in held),
-            tuple(_waiter(one, who.get(one.client_id, {})) for one in queued),
-            answer.total - len(answer.entries))
+        return details(_key(name), self._asked(m.ShowLock(_key(name)), DlockStatus.LOCK_NOT_GET))
 
     def clients(self) -> Iterator[ClientSummary]:
         """Every session, also those that are over but for a leased hold."""
@@ -282,6 +272,20 @@ def _peer(client_id: int, info: Mapping[str, Any]) -> dict[str, Any]:
     pid = info.get("pid", 0)
     return {"client_id": client_id, "pid": pid if isinstance(pid, int) else 0, "info": dict(info),
             **texts}
+
+
+def details(key: bytes, answer: m.LockShown) -> LockDetails | None:
+    """What an answer to ShowLock says; None: there is no such lock."""
+    if answer.status is DlockStatus.LOCK_NOT_GET:
+        return None
+    who = {line.client_id: line.info for line in answer.clients}
+    held = [one for one in answer.entries if one.state == _core.DLK_ENTRY_HELD]
+    queued = [one for one in answer.entries if one.state != _core.DLK_ENTRY_HELD]
+    return LockDetails(
+        key, _KINDS[answer.kind], answer.size, answer.lock_id,
+        tuple(_holder(one, who.get(one.client_id, {})) for one in held),
+        tuple(_waiter(one, who.get(one.client_id, {})) for one in queued),
+        answer.total - len(answer.entries))
 
 
 def _holder(line: m.EntryLine, info: Mapping[str, Any]) -> Holder:

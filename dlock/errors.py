@@ -31,6 +31,10 @@ class ClientClosed(DlockError, RuntimeError):
     """The client was closed. Make a new one with `dlock.connect`."""
 
 
+class WrongLoop(DlockError, RuntimeError):
+    """An asyncio client is used in another event loop or thread than the one that connected it."""
+
+
 class ForkedError(DlockError, RuntimeError):
     """The client belongs to the parent process. After a fork the child connects by itself."""
 

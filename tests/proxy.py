@@ -39,7 +39,7 @@ class Proxy:
         """Ends every connection, or those to these ports, at both ends."""
         with self._lock:
             for one, other in list(self._pairs.items()):
-                if not ports or other.getpeername()[1] in ports:
+                if not ports or (other.fileno() >= 0 and other.getpeername()[1] in ports):
                     self._drop(one)
 
     def silence(self) -> None:

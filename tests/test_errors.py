@@ -13,6 +13,7 @@ ALL = [
     errors.ConnectError("x"),
     errors.ConnectionLost("x"),
     errors.ClientClosed("x"),
+    errors.WrongLoop("x"),
     errors.ForkedError(),
     errors.ServerFull("x"),
     errors.LockLost("name", 7),
@@ -44,6 +45,7 @@ def test_they_are_what_python_calls_them() -> None:
     assert issubclass(errors.ConnectionLost, ConnectionError)
     assert issubclass(errors.NotHeld, RuntimeError)  # as threading.Lock.release raises
     assert issubclass(errors.ForkedError, RuntimeError)
+    assert issubclass(errors.WrongLoop, RuntimeError)
     assert issubclass(errors.KindMismatch, ValueError)
     assert issubclass(errors.Broken, errors.LockLost)
 

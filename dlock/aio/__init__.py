@@ -1,1 +1,24 @@
-"""The same API for asyncio: no thread a wait, and a cancelled wait leaves nothing behind."""
+"""The Python API for asyncio: the same names as in `dlock`, with `await` where something is asked.
+
+No wait has a thread, a wait that is cancelled leaves nothing behind, and neither does a cancelled
+release. `connect` is where to begin:
+
+    async with dlock.aio.connect("host:port") as client:
+        async with client.lock("name"):
+            ...
+"""
+
+from dlock.aio.client import Client, connect
+from dlock.aio.kinds import ReadLock, RWLock, Semaphore, WriteLock
+from dlock.aio.locks import FairLock, Lock
+
+__all__ = [
+    "Client",
+    "FairLock",
+    "Lock",
+    "RWLock",
+    "ReadLock",
+    "Semaphore",
+    "WriteLock",
+    "connect",
+]

@@ -12,6 +12,7 @@ It belongs to the event loop that connected it and may not be used from anywhere
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -130,12 +131,23 @@ class AsyncLink(asyncio.Protocol):
         parent's, and its event loop too: there nothing is touched."""
         self._end("the link is closed")
 
+    def farewell(self, message: Request[Any]) -> None:
+        """Sends a last request without waiting for anything, and closes the link. For those who
+        cannot wait: also when the loop is closed already, as far as its transports allow."""
+        if self._ended is not None or self._transport is None or self._pid != os.getpid():
+            return
+        with contextlib.suppress(RuntimeError, OSError):
+            self._transport.write(encode(self._request_id, message))
+        self.close()
+
     def _end(self, reason: str) -> None:
         if self._ended is not None or self._pid != os.getpid():
             return
         self._ended = reason
         unanswered, self._unanswered = self._unanswered, {}
-        if self._transport is not None and not self._loop.is_closed():
+        if self._loop.is_closed():
+            return  # Nobody waits any more, and the transport can no longer be closed.
+        if self._transport is not None:
             self._transport.close()
         for exchange, _ in unanswered.values():
             if not exchange.done.done():

@@ -1,0 +1,163 @@
+"""One attempt to acquire, release or extend in an event loop, carried on to its end: asking again
+after a lost link within the time of the call, and saying at last what came of it.
+
+What a status means is decided in dlock/_calls.py; how a client gets its links back, in
+dlock/aio/client.py; what an exception in the middle leaves behind, in dlock/aio/locks.py.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from dlock import _calls, _core
+from dlock._calls import FOREVER, Asked, Outcome
+from dlock._handle import Handle, Key
+from dlock._retry import Backoff
+from dlock._session import REPLY_TIMEOUT_MS
+from dlock.aio._collect import Odd, cookies
+from dlock.errors import LockLost
+
+if TYPE_CHECKING:
+    from dlock.aio._connection import Connection
+    from dlock.aio._watch import Watch
+
+_SUCCESS: Final[int] = _core.DLK_STATUS_SUCCESS
+_EINVAL: Final[int] = _core.DLK_STATUS_EINVAL
+_FOREVER_S: Final = 1e9  # thirty years
+
+
+def until(wait_ms: int) -> float:
+    """Until when (time.monotonic) an acquisition may look for a server. One that does not wait for
+    the lock still waits for an answer."""
+    if wait_ms == FOREVER:
+        return time.monotonic() + _FOREVER_S
+    return time.monotonic() + (wait_ms or REPLY_TIMEOUT_MS) / 1000
+
+
+def fill(handle: Handle, asked: Asked) -> None:
+    """Has the next acquisition of the handle ask for this."""
+    _calls.fill_acquire(handle, asked)
+    handle.acquire.cookie, handle.release.cookie = cookies(handle)
+
+
+async def take(client: Connection, key: Key, actor: int, wait_ms: int) -> Handle:
+    """A handle on a name that was not got yet: asks the server for it."""
+    return await client.take(key, actor, until(wait_ms))
+
+
+async def persist(
+    client: Connection, handle: Handle, asked: Asked, status: int, watch: Watch | None
+) -> tuple[Handle, bool]:
+    """Carries on an acquisition that has ended, but was not granted. The handle that was used last,
+    and whether it holds the lock. Whatever it raises, nothing is left behind."""
+    key, wait_ms, deadline = handle.name.key, asked.wait_ms, until(asked.wait_ms)
+    backoff = Backoff()
+    try:
+        while True:
+            if status == _EINVAL and await declare(client, asked.lease_ms, deadline):
+                status = await answer(client.collector.acquire(handle))
+                continue
+            outcome = _calls.judge_acquire(status, key[0], asked.lease_ms)
+            if outcome is Outcome.DONE or outcome is Outcome.REFUSED:
+                return handle, outcome is Outcome.DONE
+            if outcome is Outcome.DEADLOCK:
+                raise await client.deadlock(int(handle.acquire.value))
+            handle.abandon()
+            await recover(client, handle, outcome, backoff, deadline)
+            handle = await client.take(key, handle.actor, deadline)
+            if watch is not None:
+                watch.begin(handle)
+            if wait_ms not in (0, FOREVER):
+                wait_ms = max(int((deadline - time.monotonic()) * 1000), 1)
+            fill(handle, asked._replace(wait_ms=wait_ms))
+            status = await answer(client.collector.acquire(handle))
+    except BaseException:
+        withdraw(client, handle)
+        raise
+
+
+def withdraw(client: Connection, handle: Handle) -> None:
+    """Ends an acquisition in whatever state it is."""
+    if handle.name.table is client.names:
+        client.collector.forget(handle)
+    handle.abandon()
+
+
+async def answer(posted: Any) -> int:
+    """The status of a posted call."""
+    return cast(int, posted if posted.__class__ is int else await posted)
+
+
+async def declare(client: Connection, lease_ms: int, deadline: float) -> bool:
+    """Tells the server of a longer lease than it has written down for this session. False: it was
+    not that. LeaseTooLong."""
+    if lease_ms <= client.session.free_lease_ms:
+        return False
+    await client.declare_lease(lease_ms, deadline)
+    return True
+
+
+async def recover(
+    client: Connection, handle: Handle, outcome: Outcome, backoff: Backoff, deadline: float
+) -> None:
+    """Until it makes sense to ask again. ConnectionLost at the deadline."""
+    table = handle.name.table
+    if outcome is Outcome.STALE:
+        table.forget(handle.name)
+        if time.monotonic() < deadline:
+            return
+    if outcome is Outcome.REMOVED:
+        client.session_removed(table.session)
+    await client.regain(table.session, backoff, deadline)
+
+
+async def conclude(handle: Handle, posted: Any, name: str | bytes) -> None:
+    """Waits for what comes of a release. Without an answer the C client remembers it and makes it
+    later: that is all one could want, if the hold was good until then. LockLost."""
+    outcome: int | Odd = posted if isinstance(posted, (int, Odd)) else await posted
+    if outcome == _SUCCESS:
+        return
+    odd = outcome if isinstance(outcome, Odd) else Odd(outcome, False, 0)
+    judged = _calls.judge_release(odd.status, handle.name.key[0])
+    if judged in (Outcome.NOT_READY, Outcome.UNANSWERED) and odd.good:
+        return
+    raise LockLost(name, odd.token)
+
+
+def lost(handle: Handle, name: str | bytes) -> LockLost:
+    """The exception for a hold that is not held, or not certainly."""
+    return LockLost(name, int(handle.acquire.token))
+
+
+async def extend(
+    client: Connection, handle: Handle, mode: int, lease_ms: int, name: str | bytes
+) -> int:
+    """Extends the lease of a hold; what is left of it, in ms."""
+    deadline = until(0)
+    backoff = Backoff()
+    while True:
+        call = _calls.new_extend(handle, mode, lease_ms)
+        if handle.name.table.ended:
+            raise lost(handle, name)
+        status = await run(client, call)
+        if status == _EINVAL and await declare(client, lease_ms, deadline):
+            continue
+        if status == _EINVAL and not _calls.look(handle).token:
+            raise lost(handle, name)
+        outcome = _calls.judge_extend(status, handle.name.key[0], lease_ms)
+        if outcome is Outcome.DONE:
+            return int(call.left_ms)
+        if outcome in (Outcome.LOST, Outcome.REMOVED) or handle.name.table.ended:
+            raise lost(handle, name)
+        await client.regain(handle.name.table.session, backoff, deadline)
+
+
+async def run(client: Connection, call: Any) -> int:
+    """Carries out a filled call to its end; undone when it is struck."""
+    collector = client.collector
+    try:
+        return await answer(collector.call(call))
+    except BaseException:
+        collector.forget_call(call)
+        raise

@@ -1,0 +1,396 @@
+"""What the lock objects of one client share in an event loop: the session, its links, and the task
+that brings both back after a failure. The policy is that of the blocking client (dlock/_enter.py).
+
+A connection belongs to the loop that opened it; only notices come from another thread, and they are
+handed over to the loop. Whatever waits here waits for one of three things: an answer on the control
+plane, a change of the links (`_sleepers`), or the clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import time
+import warnings
+import weakref
+from asyncio import _get_running_loop, current_task
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from dlock import _keeper, _notices
+from dlock._core import lib
+from dlock._cycle import Cycle
+from dlock._enter import Options, Seen, entering
+from dlock._handle import Handle, Key
+from dlock._notices import Notice
+from dlock._retry import Backoff
+from dlock._session import Refusal, Session, Steps, expect_success
+from dlock.admin import LockDetails, details
+from dlock.aio import _exit
+from dlock.aio._actors import actors, new_actor
+from dlock.aio._collect import Collector
+from dlock.aio._drive import REPLY_TIMEOUT_S, Driver
+from dlock.aio._names import Wanted
+from dlock.control.link import LinkError
+from dlock.control.messages import ClientDeinit, ShowLock
+from dlock.errors import ClientClosed, ConnectionLost, Deadlock, ForkedError, WrongLoop
+from dlock.types import DlockStatus
+
+_log = logging.getLogger("dlock.aio")
+
+T = TypeVar("T")
+
+REPLY_LEAST_S: Final = 1.0  # a shorter wait for an answer would break a link that is only slow
+LEAVE_S: Final = 1.0  # how long a client that leaves waits for the server
+
+
+class Connection:
+    """See the file. Lock objects use `names`, `collector` and `holding` directly: they are those of
+    the present session. `holding`: of each actor, how many holds it has."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, options: Options) -> None:
+        self._here: asyncio.AbstractEventLoop | None = None  # until it is open, and when closed
+        self._loop = loop
+        self._pid = os.getpid()
+        self.options = options
+        self._seen = Seen()
+        self._sleepers: set[asyncio.Future[None]] = set()
+        self._recovering: asyncio.Task[None] | None = None
+        self._wanted = Wanted(self, loop)
+        self._needs_keeper = object()
+        self.holding: dict[int, int] = {}
+
+    async def open(self, timeout_s: float) -> None:
+        """Connects. ConnectError; nothing is left behind if it fails or is cancelled."""
+        driver = Driver(self._loop)
+        try:
+            session = await driver.run(
+                entering(self.options, self._seen, None, time.monotonic() + timeout_s))
+            self.install(session, driver)
+        except BaseException:
+            driver.farewell(ClientDeinit())
+            raise
+        self._here = self._loop
+        _keeper.keep(self._needs_keeper)
+        _exit.remember(self)
+
+    # ---- Who may use it, from where --------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
+        return self._here is None
+
+    def enter(self) -> int:
+        """The actor of the running task; WrongLoop, ClientClosed or ForkedError where the client
+        must not be used."""
+        if _get_running_loop() is not self._here or self._here is None:
+            self.check()
+        task = current_task(self._here)
+        return actors.get(id(task)) or new_actor(task)
+
+    @property
+    def actor(self) -> int:
+        """The actor of the running task; 0: there is none."""
+        return actors.get(id(current_task(_get_running_loop())), 0) if _get_running_loop() else 0
+
+    def check(self) -> None:
+        """See `enter`."""
+        if self._pid != os.getpid():
+            raise ForkedError
+        if self._here is None:
+            raise ClientClosed("this dlock client was closed; make a new one with "
+                               "dlock.aio.connect")
+        running = _get_running_loop()
+        if running is not self._loop:
+            where = "outside of any event loop" if running is None else "in another event loop"
+            raise WrongLoop(f"this dlock client is used {where}; it belongs to the loop, and so to "
+                            f"the thread, in which it was connected. Connect once in each")
+
+    def holds(self, actor: int) -> None:
+        """This actor has got a hold."""
+        self.holding[actor] = self.holding.get(actor, 0) + 1
+
+    def holds_no_more(self, actor: int) -> None:
+        """This actor has one hold less."""
+        count = self.holding.get(actor, 0)
+        if count > 1:
+            self.holding[actor] = count - 1
+        else:
+            self.holding.pop(actor, None)
+
+    # ---- What lock objects ask of it -------------------------------------------------------------
+
+    async def take(self, key: Key, actor: int, deadline: float) -> Handle:
+        """A handle for one acquisition by this actor. The first use of a name asks the server.
+        KindMismatch; ServerFull; ConnectionLost at the deadline (time.monotonic)."""
+        while True:
+            self.check()
+            handle = self.names.take(key, actor)
+            if handle is not None:
+                return handle
+            await self._wanted.get(key, deadline)
+
+    async def declare_lease(self, lease_ms: int, deadline: float) -> None:
+        """Makes sure that a lease of this length may be asked for. LeaseTooLong; ConnectionLost."""
+        await self.run(lambda session: session.declare(lease_ms), deadline)
+
+    async def show(self, name: bytes) -> LockDetails | None:
+        """Who holds this lock and who waits for it; None: there is no such lock. ConnectionLost."""
+
+        def ask(_session: Session) -> Steps[LockDetails | None]:
+            (shown,) = yield [ShowLock(name)]
+            if shown.status is not DlockStatus.LOCK_NOT_GET:
+                expect_success(shown.status)
+            return details(name, shown)
+
+        return await self.run(ask, time.monotonic() + REPLY_TIMEOUT_S)
+
+    async def deadlock(self, number: int) -> Deadlock:
+        """The exception for a wait that was refused."""
+        return Deadlock(Cycle())
+
+    async def run(self, ask: Callable[[Session], Steps[T]], deadline: float) -> T:
+        """Carries out what `ask` asks on the control plane, and again if the link was lost
+        meanwhile: only for what may be asked twice. ConnectionLost at the deadline; Refusal."""
+        backoff = Backoff()
+        while True:
+            self.check()
+            session, driver = self.session, self._driver
+            left_s = max(deadline - time.monotonic(), REPLY_LEAST_S)
+            try:
+                return await driver.run(ask(session), min(REPLY_TIMEOUT_S, left_s))
+            except LinkError:
+                pass
+            except Refusal as refusal:
+                if refusal.status is DlockStatus.CLIENT_REMOVED_BY_SERVER:
+                    self.session_removed(session)
+                elif refusal.status is DlockStatus.CLIENT_NOT_INIT:
+                    driver.close()
+                elif refusal.status is not DlockStatus.NOT_READY:
+                    raise
+            await self.regain(session, backoff, deadline)
+
+    # ---- Recovery --------------------------------------------------------------------------------
+
+    def session_removed(self, session: Session) -> None:
+        """The server has said that this session has ended."""
+        lib.dlk_client_detach(session.client)
+        self.link_lost(session)
+
+    def link_lost(self, session: Session) -> None:
+        """A link of this session may be broken. If one is, both are brought back by a task."""
+        if (self.closed or self._recovering is not None or session is not self.session
+                or self._loop.is_closed() or self.whole):
+            return
+        reference = weakref.ref(self)
+        self._recovering = self._loop.create_task(_recover(reference))
+        self._recovering.add_done_callback(functools.partial(_recovered, reference))
+
+    @property
+    def whole(self) -> bool:
+        """Both links are there."""
+        return self.session.attached and not self._driver.broken
+
+    async def regain(self, session: Session, backoff: Backoff, deadline: float) -> None:
+        """What was asked of this session got no answer, or NOT_READY: returns when it makes sense
+        to ask again, perhaps another session. ConnectionLost at the deadline; ClientClosed."""
+        self.check()
+        self.link_lost(session)
+        pause_s = backoff.pause_s()
+        while not self.closed and (self._recovering is not None or pause_s > 0):
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise ConnectionLost(self.no_answer())
+            await self._sleep(left_s if self._recovering is not None else min(left_s, pause_s))
+            pause_s = 0.0
+        self.check()
+
+    def no_answer(self) -> str:
+        """What ConnectionLost says."""
+        return (f"the dlock server at {self.options.address} did not answer in time; what was "
+                f"asked of it is undone when the link is back")
+
+    async def _sleep(self, seconds: float) -> None:
+        """At most so long, and until the links have changed."""
+        sleeper = self._loop.create_future()
+        timer = self._loop.call_later(seconds, _wake, sleeper)
+        self._sleepers.add(sleeper)
+        try:
+            await sleeper
+        finally:
+            timer.cancel()
+            self._sleepers.discard(sleeper)
+
+    def wake_all(self) -> None:
+        """The links have changed, or the client is closed."""
+        for sleeper in self._sleepers:
+            _wake(sleeper)
+
+    def enter_again(self) -> Steps[Session]:
+        """The way back, however long it takes."""
+        return entering(self.options, self._seen, self.session, None)
+
+    def replace_driver(self) -> Driver:
+        """The present links are of no more use."""
+        self._driver.close()
+        return Driver(self._loop)
+
+    def recovered(self) -> None:
+        """The task has ended."""
+        self._recovering = None
+        self.wake_all()
+
+    def install(self, session: Session, driver: Driver) -> None:
+        """What opening or recovery has brought: new links, and perhaps a new session. A new one
+        takes the place of the old before anybody hears that the old one's holds are lost."""
+        old: Session | None = getattr(self, "session", None)
+        self._driver = driver
+        driver.watch(weakref.WeakMethod(self._link_ended))
+        if session is old:
+            _log.info("the session at %s is taken up again", self.options.address)
+            return
+        collector = Collector(self._loop, session.client)
+        former: Collector | None = getattr(self, "collector", None)
+        self.session, self.names, self.collector = session, session.names, collector
+        self.holding.clear()
+        _notices.listen(session.number, self)
+        if old is not None and former is not None:
+            _log.warning("the session at %s had ended, and with it all that it held; a new one is "
+                         "open", self.options.address)
+            end(old, former)
+            _notices.tell_lost(old.names)
+
+    def _link_ended(self) -> None:
+        if not self.closed:
+            self.link_lost(self.session)
+
+    def _notice(self, notice: Notice) -> None:
+        """Called in the thread of the notices: the loop shall see to it."""
+        with contextlib.suppress(RuntimeError):  # the loop was closed
+            self._loop.call_soon_threadsafe(self._noticed, notice)
+
+    def _noticed(self, notice: Notice) -> None:
+        if self.closed:
+            return
+        session = self.session
+        overflow = notice.kind == _notices.OVERFLOW
+        if notice.client != session.number and not overflow:
+            return
+        if notice.kind == _notices.REMOVED:
+            self.session_removed(session)
+        elif notice.kind == _notices.LINK_DOWN or overflow:
+            self.link_lost(session)
+        _notices.tell(session.names, notice)
+
+    # ---- The end ---------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Leaves the server, which frees at once what this client holds, and ends every call that
+        waits (ClientClosed). Does nothing the second time, and nothing in a forked child."""
+        if self._pid != os.getpid() or self.closed:
+            return
+        self.check()
+        self._here = None
+        self.wake_all()
+        self._wanted.close()
+        if self._recovering is not None:
+            self._recovering.cancel()
+        try:
+            await self._driver.exchange([ClientDeinit()], LEAVE_S)
+        except LinkError:
+            pass  # The server ends the session by itself when it hears nothing.
+        finally:
+            self._end()
+
+    def abandon(self) -> None:
+        """Leaves without waiting; for those who can not."""
+        if self._pid != os.getpid() or self.closed:
+            return
+        self._here = None
+        self._driver.farewell(ClientDeinit())
+        self._end()
+
+    def _end(self) -> None:
+        end(self.session, self.collector)
+        self._driver.close()
+        _keeper.let_go(self._needs_keeper)
+        _exit.forget(self)
+
+    def __del__(self) -> None:
+        if getattr(self, "_here", None) is None or self._pid != os.getpid():
+            return
+        warnings.warn(f"unclosed dlock.aio.Client of {self.options.address}", ResourceWarning,
+                      source=self, stacklevel=2)
+        running = _get_running_loop()
+        if self._loop.is_running() and running is not self._loop:
+            # The collector of garbage came in another thread. Only the loop's may do it.
+            parts = self.session, self.collector, self._driver
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(leave, *parts)
+            _keeper.let_go(self._needs_keeper)
+        else:
+            self.abandon()
+
+
+def end(session: Session, collector: Collector) -> None:
+    """The session is over; every call that runs ends."""
+    session.end()
+    collector.stop()
+    _notices.forget(session.number)
+
+
+def leave(session: Session, collector: Collector, driver: Driver) -> None:
+    """What is left to do when a client was dropped."""
+    driver.farewell(ClientDeinit())
+    end(session, collector)
+
+
+def _wake(sleeper: asyncio.Future[None]) -> None:
+    if not sleeper.done():
+        sleeper.set_result(None)
+
+
+# ---- Bringing the links back ---------------------------------------------------------------------
+
+
+async def _recover(reference: weakref.ref[Connection]) -> None:
+    """The body of the task. It does not keep its connection alive: one that its program has dropped
+    is not brought back."""
+    driver: Driver | None = None
+    try:
+        while (connection := _wanted(reference)) is not None and not connection.whole:
+            _log.info("a link to %s is lost", connection.options.address)
+            steps = connection.enter_again()
+            driver = connection.replace_driver()
+            del connection
+            session = await driver.run(steps)
+            connection = _wanted(reference)
+            if connection is None:
+                break
+            connection.install(session, driver)
+            driver = None
+    finally:
+        if driver is not None:
+            connection = _wanted(reference)
+            if connection is None:
+                driver.farewell(ClientDeinit())
+            else:
+                driver.close()
+
+
+def _recovered(reference: weakref.ref[Connection], recovering: asyncio.Task[None]) -> None:
+    if not recovering.cancelled() and recovering.exception() is not None:
+        _log.error("the links of a dlock client cannot be brought back",
+                   exc_info=recovering.exception())
+    connection = reference()
+    if connection is not None:
+        connection.recovered()
+
+
+def _wanted(reference: weakref.ref[Connection]) -> Connection | None:
+    connection = reference()
+    return None if connection is None or connection.closed else connection

@@ -1,0 +1,217 @@
+"""`connect` and `Client` for asyncio: what gives out lock objects. What they share, and how links
+are brought back, is in dlock/aio/_connection.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Generator
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, Final
+
+from dlock import _calls, _core
+from dlock._enter import Options
+from dlock._info import client_info
+from dlock._session import Session, Steps
+from dlock.address import Address, parse
+from dlock.aio import kinds
+from dlock.aio._connection import Connection
+from dlock.aio._watch import Told
+from dlock.aio.locks import FairLock, Lock
+from dlock.aio.locks import Options as LockOptions
+from dlock.control.messages import Stats
+from dlock.errors import ClientClosed
+
+TIMEOUT_S: Final = 10.0  # of connect, and of what was given no time
+
+
+def connect(
+    address: str | os.PathLike[str] | Address | None = None,
+    *,
+    timeout: float = TIMEOUT_S,
+    name: str | None = None,
+) -> Connecting:
+    """Connects to a dlock server: `client = await connect(...)`, or `async with connect(...) as
+    client`.
+
+    `address`: HOST:PORT, the path of an address file, or several with commas between them; None:
+    DLOCK_ADDRESS, else 127.0.0.1:21616. `timeout`: seconds in which a server must have answered; an
+    address file that does not exist yet is waited for as long. `name`: shown to operators in the
+    place of the program's.
+
+    ConnectError: no server answered in time; ValueError: no address.
+    """
+    # No thread waits in C, so that its waiting mode does not matter.
+    options = Options(parse(address), _core.DLK_WAIT_BLOCK, client_info(name))
+    return Connecting(options, timeout)
+
+
+class Connecting(Awaitable["Client"], AbstractAsyncContextManager["Client"]):
+    """What `connect` returns: await it, or enter it with `async with`. Nothing happens before."""
+
+    def __init__(self, options: Options, timeout_s: float) -> None:
+        self._options = options
+        self._timeout_s = timeout_s
+        self._client: Client | None = None
+
+    async def _open(self) -> Client:
+        connection = Connection(asyncio.get_running_loop(), self._options)
+        await connection.open(self._timeout_s)
+        return Client(connection)
+
+    def __await__(self) -> Generator[Any, None, Client]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Client:
+        self._client = await self._open()
+        return self._client
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+
+class Client:
+    """A connection to a dlock server, for the event loop in which it was made. Get one from
+    `connect`, end it with `close` or `async with`.
+
+    Links that break are brought back in the background; what is asked meanwhile waits for them. A
+    client that is used from another loop or thread raises WrongLoop.
+    """
+
+    __slots__ = ("__weakref__", "_connection")
+
+    def __init__(self, connection: Connection) -> None:
+        """Use `connect`."""
+        self._connection = connection
+
+    def __repr__(self) -> str:
+        connection = self._connection
+        state = ("closed" if connection.closed else
+                 "connected" if connection.whole else "reconnecting")
+        return f"<dlock.aio.Client of {self.address}, {state}>"
+
+    # ---- Locks -----------------------------------------------------------------------------------
+
+    def lock(
+        self,
+        name: str | bytes,
+        *,
+        reentrant: bool = False,
+        lease: float | None = None,
+        renew: bool = True,
+        deadlock: bool = True,
+        on_lost: Told | None = None,
+        on_suspended: Told | None = None,
+    ) -> Lock:
+        """A lock for one holder at a time. Nothing is asked of the server before its first use.
+
+        `reentrant`: the task that holds it may acquire it again. `lease`, `renew`: see
+        `Lock.acquire`. `deadlock=False`: waits even where that can never end. `on_lost`,
+        `on_suspended`: called by the event loop, with the lock, when a hold of it is lost, or may
+        be.
+        """
+        options = LockOptions(lease, renew, deadlock, on_lost, on_suspended)
+        key = _calls.descriptor(name), _calls.ATOMIC, 1
+        return (kinds.ReentrantLock if reentrant else Lock)(self._connection, key, options)
+
+    def fair_lock(
+        self,
+        name: str | bytes,
+        *,
+        shared: bool = False,
+        reentrant: bool = False,
+        lease: float | None = None,
+        renew: bool = True,
+        deadlock: bool = True,
+        on_lost: Told | None = None,
+        on_suspended: Told | None = None,
+    ) -> FairLock:
+        """A lock whose waiters are served strictly in order of arrival; `shared`: to hold it
+        together with others who only read. The rest as for `lock`."""
+        options = LockOptions(lease, renew, deadlock, on_lost, on_suspended)
+        key = _calls.descriptor(name), _calls.FAIR, 1
+        made: type[FairLock] = kinds.SharedFairLock if shared else FairLock
+        if reentrant:
+            made = kinds.ReentrantSharedFairLock if shared else kinds.ReentrantFairLock
+        return made(self._connection, key, options)
+
+    def rwlock(
+        self,
+        name: str | bytes,
+        *,
+        reentrant: bool = False,
+        deadlock: bool = True,
+        on_lost: Told | None = None,
+        on_suspended: Told | None = None,
+    ) -> kinds.RWLock:
+        """Readers and one writer: `async with lock.read():`, `async with lock.write():`."""
+        options = LockOptions(None, True, deadlock, on_lost, on_suspended)
+        key = _calls.descriptor(name), _calls.RW, 1
+        return kinds.RWLock(self._connection, key, options, reentrant=reentrant)
+
+    def semaphore(
+        self,
+        name: str | bytes,
+        size: int,
+        *,
+        lease: float | None = None,
+        renew: bool = True,
+        deadlock: bool = True,
+        on_lost: Told | None = None,
+        on_suspended: Told | None = None,
+    ) -> kinds.Semaphore:
+        """At most `size` hold it at a time."""
+        options = LockOptions(lease, renew, deadlock, on_lost, on_suspended)
+        key = _calls.descriptor(name), _calls.SEMAPHORE, _calls.semaphore_size(size)
+        return kinds.Semaphore(self._connection, key, options)
+
+    # ---- The client ------------------------------------------------------------------------------
+
+    @property
+    def address(self) -> str:
+        """The address that it was given, such that `connect` understands it anywhere."""
+        return str(self._connection.options.address)
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
+        return self._connection.closed
+
+    @property
+    def session_left(self) -> float:
+        """Seconds for which locks without a lease are certainly held, if the server is not heard of
+        again; 0.0: they are SUSPENDED."""
+        if self.closed:
+            raise ClientClosed("this dlock client was closed")
+        return self._connection.session.left_s
+
+    async def stats(self) -> dict[str, int]:
+        """Counters (capital names) and gauges (small ones) of the server. ConnectionLost."""
+
+        def ask(_session: Session) -> Steps[dict[str, int]]:
+            (reply,) = yield [Stats()]
+            return dict(reply.stats)
+
+        return await self._connection.run(ask, time.monotonic() + TIMEOUT_S)
+
+    async def close(self) -> None:
+        """Leaves the server, which frees at once what this client holds, and ends every call that
+        waits (ClientClosed). Does nothing the second time, and nothing in a forked child."""
+        await self._connection.close()
+
+    async def __aenter__(self) -> Client:
+        self._connection.check()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
