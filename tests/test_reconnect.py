@@ -1,0 +1,343 @@
+"""Lost links and new primaries: what comes back by itself, what is lost, who is told."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mirror_tools import free_port
+from proxy import Proxy
+from session_tools import acquire, confirmed, key, release, until
+
+import dlock
+from dlock import _notices, errors
+from dlock._calls import Outcome
+from dlock._core import lib
+from dlock._notices import Notice
+from dlock.server import Server, ServerConfig
+from dlock.types import DlockStatus
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts servers with these settings; all have ended after the test."""
+    started: list[Server] = []
+
+    def one(**settings: Any) -> Server:
+        server = Server(ServerConfig(**{"port": 0, "wait_mode": "block", **settings}))
+        started.append(server)
+        return server
+
+    yield one
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture
+def proxied(start: Start) -> Iterator[Callable[..., tuple[Server, Proxy]]]:
+    """A server whose sessions live for a second, and a network to it."""
+    proxies: list[Proxy] = []
+
+    def one(**settings: Any) -> tuple[Server, Proxy]:
+        server = start(**{"session_ttl_ms": 1000, **settings})
+        proxies.append(Proxy(server))
+        return server, proxies[-1]
+
+    yield one
+    for proxy in proxies:
+        proxy.close()
+
+
+class Watch:
+    """Keeps what it is told of a hold."""
+
+    def __init__(self, handle: Any) -> None:
+        self.told: list[tuple[int, int]] = []
+        handle.watcher = lambda kind, token: self.told.append((kind, token))
+
+    def heard(self, kind: int) -> bool:
+        return any(one == kind for one, _ in self.told)
+
+
+# ---- The session goes on -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plane", ["control", "data", "both"])
+def test_a_cut_link_comes_back_by_itself_and_holds_stay(proxied, plane: str) -> None:
+    server, proxy = proxied()
+    client = dlock.connect(proxy.address)
+    handle = acquire(client, key("a"))
+    token, session, number = handle.acquire.token, client._session, client._session.id
+    accepted = proxy.accepted
+    proxy.cut(*{"control": (server.port,), "data": (server.data_port,), "both": ()}[plane])
+    if plane == "control":
+        client.stats()  # nobody looks at that link before it is used
+    until(lambda: proxy.accepted >= accepted + 2 and client._whole())
+    assert client._session is session
+    assert session.id == number
+    assert confirmed(handle)
+    assert handle.acquire.token == token
+    with dlock.connect(server.address) as other:
+        rival = other._take(key("a"), 0, time.monotonic() + 10)
+        rival.acquire.wait_ms = 0
+        assert lib.dlk_client_call(rival.client, rival.acquire) == DlockStatus.FAIL
+    assert release(handle) is Outcome.DONE
+    client.close()
+
+
+def test_whoever_waits_for_a_lock_waits_on(proxied, background) -> None:
+    server, proxy = proxied()
+    holder, client = dlock.connect(server.address), dlock.connect(proxy.address)
+    held = acquire(holder, key("a"))
+    waits = [background(acquire, client, key("a"), actor) for actor in range(1, 4)]
+    until(lambda: server.stats()["WAITS"] >= 3)
+    proxy.cut()
+    until(lambda: server.stats()["WAITS"] >= 6)  # they have asked again
+    release(held)
+    for _ in range(3):
+        until(lambda: any(wait.done() for wait in waits))
+        done = next(wait for wait in waits if wait.done())
+        waits.remove(done)
+        assert release(done.result()) is Outcome.DONE
+    client.close()
+    holder.close()
+
+
+def test_a_release_without_a_link_reaches_the_server(proxied) -> None:
+    server, proxy = proxied(session_ttl_ms=10_000)
+    client, other = dlock.connect(proxy.address), dlock.connect(server.address)
+    handle = acquire(client, key("a"))
+    proxy.silence()
+    proxy.cut()
+    assert release(handle) is Outcome.UNANSWERED
+    proxy.mend()
+    release(acquire(other, key("a")))
+    client.close()
+    other.close()
+
+
+def test_what_is_asked_meanwhile_waits_within_its_time(proxied, background) -> None:
+    server, proxy = proxied(session_ttl_ms=10_000)
+    client = dlock.connect(proxy.address)
+    proxy.silence()
+    proxy.cut()
+    with pytest.raises(errors.ConnectionLost) as raised:
+        acquire(client, key("new"), seconds=0.3)
+    assert proxy.address in str(raised.value)
+    patient = background(acquire, client, key("new"))
+    time.sleep(0.2)
+    assert not patient.done()
+    proxy.mend()
+    assert release(patient.result(timeout=20)) is Outcome.DONE
+    client.close()
+    assert server.stats()["clients"] == 0
+
+
+def test_locks_stay_exclusive_while_links_are_cut_again_and_again(proxied, background) -> None:
+    _server, proxy = proxied(session_ttl_ms=10_000)
+    clients = [dlock.connect(proxy.address) for _ in range(2)]
+    chance = random.Random(4)
+    ended = threading.Event()
+    inside: dict[int, int] = {}
+    tokens: dict[int, list[int]] = {number: [] for number in range(4)}
+
+    def work(client: dlock.Client, actor: int) -> int:
+        turns = 0
+        while not ended.is_set():
+            number = (turns + actor) % 4
+            handle = acquire(client, key(f"name {number}"), actor, seconds=60)
+            if confirmed(handle):
+                assert inside.setdefault(number, actor) == actor
+                tokens[number].append(handle.acquire.token)
+                del inside[number]
+            release(handle)
+            turns += 1
+        return turns
+
+    workers = [background(work, client, actor) for client in clients for actor in range(1, 4)]
+    try:
+        for _ in range(25):
+            time.sleep(chance.random() / 10)
+            proxy.cut(*chance.choice([(), proxy.ports[:1], proxy.ports[1:]]))
+    finally:
+        ended.set()
+    assert all(worker.result(timeout=60) > 10 for worker in workers)
+    for seen in tokens.values():
+        assert seen == sorted(set(seen))  # fencing tokens only grow
+    for client in clients:
+        client.close()
+
+
+# ---- The session is over -------------------------------------------------------------------------
+
+
+def test_a_session_that_was_removed_is_replaced_and_its_holds_are_lost(proxied, caplog) -> None:
+    server, proxy = proxied()
+    client = dlock.connect(proxy.address)
+    old = client._session
+    handle, idle = acquire(client, key("a")), acquire(client, key("b"))
+    watch = Watch(handle)
+    release(idle)
+    proxy.silence()
+    until(lambda: server.stats()["clients"] == 0)
+    assert not confirmed(handle)  # suspended before the server gave up
+    proxy.mend()
+    until(lambda: watch.heard(_notices.LOST))
+    assert watch.told[-1] == (_notices.LOST, handle.acquire.token)
+    until(lambda: client._session is not old and client._whole())
+    assert old.ended
+    assert not confirmed(handle)
+    assert isinstance(client._lost(handle), errors.LockLost)
+    assert release(acquire(client, key("a"))) is Outcome.DONE
+    assert "had ended" in caplog.text
+    client.close()
+    assert server.stats()["clients"] == 0
+
+
+def test_a_new_primary_is_waited_for_and_what_was_held_is_lost(
+    start: Start, tmp_path: Path, background
+) -> None:
+    port = free_port()
+    settings = {"port": port, "state_dir": tmp_path, "session_ttl_ms": 1000}
+    former = start(**settings)
+    client = dlock.connect(former.address)
+    handle = acquire(client, key("a"))
+    watch = Watch(handle)
+    epoch, token = client._session.epoch, handle.acquire.token
+    former.stop()
+    waiting = background(acquire, client, key("a"))
+    until(lambda: client._recovering is not None)
+    start(**settings)
+    again = waiting.result(timeout=30)
+    assert client._session.epoch > epoch
+    assert again.acquire.token > token
+    until(lambda: watch.heard(_notices.LOST))
+    assert release(again) is Outcome.DONE
+    client.close()
+
+
+def test_a_new_primary_at_another_address(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "address"
+    former = start(state_dir=tmp_path / "state", session_ttl_ms=1000)
+    file.write_text(f"{former.address}\n")
+    client = dlock.connect(file)
+    former.stop()
+    successor = start(state_dir=tmp_path / "state", session_ttl_ms=1000)
+    file.write_text(f"{successor.address}\n")
+    release(acquire(client, key("a"), seconds=30))
+    assert successor.stats()["clients"] == 1
+    client.close()
+
+
+def test_one_of_several_addresses_is_found(start: Start, tmp_path: Path) -> None:
+    ports = [free_port(), free_port()]
+    settings = {"state_dir": tmp_path, "session_ttl_ms": 1000}
+    former = start(port=ports[0], **settings)
+    client = dlock.connect(",".join(f"127.0.0.1:{port}" for port in ports))
+    former.stop()
+    start(port=ports[1], **settings)
+    release(acquire(client, key("a"), seconds=30))
+    client.close()
+
+
+@pytest.mark.parametrize(("first", "second"), [(5, 3), (5, 5)])
+def test_a_primary_of_the_past_is_not_obeyed(
+    start: Start, tmp_path: Path, first: int, second: int
+) -> None:
+    file = tmp_path / "address"
+    present = start(epoch_above=first - 1)
+    file.write_text(present.address)
+    client = dlock.connect(file)
+    handle = acquire(client, key("a"))
+    past = start(epoch_above=second - 1)
+    file.write_text(past.address)
+    present.stop()
+    until(lambda: past.stats()["connections"] > 0)
+    with pytest.raises(errors.ConnectionLost):
+        acquire(client, key("b"), seconds=1)
+    assert not client._session.ended  # what it says counts for nothing
+    assert past.stats()["clients"] == 0
+    assert past.stats()["GRANTS"] == 0
+    file.write_text(start(epoch_above=first).address)
+    release(acquire(client, key("b"), seconds=30))
+    assert client._session.epoch == first + 1
+    del handle
+    client.close()
+
+
+def test_closing_while_there_is_no_server_is_quick_and_ends_the_search(start: Start) -> None:
+    server = start()
+    client = dlock.connect(server.address)
+    server.stop()
+    until(lambda: client._recovering is not None)
+    thread = client._recovering
+    client.close()
+    until(lambda: not thread.is_alive())
+
+
+def test_a_client_that_was_dropped_is_not_searched_for(start: Start, recwarn) -> None:
+    server = start()
+    clients = [dlock.connect(server.address)]
+    server.stop()
+    until(lambda: clients[0]._recovering is not None)
+    thread = clients[0]._recovering
+    clients.clear()
+
+    def is_over() -> bool:
+        gc.collect()
+        return not thread.is_alive()
+
+    until(is_over)
+    assert any("unclosed" in str(one.message) for one in recwarn)
+
+
+# ---- Notices -------------------------------------------------------------------------------------
+
+
+def test_a_callback_that_fails_hurts_nobody(start: Start, caplog) -> None:
+    client = dlock.connect(start().address)
+    bad, good = acquire(client, key("a")), acquire(client, key("b"))
+
+    def fail(_kind: int, _token: int) -> None:
+        raise ValueError("on purpose")
+
+    bad.watcher = fail
+    watch = Watch(good)
+    with caplog.at_level(logging.ERROR, "dlock.client"):
+        for handle in (bad, good):
+            _notices._bring(Notice(client._session.number, handle.owner, 7, 0, _notices.BROKEN))
+    assert watch.told == [(_notices.BROKEN, 7)]
+    assert "on purpose" in caplog.text
+    assert isinstance(client._lost(good), errors.Broken)
+    client.close()
+
+
+def test_a_suspended_session_is_told_to_holds_without_a_lease(start: Start) -> None:
+    client = dlock.connect(start().address)
+    plain, leased = acquire(client, key("a")), acquire(client, key("b"))
+    leased.acquire.lease_ms = 1000
+    watches = [Watch(plain), Watch(leased)]
+    for kind in (_notices.SESSION_SUSPENDED, _notices.SESSION_CONFIRMED):
+        _notices._bring(Notice(client._session.number, 0, 0, 0, kind))
+    assert [kind for kind, _ in watches[0].told] == [_notices.SUSPENDED, _notices.CONFIRMED]
+    assert watches[1].told == []
+    client.close()
+
+
+def test_notices_of_a_session_of_the_past_reach_nobody(start: Start) -> None:
+    client = dlock.connect(start().address)
+    handle = acquire(client, key("a"))
+    watch = Watch(handle)
+    _notices._bring(Notice(client._session.number + 1000, handle.owner, 7, 0, _notices.LOST))
+    client.close()
+    _notices._bring(Notice(client._session.number, handle.owner, 7, 0, _notices.LOST))
+    assert watch.told == []
