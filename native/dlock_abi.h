@@ -45,6 +45,7 @@ enum dlk_limit {
     DLK_WAIT_SLICE_MS = 50,           /* every wait in C returns to Python after this time */
     DLK_INFLIGHT_MAX = 16384,         /* requests under way on one connection */
     DLK_LOOK_MAX = 4096,              /* entries or slots that one VIEW or SURVEY looks at */
+    DLK_CYCLE_EDGES_MAX = 32,         /* of a refused cycle that are told */
     DLK_EPOCH_BITS = 20,
     DLK_COUNTER_BITS = 43
 };
@@ -263,9 +264,10 @@ enum dlk_event_op {
     DLK_EVENT_LINK_LOST,     /* slot, id: the session's data connection is gone */
     DLK_EVENT_EPOCH_LOW,     /* value: the epoch; half of its tokens are used, send EPOCH */
     DLK_EVENT_DEADLOCK,      /* one edge of a cycle that was refused: cookie: the cycle's number;
-                              * slot, id: the lock; value: the actor that waits for it; result:
-                              * its client id. In order, beginning with who was refused; before
-                              * the reply that names the cycle is sent */
+                              * slot, id: the lock; value: lower half the actor that waits for it,
+                              * upper half how many edges the cycle has; result: the client id. In
+                              * order, beginning with who was refused, at most DLK_CYCLE_EDGES_MAX;
+                              * before the reply that names the cycle is sent */
     DLK_EVENT_BAD_PEER       /* a data connection was closed for what it sent: result: enum
                               * dlk_fault; id: the client that it was or said it was; cookie and
                               * value: 16 bytes, its IPv6 address (IPv4 mapped) as on the wire */
@@ -334,6 +336,9 @@ enum dlk_counter {
     DLK_COUNT_NOT_READY,
     DLK_COUNT_NO_RESOURCE,
     DLK_COUNT_OBJECT_NOT_GET,
+    DLK_COUNT_DEADLOCKS,         /* waits refused because they would have closed a cycle */
+    DLK_COUNT_DEADLOCK_STEPS,    /* entries looked at to find them */
+    DLK_COUNT_DEADLOCK_GIVEN_UP, /* looks that became too long: the request waits */
     /* the plane's */
     DLK_COUNT_CONNECTIONS,
     DLK_COUNT_BAD_REQUEST,

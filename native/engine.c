@@ -20,8 +20,10 @@ static size_t replies_room(const struct dlk_limits *limits)
 
 static size_t events_room(const struct dlk_limits *limits)
 {
-    /* In one call: a session ends and is freed, a lock closes, one DONE and one EPOCH_LOW. */
-    return 2 * (size_t)limits->max_sessions + limits->max_locks + 2;
+    /* In one call: a session ends and is freed, a lock closes, one DONE and one EPOCH_LOW, and a
+     * cycle for each request. */
+    return 2 * (size_t)limits->max_sessions + limits->max_locks + 2
+           + (size_t)DLK_CYCLE_EDGES_MAX * DLK_STEP_MAX;
 }
 
 /* A zeroed table of cache lines. calloc of a large one is memory that the kernel commits when it
@@ -58,11 +60,13 @@ struct dlk_engine *dlk_engine_new(const struct dlk_limits *limits, uint32_t epoc
     bool heaps = dlk_heap_init(&engine->ends, limits->max_locks + limits->max_entries);
     heaps = dlk_heap_init(&engine->expiries, limits->max_sessions) && heaps;
     heaps = dlk_heap_init(&engine->waits, limits->max_entries) && heaps;
+    engine->deadlocks = dlk_deadlocks_new(limits->max_entries);
     engine->entries_free = DLK_NONE;
     engine->epoch = epoch;
     engine->token = (uint64_t)epoch << DLK_COUNTER_BITS;
     if (engine->locks == NULL || engine->entries == NULL || engine->sessions == NULL
-        || engine->cells == NULL || engine->replies == NULL || engine->events == NULL || !heaps) {
+        || engine->cells == NULL || engine->replies == NULL || engine->events == NULL || !heaps
+        || engine->deadlocks == NULL) {
         dlk_engine_free(engine);
         return NULL;
     }
@@ -83,6 +87,7 @@ void dlk_engine_free(struct dlk_engine *engine)
     dlk_heap_free(&engine->ends);
     dlk_heap_free(&engine->expiries);
     dlk_heap_free(&engine->waits);
+    dlk_deadlocks_free(engine->deadlocks);
     free(engine);
 }
 

@@ -71,6 +71,7 @@ static void queue_unlink(struct dlk_engine *engine, struct lock *lock, struct en
     lock->served[entry->mode]++;
     if (entry->state == DLK_ENTRY_QUEUED) {
         engine->sessions[entry->session].n_queued--;
+        dlk_wait_unlink(engine, entry);
         dlk_heap_remove(&engine->waits, entry_index(engine, entry));
     }
 }
@@ -89,6 +90,7 @@ void dlk_entry_to_ticket(struct dlk_engine *engine, struct entry *entry)
     entry->state = DLK_ENTRY_TICKET;
     entry->end_ns = 0;
     engine->sessions[entry->session].n_queued--;
+    dlk_wait_unlink(engine, entry);
     dlk_heap_remove(&engine->waits, entry_index(engine, entry));
 }
 

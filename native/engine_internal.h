@@ -32,6 +32,7 @@ struct lock {
     uint16_t handed[DLK_MODE_COUNT];
     uint8_t kind;
     uint8_t closing; /* nobody has got it; it ends with its last entry */
+    uint32_t n_plural; /* waiters whose actor has had several waits: engine_deadlock.h */
 };
 
 struct entry {
@@ -91,6 +92,7 @@ struct dlk_engine {
     struct dlk_heap ends;     /* ids: locks, then entries: of ended sessions, and breaking ones */
     struct dlk_heap expiries; /* ids: sessions; a key may be early, never late */
     struct dlk_heap waits;    /* ids: entries */
+    struct deadlocks *deadlocks;
     struct dlk_reply *replies;
     struct dlk_event *events;
     size_t n_replies;
@@ -154,6 +156,19 @@ uint32_t dlk_view_command(const struct dlk_engine *engine, const struct dlk_comm
                           uint64_t *count);
 uint32_t dlk_survey_command(const struct dlk_engine *engine, const struct dlk_command *command,
                             uint64_t *count, uint32_t *next);
+
+/* engine_waits.c: those who wait, by actor. */
+struct deadlocks *dlk_deadlocks_new(uint32_t max_entries);
+void dlk_deadlocks_free(struct deadlocks *deadlocks);
+void dlk_wait_link(struct dlk_engine *engine, const struct entry *entry);
+void dlk_wait_unlink(struct dlk_engine *engine, const struct entry *entry);
+void dlk_wait_mark_plural(struct dlk_engine *engine, uint32_t index);
+bool dlk_waits_check(const struct dlk_engine *engine, const struct lock *lock);
+
+/* engine_deadlock.c: the number of the cycle that the waiting entry closes, which is told in
+ * events; 0: none. */
+uint64_t dlk_deadlock_closed(struct dlk_engine *engine, const struct entry *entry,
+                             uint64_t now_ns);
 
 /* engine_session.c */
 void dlk_session_expire(struct dlk_engine *engine, uint32_t session, uint64_t now_ns);

@@ -54,6 +54,27 @@ static void count_ticketed(struct dlk_engine *engine)
     engine->counters[DLK_COUNT_EAGAIN]++;
 }
 
+/* The entry, which stands in the queue, waits there from now on; unless the request wants to know
+ * of a cycle and its waiting would close one: then nothing of it is left, and this is false. */
+static bool wait_in_queue(struct dlk_engine *engine, const struct dlk_request *request,
+                          struct lock *lock, struct entry *entry, uint64_t now_ns)
+{
+    set_wait(engine, entry, request->wait_ms, now_ns);
+    dlk_wait_link(engine, entry);
+    uint64_t cycle = 0;
+    if ((request->flags & DLK_FLAG_DEADLOCK) != 0) {
+        cycle = dlk_deadlock_closed(engine, entry, now_ns);
+    }
+    if (cycle == 0) {
+        answer(engine, request, DLK_RESULT_QUEUED, entry, now_ns);
+        return true;
+    }
+    dlk_entry_remove(engine, entry);
+    dlk_lock_settle(engine, lock, now_ns);
+    dlk_reply_push(engine, request, DLK_RESULT_DEADLOCK)->value = cycle;
+    return false;
+}
+
 /* The lock is not free: join the queue, and see what that makes of it. */
 static void lock_by_queue(struct dlk_engine *engine, const struct dlk_request *request,
                           struct lock *lock, uint64_t now_ns)
@@ -74,9 +95,7 @@ static void lock_by_queue(struct dlk_engine *engine, const struct dlk_request *r
         return; /* settling has sent GRANTED */
     }
     if (waits) {
-        engine->counters[DLK_COUNT_WAITS]++;
-        set_wait(engine, entry, request->wait_ms, now_ns);
-        answer(engine, request, DLK_RESULT_QUEUED, entry, now_ns);
+        engine->counters[DLK_COUNT_WAITS] += wait_in_queue(engine, request, lock, entry, now_ns);
     } else if ((request->flags & DLK_FLAG_TICKET) != 0) {
         dlk_entry_to_ticket(engine, entry);
         count_ticketed(engine);
@@ -202,8 +221,7 @@ static void request_redeem(struct dlk_engine *engine, const struct dlk_request *
         return;
     }
     if (request->wait_ms != 0) {
-        set_wait(engine, entry, request->wait_ms, now_ns);
-        answer(engine, request, DLK_RESULT_QUEUED, entry, now_ns);
+        wait_in_queue(engine, request, lock, entry, now_ns);
     } else {
         dlk_entry_to_ticket(engine, entry);
         count_ticketed(engine);

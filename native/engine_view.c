@@ -110,7 +110,8 @@ enum broken {
     BROKEN_WAIT,       /* a ticket or holder in the heap of waits */
     BROKEN_FREED,      /* an entry on no list, or a free lock with entries */
     BROKEN_SESSION,    /* a session's list or counts */
-    BROKEN_BREAKING    /* a breaking entry that is no hold, or is leased and has no timer */
+    BROKEN_BREAKING,   /* a breaking entry that is no hold, or is leased and has no timer */
+    BROKEN_ACTOR       /* the index of those who wait */
 };
 
 static int check_holders(const struct dlk_engine *engine, const struct lock *lock, uint32_t *seen)
@@ -175,6 +176,9 @@ static int check_queue(const struct dlk_engine *engine, const struct lock *lock,
     }
     if (lock->queue_tail != prev || lock->n_queue != count) {
         return BROKEN_COUNT;
+    }
+    if (!dlk_waits_check(engine, lock)) {
+        return BROKEN_ACTOR;
     }
     bool timed = dlk_heap_has(&engine->ends, lock_index(engine, lock));
     if (timed != (count != 0 && lock->due_ns != DLK_NEVER)) {

@@ -33,6 +33,12 @@ static inline bool dlk_heap_has(const struct dlk_heap *heap, uint32_t id)
     return heap->place[id] != 0;
 }
 
+/* Of an id that is there. */
+static inline uint64_t dlk_heap_when_ns(const struct dlk_heap *heap, uint32_t id)
+{
+    return heap->items[heap->place[id] - 1].when_ns;
+}
+
 /* UINT64_MAX: empty. */
 static inline uint64_t dlk_heap_first_ns(const struct dlk_heap *heap)
 {

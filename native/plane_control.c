@@ -96,8 +96,8 @@ void dlk_plane_event(struct dlk_plane *plane, const struct dlk_event *event)
     if (plane->backlog_start == plane->backlog_end && dlk_ring_put(&plane->events, event)) {
         return;
     }
-    /* Strangers can cause these without end; the counters still know of them. */
-    if (event->op != DLK_EVENT_BAD_PEER) {
+    /* These can be caused without end; the counters still know of them. */
+    if (event->op != DLK_EVENT_BAD_PEER && event->op != DLK_EVENT_DEADLOCK) {
         keep(plane, event);
     }
 }

@@ -182,9 +182,13 @@ static void send_chunk(struct dlk_plane *plane, struct dlk_reply *replies, size_
     }
 }
 
-/* A session that has ended takes its connection along, after its last replies. */
+/* A session that has ended takes its connection along, after its last replies. A cycle has been
+ * told before the reply that names it. */
 static void handle_event(struct dlk_plane *plane, const struct dlk_event *event)
 {
+    if (event->op == DLK_EVENT_DEADLOCK) {
+        return;
+    }
     if (event->op == DLK_EVENT_SESSION_ENDED) {
         uint32_t number = dlk_plane_link_of(plane, event->slot);
         if (number != DLK_NONE) {
@@ -207,6 +211,11 @@ void dlk_plane_outbox(struct dlk_plane *plane)
         return;
     }
     dlk_plane_publish(plane);
+    for (size_t i = 0; i < n_events; i++) {
+        if (events[i].op == DLK_EVENT_DEADLOCK) {
+            dlk_plane_event(plane, &events[i]);
+        }
+    }
     for (size_t done = 0; done < n_replies; done += DLK_PLANE_CHUNK) {
         size_t left = n_replies - done;
         send_chunk(plane, replies + done, left < DLK_PLANE_CHUNK ? left : DLK_PLANE_CHUNK);

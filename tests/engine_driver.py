@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import oracle
-from oracle_state import MS, Command, Entry, Event, Lock, Output, Reply, Request, World
+from oracle_state import MS, Command, Cycle, Entry, Event, Lock, Output, Reply, Request, World
 
 HEADER = Path(__file__).parent.parent / "native" / "dlock_abi.h"
 UNKNOWN = 1 << 61  # added to a number of the oracle's that the engine never gave out
@@ -136,6 +136,7 @@ class Engine:
             request.ticket * lib.DLK_FLAG_TICKET
             + request.final_expiry * lib.DLK_FLAG_FINAL_EXPIRY
             + request.resend * lib.DLK_FLAG_RESEND
+            + request.deadlock * lib.DLK_FLAG_DEADLOCK
         )
         for name in ("request_id", "session", "lock_id", "slot", "owner", "token", "value"):
             setattr(frame, name, getattr(request, name))
@@ -166,11 +167,14 @@ class Engine:
             readers=raw.readers,
             served=(raw.n_exclusive, raw.n_shared),
             handed=(raw.m_exclusive, raw.m_shared),
+            cycle=raw.value if RESULTS[raw.result] == "DEADLOCK" else 0,
         )
 
     @staticmethod
     def _event_of(raw: Any) -> Event:
         op = EVENTS[raw.op]
+        if op == "DEADLOCK":
+            return Event(op, raw.slot, raw.id, "DONE", raw.cookie, raw.value, raw.result)
         result = RESULTS[raw.result] if op == "DONE" else "DONE"
         refused = "DONE" if result == "DONE" else "INVALID"
         return Event(op, raw.slot, raw.id, refused, raw.cookie, raw.value)
@@ -242,7 +246,7 @@ def view_of(entry: Entry) -> View:
 def facts(reply: Reply, counts: bool) -> tuple[object, ...]:
     """What the law fixes of a reply, apart from its numbers and handles."""
     known: list[object] = [reply.session, reply.request_id, reply.result]
-    known += [reply.lease_ms, reply.held_us]
+    known += [reply.lease_ms, reply.held_us, reply.cycle]
     if counts and reply.result not in ("REMOVED", "NOT_READY", "NO_LOCK"):
         known += [reply.readers, reply.served, reply.handed]
     return tuple(known)
@@ -275,7 +279,13 @@ class Pair:
             self.compare_one(output, replies[:count])
             replies = replies[count:]
         assert not replies, f"replies that the law does not know: {replies}"
-        compare_events([e for output in expected for e in output.events], events)
+        edges = [event for event in events if event.op == "DEADLOCK"]
+        for output in expected:
+            if output.cycle is not None:
+                edges = check_cycle(self.world, output.cycle, edges)
+        assert not edges, f"a cycle that the law does not know: {edges}"
+        others = [event for event in events if event.op != "DEADLOCK"]
+        compare_events([e for output in expected for e in output.events], others)
         self.compare_state()
         self.match.ordered()
         return expected
@@ -322,6 +332,24 @@ class Pair:
         due = oracle.next_due(self.world)
         deadline = self.engine.next_deadline()
         assert due is None or (deadline is not None and deadline <= due), "the timer comes late"
+
+
+def check_cycle(world: World, cycle: Cycle, events: list[Event]) -> list[Event]:
+    """The first events name a cycle that is one; returns the others."""
+    length = events[0].value >> 32
+    edges, rest = events[:length], events[length:]
+    steps = []
+    for edge in edges:
+        assert edge.cookie == cycle.number
+        assert edge.value >> 32 == length
+        assert world.locks[edge.slot].id == edge.id
+        session = next(s for s in world.sessions.values() if s.id == edge.client_id)
+        steps.append(((session.slot, edge.value & 0xFFFFFFFF), edge.slot))
+    assert steps[0] == (cycle.asker, cycle.slot)
+    assert len(set(steps)) == length, "a cycle that goes round twice"
+    for step, (following, _) in zip(steps, [*steps[1:], steps[0]], strict=True):
+        assert following in cycle.ways[step], f"{step} does not wait for {following}: {cycle}"
+    return rest
 
 
 def same_request(left: Reply, right: Reply) -> bool:

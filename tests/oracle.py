@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from oracle_deadlock import closed_cycle
 from oracle_state import (
     CELL_OPS,
     LEASED_KINDS,
@@ -210,12 +211,27 @@ def lock_request(world: World, lock: Lock, request: Request, now: int, out: Outp
     if own is not None:
         return own
     if request.wait_ms != 0:
-        return speak(lock, entry, "QUEUED", now)
+        return wait_in_queue(world, lock, entry, request, now, out)
     if request.ticket:
         return to_ticket(lock, entry, now)
     remove(world, lock, entry, out)
     settle(world, lock, now, out)
     return speak(lock, entry, "BUSY", now)
+
+
+def wait_in_queue(
+    world: World, lock: Lock, entry: Entry, request: Request, now: int, out: Output
+) -> Reply:
+    """It waits, unless it asks about cycles and closes one: then nothing of it is left."""
+    if request.deadlock:
+        out.cycle = closed_cycle(world, lock, entry, now)
+    if out.cycle is None:
+        return speak(lock, entry, "QUEUED", now)
+    remove(world, lock, entry, out)
+    settle(world, lock, now, out)
+    reply = speak(lock, entry, "DEADLOCK", now)
+    reply.cycle = out.cycle.number
+    return reply
 
 
 def resent(lock: Lock, entry: Entry, now: int) -> Reply:
@@ -258,7 +274,7 @@ def redeem_request(world: World, lock: Lock, request: Request, now: int, out: Ou
     if own is not None:
         return own
     if request.wait_ms != 0:
-        return speak(lock, entry, "QUEUED", now)
+        return wait_in_queue(world, lock, entry, request, now, out)
     return to_ticket(lock, entry, now)
 
 

@@ -34,6 +34,7 @@ class Request:
     ticket: bool = False
     final_expiry: bool = False
     resend: bool = False
+    deadlock: bool = False
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Reply:
     readers: int = 0
     served: tuple[int, int] = (0, 0)  # n_exclusive, n_shared
     handed: tuple[int, int] = (0, 0)  # m_exclusive, m_shared
+    cycle: int = 0  # DEADLOCK: its number
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,21 @@ class Event:
     result: str = "DONE"
     cookie: int = 0
     value: int = 0
+    client_id: int = 0  # DEADLOCK
+
+
+Actor = tuple[int, int]  # session, upper half of the owner
+
+
+@dataclass
+class Cycle:
+    """A refused wait: who asked, and every way that a cycle can go: from an actor that does not go
+    on, over the lock it waits for, to those like it that are in its way."""
+
+    number: int
+    asker: Actor
+    slot: int
+    ways: dict[tuple[Actor, int], set[Actor]]
 
 
 @dataclass
@@ -80,6 +97,7 @@ class Output:
     own: Reply | None = None
     others: list[Reply] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    cycle: Cycle | None = None
 
 
 @dataclass(eq=False)
@@ -154,6 +172,7 @@ class World:
     grace: int = 0  # no session ends before
     counter: int = 0
     handles: int = 0
+    cycles: int = 0  # refused so far
     sessions: dict[int, Session] = field(default_factory=dict)
     locks: dict[int, Lock] = field(default_factory=dict)
     cells: dict[int, int] = field(default_factory=dict)

@@ -25,6 +25,7 @@ KINDS = ("ATOMIC", "RW", "FAIR", "SEMAPHORE", "FAIR")
 SESSIONS = 3
 TTL_MS = 5000
 MAX_LEASE_MS = 8000
+ONE, TWO = 1 << 32, 2 << 32  # actors, in the upper half of an owner
 STALE = 12  # how many tokens and handles of the past are remembered
 
 
@@ -41,6 +42,7 @@ class Plan:
     wait_ms: int | None
     ticket: bool
     final_expiry: bool
+    deadlock: bool
     target: int  # which of the entries there are and were
     by_handle: bool
     odd: str  # what is wrong about the request
@@ -67,13 +69,14 @@ ODD = [*[""] * 20, "session", "owner", "token", "lock_id", "slot", "lease", "mod
 CHOICES: dict[str, list[object]] = {
     "op": [*OPS],
     "session": [*range(SESSIONS)],
-    "owner": [1, 2],
+    "owner": [1, 2, ONE | 1, ONE | 2, TWO | 1],
     "slot": [*range(len(KINDS))],
     "shared": [False, True],
     "lease_ms": [0, 0, 1000, 2000, 3500, 7000],
     "wait_ms": [0, 0, 0, 1000, 2000, 6000, None],
     "ticket": [False, True],
     "final_expiry": [False, False, True],
+    "deadlock": [False, True],
     "target": [*range(31)],
     "by_handle": [False, True],
     "odd": [*ODD],
@@ -152,6 +155,7 @@ class World:
             wait_ms=plan.wait_ms,
             ticket=plan.ticket,
             final_expiry=plan.final_expiry,
+            deadlock=plan.deadlock,
         )
         self.make_legal(request, plan)
         targets = self.targets()
