@@ -57,8 +57,8 @@ void dlk_book_attach(struct dlk_book *book, const struct dlk_link *link, uint64_
     book->session_ttl_ms = link->session_ttl_ms;
     book->max_lease_ms = link->max_lease_ms;
     book->removed = false;
-    dlk_holds_attach(book, sent_ns);
     dlk_book_renew(book, sent_ns, DLK_RESULT_DONE, sent_ns);
+    dlk_holds_attach(book, sent_ns);
 }
 
 /* ---- Holds ---- */

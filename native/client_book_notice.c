@@ -165,7 +165,7 @@ void dlk_hold_confirm(struct dlk_book *book, struct dlk_hold *hold, uint64_t now
 }
 
 /* A hold that the server has not confirmed in its present epoch ends with the session as it was:
- * one whose time is over is told before the new session is. */
+ * one whose time is over is told after the new session, which does not speak for it. */
 void dlk_holds_attach(struct dlk_book *book, uint64_t now_ns)
 {
     for (uint32_t i = 0; i < book->holds_high; i++) {

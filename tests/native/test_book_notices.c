@@ -225,7 +225,7 @@ static void test_new_epoch(bool late)
     uint64_t gone_ns = T0 + (TTL_MS - TTL_MS / 1000) * MS - MS + 1;
     run(&book, &call, R(GRANTED), T0);
     if (late) {
-        const uint32_t kinds[] = {N(SESSION_SUSPENDED), N(SUSPENDED), N(SESSION_CONFIRMED)};
+        const uint32_t kinds[] = {N(SESSION_SUSPENDED), N(SESSION_CONFIRMED), N(SUSPENDED)};
         dlk_book_pass(&book, gone_ns);
         dlk_book_attach(&book, &link, gone_ns + 100 * MS);
         expect_told(&book, kinds, 3);

@@ -101,18 +101,23 @@ static void test_renewed_while_nobody_calls(struct world *world, uint32_t slot, 
     dlk_client_free(other.client);
 }
 
+static void open_semaphore(struct world *world, uint32_t slot, uint32_t size)
+{
+    struct dlk_command open = {.op = DLK_COMMAND_LOCK_OPEN,
+                               .slot = slot,
+                               .id = 100 + slot,
+                               .kind = DLK_KIND_SEMAPHORE,
+                               .size = size};
+    assert(world_command(world, open) == DLK_RESULT_DONE);
+}
+
 static struct dlk_call many[MANY];
 
 /* Thousands: none is lost over several leases, nor is any suspended. */
 static void test_many_renewals(struct world *world)
 {
     struct user user = join_quiet(world, 3);
-    struct dlk_command open = {.op = DLK_COMMAND_LOCK_OPEN,
-                               .slot = SEMAPHORE_LOCK,
-                               .id = 100 + SEMAPHORE_LOCK,
-                               .kind = DLK_KIND_SEMAPHORE,
-                               .size = MANY};
-    assert(world_command(world, open) == DLK_RESULT_DONE);
+    open_semaphore(world, SEMAPHORE_LOCK, MANY);
     for (uint32_t i = 0; i < MANY; i++) {
         get_lock(&user, SEMAPHORE_LOCK, DLK_KIND_SEMAPHORE, i);
         many[i] = make_call(DLK_VERB_TRYLOCK, SEMAPHORE_LOCK, i, 0);
@@ -130,6 +135,54 @@ static void test_many_renewals(struct world *world)
     }
     expect_none();
     dlk_client_free(user.client);
+}
+
+enum { THREADS_LOCK = 10, THREADS = 4, ROUNDS = 30, SHORT_LEASE_MS = 60 };
+
+struct worker {
+    pthread_t thread;
+    const struct user *user;
+    uint64_t owner;
+};
+
+/* Holds for as long as some renewals take, and gives back in the middle of one. */
+static void *work(void *argument)
+{
+    const struct worker *worker = argument;
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        struct dlk_call call = make_call(DLK_VERB_TRYLOCK, THREADS_LOCK, worker->owner, 0);
+        call.lease_ms = SHORT_LEASE_MS;
+        call.renew = 1;
+        assert(run_call(worker->user, &call) == S(SUCCESS));
+        usleep(1000 * (round * 7 % 45));
+        call.verb = DLK_VERB_UNLOCK;
+        assert(run_call(worker->user, &call) == S(SUCCESS));
+    }
+    return NULL;
+}
+
+/* Threads and the keeper on one connection: nobody waits for a renewal, nor for its lead. */
+static void test_renewals_among_threads(struct world *world)
+{
+    struct user user = join_quiet(world, 17);
+    struct worker workers[THREADS];
+    open_semaphore(world, THREADS_LOCK, THREADS);
+    for (uint32_t i = 0; i < THREADS; i++) {
+        workers[i] = (struct worker){.user = &user, .owner = i};
+        get_lock(&user, THREADS_LOCK, DLK_KIND_SEMAPHORE, i);
+        assert(pthread_create(&workers[i].thread, NULL, work, &workers[i]) == 0);
+    }
+    for (uint32_t i = 0; i < THREADS; i++) {
+        assert(pthread_join(workers[i].thread, NULL) == 0);
+    }
+    dlk_client_lock(user.client);
+    assert(user.client->book.ends.count == 0 && user.client->book.renewals.count == 0);
+    dlk_client_unlock(user.client);
+    dlk_client_free(user.client);
+    struct dlk_notice notice; /* on a busy machine such a lease may have ended */
+    while (dlk_notices_wait(&notice, 1, 0) != 0) {
+        assert(notice.kind == N(SUSPENDED) || notice.kind == N(CONFIRMED));
+    }
 }
 
 /* The server does not answer: told in time; then its answer says what has become of the hold. */
@@ -370,6 +423,7 @@ int main(void)
     test_renewed_while_nobody_calls(&world, 1, false);
     test_renewed_while_nobody_calls(&world, 15, true);
     test_many_renewals(&world);
+    test_renewals_among_threads(&world);
     test_unanswered(DLK_RESULT_EXTENDED, N(CONFIRMED));
     test_unanswered(DLK_RESULT_NOT_HELD, N(LOST));
     test_link_down_over_the_end(&world, 11, false);
