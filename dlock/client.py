@@ -5,14 +5,13 @@ thread that brings both back when they are lost (the policy is in _enter.py). An
 at any time. What a lock object does with its calls is not decided here; what it asks of the client
 are the methods with an underscore.
 
-Threads: `_changed` guards the state of the client, `_naming` is held from asking for a name to
-entering it. Lock order: `_naming`, then a control link; `_changed` last, and nobody waits for a
-server with it held.
+Threads: `_mutex` guards the state of the client and is never held while a server is asked;
+`_naming` is held from asking for a name to entering it. Lock order: `_naming`, a control link,
+`_mutex`, the C client.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import math
@@ -22,7 +21,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, TypeVar
 
@@ -39,7 +38,14 @@ from dlock._session import Refusal, Session, Steps, wait_mode
 from dlock.address import Address, parse
 from dlock.control.link import ControlLink, LinkError
 from dlock.control.messages import ClientDeinit, Stats
-from dlock.errors import Broken, ClientClosed, ConnectionLost, ForkedError, LockLost
+from dlock.errors import (
+    Broken,
+    ClientClosed,
+    ConnectionLost,
+    DlockError,
+    ForkedError,
+    LockLost,
+)
 from dlock.types import DlockStatus
 
 _log = logging.getLogger("dlock.client")
@@ -86,7 +92,9 @@ class Client:
         self._pid = os.getpid()
         self._options = options
         self._seen = Seen()
-        self._changed = threading.Condition()
+        # Entered by itself, since an interrupt can leave a Condition locked that is entered.
+        self._mutex = threading.RLock()
+        self._changed = threading.Condition(self._mutex)
         self._naming = threading.Lock()
         self._recovering: threading.Thread | None = None
         self._needs_keeper = object()
@@ -160,22 +168,23 @@ class Client:
             handle = self._names.take(key, actor)
             if handle is not None:
                 return handle
-            with self._holding_naming(until):
-                if key not in self._names:
-                    (problem,) = self._run(lambda session: session.resolve([key]), until)
-                    if problem is not None:
-                        raise problem
+            self._get(key, until)
 
-    @contextlib.contextmanager
-    def _holding_naming(self, until: float) -> Iterator[None]:
-        while not self._naming.acquire(timeout=_LOOK_S):
-            self._check()
-            if time.monotonic() > until:
-                raise ConnectionLost(self._no_answer())
-        try:
-            yield
-        finally:
-            self._naming.release()
+    def _get(self, key: Key, until: float) -> None:
+        """Asks the server for a name. Others wait for that as long as an answer may take, but not
+        until a lost link is back."""
+        backoff = Backoff()
+        while True:
+            session = self._session
+            with self._naming:
+                if key in session.names:
+                    return
+                outcome = self._once(session, session.resolve([key]), until)
+            if outcome is not None:
+                if outcome[0][0] is not None:
+                    raise outcome[0][0]
+                return
+            self._regain(session, backoff.pause_s(), until)
 
     def _declare(self, lease_ms: int, until: float) -> None:
         """Makes sure that a lease of this length may be asked for. LeaseTooLong; ConnectionLost."""
@@ -186,22 +195,35 @@ class Client:
         meanwhile: only for what may be asked twice. ConnectionLost; Refusal."""
         backoff = Backoff()
         while True:
-            self._check()
             session = self._session
-            left_s = until - time.monotonic()
-            try:
-                return exchange(
-                    session.link, ask(session), min(REPLY_S, max(left_s, REPLY_LEAST_S)))
-            except LinkError:
-                pass
-            except Refusal as refusal:
-                if refusal.status is DlockStatus.CLIENT_REMOVED_BY_SERVER:
-                    self._session_removed(session)
-                elif refusal.status is DlockStatus.CLIENT_NOT_INIT:
-                    session.link.close()
-                elif refusal.status is not DlockStatus.NOT_READY:
-                    raise
+            outcome = self._once(session, ask(session), until)
+            if outcome is not None:
+                return outcome[0]
             self._regain(session, backoff.pause_s(), until)
+
+    def _once(self, session: Session, steps: Steps[T], until: float) -> tuple[T] | None:
+        """Carries out what is asked on the control plane. None: there was no answer, or one that
+        may pass. Refusal."""
+        self._check()
+        left_s = until - time.monotonic()
+        try:
+            return (exchange(session.link, steps, min(REPLY_S, max(left_s, REPLY_LEAST_S))),)
+        except LinkError:
+            return None
+        except Refusal as refusal:
+            if refusal.status is DlockStatus.CLIENT_REMOVED_BY_SERVER:
+                self._session_removed(session)
+            elif refusal.status is DlockStatus.CLIENT_NOT_INIT:
+                session.link.close()
+            elif refusal.status is not DlockStatus.NOT_READY:
+                raise
+            return None
+        except DlockError:
+            raise
+        except BaseException:
+            # Interrupted, perhaps with the link half-way in use: it is of no more use to anybody.
+            session.link.close()
+            raise
 
     def _await(self, outcome: Outcome, name: Name, until: float) -> None:
         """A call on this name came to nothing, for a reason that may pass: returns when it makes
@@ -238,7 +260,7 @@ class Client:
         Any thread; never waits."""
         if self._pid != os.getpid():
             raise ForkedError
-        with self._changed:
+        with self._mutex:
             if self._closed or self._recovering or session is not self._session or self._whole():
                 return
             thread = threading.Thread(target=_recover, args=(weakref.ref(self), self._changed),
@@ -247,7 +269,7 @@ class Client:
         try:
             thread.start()
         except RuntimeError:  # no thread is left, or the interpreter ends
-            with self._changed:
+            with self._mutex:
                 self._recovering = None
             raise ConnectionLost("the link to the dlock server is lost, and no thread can be "
                                  "started to bring it back") from None
@@ -259,7 +281,7 @@ class Client:
         """Returns when both links are there, after a pause if they were never away."""
         self._check()
         self._link_lost(session)
-        with self._changed:
+        with self._mutex:
             while not self._closed:
                 left_s = until - time.monotonic()
                 if left_s <= 0:
@@ -280,7 +302,7 @@ class Client:
     def _install(self, session: Session, link: ControlLink) -> None:
         """What recovery has brought: the same session with new links, or another session. A new
         one takes the place of the old before anybody hears that the old one's holds are lost."""
-        with self._changed:
+        with self._mutex:
             self._check()
             old, former = self._session, self._session.link
             session.link = link
@@ -315,7 +337,7 @@ class Client:
     def _leave(self, timeout_s: float) -> None:
         if self._pid != os.getpid():
             return
-        with self._changed:
+        with self._mutex:
             if self._closed:
                 return
             self._closed = True

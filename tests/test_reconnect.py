@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mirror_tools import free_port
+from mirror_tools import free_port, line_of, run_python
 from proxy import Proxy
 from session_tools import acquire, confirmed, key, release, until
 
@@ -177,6 +177,25 @@ def test_locks_stay_exclusive_while_links_are_cut_again_and_again(proxied, backg
         client.close()
 
 
+def test_an_interrupt_on_the_control_link_leaves_nothing_locked(start: Start, monkeypatch) -> None:
+    """Wherever it hits: here in the worst place, between taking the link and using it."""
+    client = dlock.connect(start().address)
+    session, link = client._session, client._session.link
+
+    def interrupted(*_arguments: object) -> None:
+        monkeypatch.undo()
+        link._lock.acquire()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(link, "exchange", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        acquire(client, key("a"))
+    release(acquire(client, key("a")))
+    assert client._session is session
+    assert client._session.link is not link
+    client.close()
+
+
 # ---- The session is over -------------------------------------------------------------------------
 
 
@@ -223,6 +242,35 @@ def test_a_new_primary_is_waited_for_and_what_was_held_is_lost(
     until(lambda: watch.heard(_notices.LOST))
     assert release(again) is Outcome.DONE
     client.close()
+
+
+SERVES = """
+import sys
+from pathlib import Path
+from dlock.server import Server, ServerConfig
+
+server = Server(ServerConfig(port=int(sys.argv[1]), state_dir=Path(sys.argv[2]), wait_mode="block",
+                             session_ttl_ms=1000))
+print("serving", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_primary_that_is_killed(tmp_path: Path) -> None:
+    port = free_port()
+    former = run_python(SERVES, port, tmp_path)
+    assert line_of(former) == "serving"
+    client = dlock.connect(f"127.0.0.1:{port}")
+    handle = acquire(client, key("a"))
+    watch = Watch(handle)
+    former.kill()
+    former.wait()
+    successor = run_python(SERVES, port, tmp_path)
+    again = acquire(client, key("a"), seconds=60)
+    assert again.acquire.token > handle.acquire.token
+    until(lambda: watch.heard(_notices.LOST))
+    client.close()
+    successor.communicate("", timeout=20)
 
 
 def test_a_new_primary_at_another_address(start: Start, tmp_path: Path) -> None:

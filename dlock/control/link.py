@@ -104,6 +104,8 @@ class ControlLink:
         of the requests: one round trip. Errors as `request` has them."""
         if self._pid != os.getpid():
             raise LinkError("the link belongs to the parent process")
+        if self._socket is None:
+            raise LinkError("the link is closed")
         deadline = time.monotonic() + timeout
         if not self._lock.acquire(timeout=max(timeout, 0)):
             raise LinkError("another request did not end in time")
