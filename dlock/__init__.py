@@ -4,6 +4,7 @@
 is `dlock.dclient` and `dlock.dserver`.
 """
 
+from dlock.atomic import AtomicInt64
 from dlock.client import Client, connect, shared
 from dlock.errors import (
     Broken,
@@ -23,10 +24,15 @@ from dlock.errors import (
     WrongLoop,
 )
 from dlock.fence import FenceGuard
+from dlock.locks import FairLock, Lock
+from dlock.multi import Multi
+from dlock.rwlock import RWLock
+from dlock.semaphore import Semaphore
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AtomicInt64",
     "Broken",
     "Client",
     "ClientClosed",
@@ -34,13 +40,18 @@ __all__ = [
     "ConnectionLost",
     "Deadlock",
     "DlockError",
+    "FairLock",
     "FenceGuard",
     "ForkedError",
     "KindMismatch",
     "LeaseTooLong",
+    "Lock",
     "LockLost",
+    "Multi",
     "NotHeld",
     "OutcomeUnknown",
+    "RWLock",
+    "Semaphore",
     "ServerFull",
     "StaleToken",
     "WrongLoop",

@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import threading
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from dlock import _core
+from dlock._calls import look, shown
 from dlock._core import ffi, lib
 from dlock.errors import ForkedError
 
@@ -121,8 +124,14 @@ class Handle:
         return was_alive and not self.name.table.ended
 
     def __del__(self) -> None:
-        if getattr(self, "alive", False) and not self.name.table.ended:
-            self.abandon()
+        if not getattr(self, "alive", False) or self.name.table.ended:
+            return
+        held = look(self).token != 0
+        self.abandon()
+        if held and not sys.is_finalizing():
+            warnings.warn(
+                f"lock {shown(self.name.key[0])} was dropped while it was held, and is given back; "
+                "release it, or use `with`", ResourceWarning, stacklevel=2, source=self)
 
 
 class Name:

@@ -30,6 +30,7 @@ from dlock._calls import FOREVER, Outcome
 from dlock._core import lib
 from dlock._drive import REPLY_S, Driver, exchange
 from dlock._enter import Options, Seen, entering
+from dlock._factory import Factory
 from dlock._handle import Handle, Key, Name
 from dlock._info import client_info
 from dlock._notices import Notice
@@ -80,7 +81,7 @@ def connect(
     return Client(Options(parse(address), wait_mode(wait), client_info(name)), timeout)
 
 
-class Client:
+class Client(Factory):
     """A connection to a dlock server; get one from `connect`, end it with `close` or `with`.
 
     Links that break are brought back in the background; what is asked meanwhile waits for them.
@@ -358,6 +359,7 @@ class Client:
         self._session.link.close()
         _notices.forget(self._session.number)
         _keeper.let_go(self._needs_keeper)
+        self._close_admin()
 
     def __enter__(self) -> Client:
         self._check()

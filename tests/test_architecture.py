@@ -110,7 +110,7 @@ API = (
     *("dlock.client", "dlock.locks", "dlock.multi", "dlock.atomic", "dlock.fence", "dlock.aio"),
     *("dlock.admin", "dlock._session", "dlock._enter", "dlock._handle", "dlock._calls"),
     *("dlock._notices", "dlock._cycle", "dlock._watch", "dlock.rwlock", "dlock.semaphore"),
-    *("dlock.reentrant", "dlock.futures"),
+    *("dlock._reentrant", "dlock.futures", "dlock._attempt", "dlock._factory"),
 )
 CLIENT = (*MIRROR, *API, "dlock.control.link")
 SERVER = ("dlock.server", "dlock.dserver", "dlock.control.registry*", "dlock.control.loop*")

@@ -1,0 +1,65 @@
+"""Who is told what becomes of the holds of one lock object: its `lost` event and its callbacks.
+
+A watch is made only for a lock object that has callbacks, or whose `lost` was asked for; all others
+pay nothing. It refers to the lock object weakly: a callback must not keep a lock alive that its
+program has dropped.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from dlock import _core
+from dlock._calls import look
+
+if TYPE_CHECKING:
+    from dlock._handle import Handle
+    from dlock.locks import BaseLock
+
+# Told with the lock object, in the thread that reads the notices of all clients of a process.
+Told = Callable[[Any], object]
+
+LOST: Final = frozenset((_core.DLK_NOTICE_LOST, _core.DLK_NOTICE_BROKEN))
+SUSPENDED: Final[int] = _core.DLK_NOTICE_SUSPENDED
+
+
+class Watch:
+    """`lost` is set when a hold of the lock object is lost, and cleared by its next
+    acquisition."""
+
+    __slots__ = ("_lock", "lost", "on_lost", "on_suspended")
+
+    def __init__(
+        self, lock: BaseLock, on_lost: Told | None = None, on_suspended: Told | None = None
+    ) -> None:
+        self._lock = weakref.ref(lock)
+        self.lost = threading.Event()
+        self.on_lost = on_lost
+        self.on_suspended = on_suspended
+
+    def begin(self, handle: Handle) -> None:
+        """An acquisition begins."""
+        handle.watcher = self
+        self.lost.clear()
+
+    def look_again(self, handle: Handle) -> None:
+        """It was granted. A notice may have come before the lock object knew of the hold."""
+        token = int(handle.acquire.token)
+        if look(handle).token != token:
+            self(_core.DLK_NOTICE_LOST, token)
+
+    def __call__(self, kind: int, token: int) -> None:
+        """A notice about the hold with this token; notices about earlier holds are stale."""
+        lock = self._lock()
+        if lock is None or token not in lock.tokens:
+            return
+        if kind in LOST:
+            first = not self.lost.is_set()
+            self.lost.set()
+            if first and self.on_lost is not None:
+                self.on_lost(lock)
+        elif kind == SUSPENDED and self.on_suspended is not None:
+            self.on_suspended(lock)

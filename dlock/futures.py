@@ -1,0 +1,177 @@
+"""Acquisitions that no thread waits for: `BaseLock.acquire_future`.
+
+A request is posted to the C client; one thread a client, which lives only while futures wait,
+collects what has ended. Who cancels and who collects take the request out of one dictionary: only
+one of them gets it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import threading
+import weakref
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from dlock import _attempt, _calls
+from dlock._calls import AGAIN, PENDING, Asked, Outcome
+from dlock._handle import NameTable
+from dlock._posted import Collector, flush
+from dlock._posted import post as post_call
+
+if TYPE_CHECKING:
+    from dlock._handle import Handle
+    from dlock._session import Session
+    from dlock.locks import BaseLock
+
+_SLICE_MS: Final = 50
+_cookies: Final = itertools.count(1)
+
+
+class Request(NamedTuple):
+    """One posted acquisition."""
+
+    future: LockFuture
+    lock: BaseLock
+    handle: Handle
+    asked: Asked
+    until: float
+
+
+class LockFuture(Future[bool]):
+    """The outcome of an acquisition. Cancelling it takes the request back at the server."""
+
+    def __init__(self, reader: Reader) -> None:
+        super().__init__()
+        self._reader = reader
+        self._cookie = 0
+
+    def cancel(self) -> bool:
+        """True: it is cancelled, and nothing is held by it. False: it has ended already."""
+        if not self._reader.withdraw(self._cookie):
+            return self.cancelled()
+        super().cancel()
+        self.set_running_or_notify_cancel()
+        return True
+
+
+class Reader:
+    """The posted acquisitions of one client. `requests`: by cookie, those that have not ended."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self.requests: dict[int, Request] = {}
+
+    def submit(self, request: Request) -> None:
+        """Posts it. Its handle is the request's from now on."""
+        cookie = request.future._cookie = next(_cookies)
+        handle = request.handle
+        _calls.fill_acquire(handle, request.asked)
+        handle.acquire.cookie = cookie
+        handle.asked = None  # the next user fills it anew, without the cookie
+        with self._mutex:
+            self.requests[cookie] = request
+            status = post_call(handle.client, handle.acquire)
+            flush(handle.client)
+            if status == PENDING:
+                self._start()
+        if status != PENDING:
+            self._end(cookie, status)
+
+    def withdraw(self, cookie: int) -> bool:
+        """Takes a request back, if it has not ended."""
+        request = self.requests.pop(cookie, None)
+        if request is None:
+            return False
+        request.handle.abandon()
+        return True
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="dlock-futures", daemon=True)
+            self._thread.start()
+
+    # ---- The thread ------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        collectors: weakref.WeakKeyDictionary[Session, Collector] = weakref.WeakKeyDictionary()
+        while True:
+            sessions = {one.handle.name.table.session for one in tuple(self.requests.values())}
+            for session in sessions:
+                collector = collectors.get(session)
+                if collector is None:
+                    collector = collectors[session] = Collector(session.client)
+                for cookie, status, _result in collector.collect_wait(_SLICE_MS):
+                    self._end(cookie, status)
+            with self._mutex:
+                if not self.requests:
+                    self._thread = None
+                    return
+
+    def _end(self, cookie: int, status: int) -> None:
+        """What a request came to."""
+        request = self.requests.pop(cookie, None)
+        if request is None:
+            return  # it was cancelled meanwhile
+        try:
+            outcome = _calls.judge_acquire(
+                status, request.handle.name.key[0], request.asked.lease_ms
+            )
+        except Exception as error:
+            request.handle.abandon()
+            request.future.set_exception(error)
+            return
+        if outcome is Outcome.DONE:
+            request.lock._hold_from(request.handle)
+            request.future.set_result(True)
+        elif outcome is Outcome.REFUSED:
+            request.handle.watcher = None
+            NameTable.give_back(request.handle)
+            request.future.set_result(False)
+        elif outcome in AGAIN:
+            # Rare, and it waits for the link: not in the thread that serves all the others.
+            request.handle.abandon()
+            self.requests[cookie] = request  # it can still be cancelled
+            threading.Thread(
+                target=self._again, args=(request, outcome), name="dlock-futures-again", daemon=True
+            ).start()
+        else:
+            raise AssertionError(f"a posted call came to {outcome}")
+
+    def _again(self, request: Request, outcome: Outcome) -> None:
+        """Asks again when the link is back."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        client, cookie = request.lock._client, request.future._cookie
+        try:
+            client._await(outcome, request.handle.name, request.until)
+            handle = client._take(request.lock._key, 0, request.until)
+        except Exception as error:
+            if self.requests.pop(cookie, None) is not None:
+                request.future.set_exception(error)
+            return
+        if self.requests.pop(cookie, None) is None:
+            NameTable.give_back(handle)  # cancelled meanwhile
+        else:
+            self.submit(request._replace(handle=handle))
+
+
+def post(lock: BaseLock, asked: Asked) -> LockFuture:
+    """Asks for the lock; returns at once."""
+    client = lock._client
+    reader: Reader = client.__dict__.setdefault("_reader", Reader())
+    until = client._until(asked.wait_ms)
+    _attempt.declare(client, asked.lease_ms, until)
+    handle = client._take(lock._key, 0, until)
+    future = LockFuture(reader)
+    try:
+        if lock._watch is not None:
+            lock._watch.begin(handle)
+        reader.submit(Request(future, lock, handle, asked, until))
+    except BaseException:
+        reader.withdraw(future._cookie)
+        handle.abandon()
+        raise
+    return future
