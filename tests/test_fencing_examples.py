@@ -11,8 +11,8 @@ from lock_tools import Service, serving
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 
-import fencing_file  # noqa: E402
-import fencing_sqlite  # noqa: E402
+import fencing_file
+import fencing_sqlite
 
 
 @pytest.fixture
