@@ -44,7 +44,10 @@ from dlock.control.messages_operate import BreakLock as BreakLock
 from dlock.control.messages_operate import BrokenLock as BrokenLock
 from dlock.control.messages_operate import ClientLine as ClientLine
 from dlock.control.messages_operate import ClientList as ClientList
+from dlock.control.messages_operate import Cycle as Cycle
+from dlock.control.messages_operate import CycleEdge as CycleEdge
 from dlock.control.messages_operate import EntryLine as EntryLine
+from dlock.control.messages_operate import GetCycle as GetCycle
 from dlock.control.messages_operate import ListClients as ListClients
 from dlock.control.messages_operate import ListLocks as ListLocks
 from dlock.control.messages_operate import LockLine as LockLine
@@ -281,6 +284,7 @@ DECLARATIONS: Final = tuple(
         (12, ObjectRelease, Status),
         (13, ObjectDestroy, Status),
         (14, Stats, StatsReply),
+        (15, GetCycle, Cycle),
         (16, ListLocks, LockList),
         (17, ShowLock, LockShown),
         (18, BreakLock, BrokenLock),
@@ -291,6 +295,7 @@ DECLARATIONS: Final = tuple(
         (131, Statuses, None),
         (132, ObjectId, None),
         (133, StatsReply, None),
+        (134, Cycle, None),
         (135, LockList, None),
         (136, LockShown, None),
         (137, BrokenLock, None),

@@ -1,4 +1,5 @@
-"""The messages of operators: which locks there are, who holds them, taking a hold away.
+"""The messages of operators: which locks there are, who holds them, taking a hold away, and which
+cycle a refused wait would have closed.
 
 None of them needs a session. Every answer fits one message: what does not is told in numbers, or
 asked for again from where the answer ended. The rows of the protocol's table stand in `messages`.
@@ -31,10 +32,12 @@ from dlock.control.messages_base import (
 LOCK_LINES_MAX: Final = 512
 ENTRY_LINES_MAX: Final = 1024
 CLIENT_LINES_MAX: Final = 512
+CYCLE_EDGES_MAX: Final = _core.DLK_CYCLE_EDGES_MAX
 BROKEN_MAX: Final = 4096  # tokens that one answer names
 NEVER: Final = -1  # in lease_left_ms: the hold has no lease
 
 Prefix = Annotated[bytes, Binary(0, DESCRIPTOR_BYTES_MAX)]
+MaybeDescriptor = Annotated[bytes, Binary(0, DESCRIPTOR_BYTES_MAX)]
 LeaseLeft = Annotated[int, Integer(NEVER, U32_MAX)]
 EntryLineState = Annotated[int, Integer(_core.DLK_ENTRY_HELD, _core.DLK_ENTRY_TICKET)]
 
@@ -68,6 +71,18 @@ class EntryLine:
     lease_left_ms: LeaseLeft
     session_left_ms: U64
     breaking: Flag
+
+
+@dataclass(frozen=True, slots=True)
+class CycleEdge:
+    """One who waits in a cycle, for the lock of this name (empty: it was gone already); the next
+    edge's actor is in its way, and the first one's in the way of the last. `info` is what its
+    client says of itself, empty where it would not fit or the client was gone."""
+
+    descriptor: MaybeDescriptor
+    client_id: Id
+    actor: U32
+    info: Info
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +150,16 @@ class ClientList(Message):
     next: U32 = NONE
 
 
+@dataclass(frozen=True, slots=True)
+class Cycle(Message):
+    """A cycle of waits, from who was refused on; `length`: how many edges it has, if not all are
+    told."""
+
+    status: AnyStatus
+    edges: Annotated[tuple[CycleEdge, ...], Many(Record(CycleEdge), 0, CYCLE_EDGES_MAX)] = ()
+    length: U32 = 0
+
+
 # ---- Requests ------------------------------------------------------------------------------------
 
 @dataclass(frozen=True, slots=True)
@@ -170,3 +195,10 @@ class ListClients(Request[ClientList]):
     """Asks which sessions there are, from `start` (0, or the `next` of an answer) on."""
 
     start: U32
+
+
+@dataclass(frozen=True, slots=True)
+class GetCycle(Request[Cycle]):
+    """Asks which cycle a refused wait would have closed, by the number in the refusal."""
+
+    number: U64

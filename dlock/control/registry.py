@@ -20,6 +20,7 @@ from typing import Any
 from dlock import _core
 from dlock._core import Command, Event
 from dlock.control import messages as m
+from dlock.control.registry_cycles import Cycles
 from dlock.control.registry_effects import (
     AnswerStats,
     Call,
@@ -67,6 +68,7 @@ class Registry:
         self._objects = ObjectTable(config.max_objects, self._out)
         self._sessions = Sessions(config, self._out, self._release_all)
         self._operators = Operators(self._out, self._locks, self._sessions)
+        self._cycles = Cycles(self._out, self._locks, self._sessions)
         self._handlers: dict[type[m.Message], Callable[[Client, Call], None]] = {
             m.ReinitDone: self._sessions.reinit_done,
             m.ClientDeinit: self._sessions.deinit,
@@ -97,6 +99,8 @@ class Registry:
             self._out.refuse(call, DlockStatus.NOT_READY)
         elif self._operators.knows(message):
             self._operators.ask(call)
+        elif isinstance(message, m.GetCycle):
+            self._cycles.ask(call)
         elif (client := self._sessions.of(connection)) is None or client.opening:
             self._out.refuse(call, DlockStatus.CLIENT_NOT_INIT)
         elif client.gone:
@@ -123,6 +127,8 @@ class Registry:
             self._locks.closed(event)
         elif event.op == _core.DLK_EVENT_EPOCH_LOW:
             self._epoch_low(event)
+        elif event.op == _core.DLK_EVENT_DEADLOCK:
+            self._cycles.tell(event)
         elif event.op == _core.DLK_EVENT_BAD_PEER:
             self._out.add(bad_peer(event))
         return self._out.drain()

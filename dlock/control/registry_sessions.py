@@ -137,6 +137,11 @@ class Sessions:
         """The session in this slot; one that is gone while a hold of it still runs."""
         return self._by_slot.get(slot)
 
+    def info_of(self, client_id: int) -> dict[str, object]:
+        """What this client says of itself; nothing if it is gone."""
+        client = self._clients.get(client_id)
+        return {} if client is None else client.info
+
     def at(self, slot: int, client_id: int) -> Client | None:
         """The session that the plane means."""
         client = self._by_slot.get(slot)
