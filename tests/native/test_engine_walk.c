@@ -13,7 +13,7 @@
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 enum { TRANSITIONS = 60000, WHOLE = 0 };
 #else
-enum { TRANSITIONS = 12000000, WHOLE = 1 }; /* enough for every state that there is */
+enum { TRANSITIONS = 24000000, WHOLE = 1 }; /* enough for every state that there is */
 #endif
 enum { STATES = 1 << 20, SLOTS = 1 << 21, DEPTH = 64, ACTS = 64, EMPTY_AFTER = 32 };
 
@@ -122,7 +122,7 @@ static uint64_t key_of(const struct world *world)
         bytes[0] = (uint8_t)(1 + known->view.session);
         bytes[1] = known->view.state;
         bytes[2] = known->view.mode;
-        bytes[3] = (uint8_t)known->view.flags;
+        bytes[3] = (uint8_t)(known->view.flags | (breaking(known) ? 0x80 : 0));
         bytes[4] = held(known) ? left(world, known->view.end_ns) : known->lease;
         bytes[5] = left(world, known->wait_end);
         bytes[6] = left(world, known->claim_end);

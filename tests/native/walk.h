@@ -31,6 +31,7 @@ enum act_op {
     ACT_RETURN,  /* opens again after it ended */
     ACT_CLOSE,   /* the lock: nobody has got it */
     ACT_OPEN,    /* the lock again */
+    ACT_BREAK,   /* an operator asks for every hold */
     ACT_TICK,    /* what is due by now */
     ACT_PASS     /* a unit of time, and nobody looks */
 };
@@ -106,6 +107,11 @@ static inline bool shared(const struct known *known)
 static inline bool held(const struct known *known)
 {
     return known->view.state == DLK_ENTRY_HELD;
+}
+
+static inline bool breaking(const struct known *known)
+{
+    return (known->view.flags & DLK_ENTRY_BREAKING) != 0;
 }
 
 static inline bool lapsed(const struct world *world, const struct known *known)
@@ -186,6 +192,10 @@ static inline void walk_command(struct world *world, uint32_t op, uint32_t slot)
         command.ttl_ms = TTL * UNIT_MS;
         command.lease_ms = 10 * UNIT_MS;
     }
+    if (op == DLK_COMMAND_BREAK) {
+        command.value = 0; /* all */
+        command.size = 0;  /* ask */
+    }
     dlk_engine_command(world->engine, &command, world->now);
 }
 
@@ -228,6 +238,12 @@ static inline bool walk_carry_out(struct world *world)
         }
         walk_command(world, DLK_COMMAND_LOCK_OPEN, 0);
         world->closing = false;
+        return true;
+    case ACT_BREAK:
+        if (world->count == 0 || !held(&world->known[0])) {
+            return false;
+        }
+        walk_command(world, DLK_COMMAND_BREAK, 0);
         return true;
     case ACT_TICK:
         dlk_engine_tick(world->engine, world->now, world->now);

@@ -29,8 +29,22 @@ static inline const struct known *hold_before(const struct world *world, uint64_
 
 /* ---- The outbox: every request is answered once, every waiter at most once ---- */
 
+/* A hold that is broken, or was: told to its session while that is open. */
+static inline const char *take_notice(const struct world *world, const struct dlk_reply *reply)
+{
+    const struct known *hold = hold_before(world, reply->token);
+    if (hold == NULL || hold->view.session != reply->session
+        || world->session[reply->session] != IS_OPEN || reply->result != DLK_RESULT_BROKEN) {
+        return "a notice to somebody who holds no such thing";
+    }
+    return breaking(hold) || world->act.op == ACT_BREAK ? NULL : "a notice of a hold that stays";
+}
+
 static inline const char *take_other_reply(struct world *world, const struct dlk_reply *reply)
 {
+    if (reply->op == DLK_OP_NOTICE) {
+        return take_notice(world, reply);
+    }
     struct known *waiter =
         known_by_request(world->before, world->count_before, reply->request_id);
     if (waiter == NULL || !waiter->waits || waiter->view.session != reply->session) {
@@ -73,6 +87,22 @@ static inline const char *take_replies(struct world *world)
         }
     }
     return NULL;
+}
+
+/* After a break: how many holders that can be told were not? */
+static inline size_t untold(const struct world *world)
+{
+    struct dlk_reply *replies;
+    size_t count = dlk_engine_replies(world->engine, &replies);
+    size_t n = 0;
+    for (size_t i = 0; world->act.op == ACT_BREAK && i < world->count_before; i++) {
+        const struct known *hold = &world->before[i];
+        n += held(hold) && world->session[hold->view.session] == IS_OPEN;
+    }
+    for (size_t i = 0; i < count && n > 0; i++) {
+        n -= replies[i].op == DLK_OP_NOTICE;
+    }
+    return n;
 }
 
 static inline const char *take_events(struct world *world)
@@ -241,6 +271,13 @@ static inline const char *check_lost(const struct world *world)
         if (there != NULL && held(old) && there->view.end_ns < old->view.end_ns) {
             return "a lease shrank";
         }
+        if (there != NULL && breaking(old)
+            && (!breaking(there) || there->view.end_ns != old->view.end_ns)) {
+            return "a hold that an operator asks for was extended";
+        }
+        if (there != NULL && held(old) && world->act.op == ACT_BREAK && !breaking(there)) {
+            return "a hold was not broken";
+        }
     }
     return NULL;
 }
@@ -285,6 +322,10 @@ static inline const char *check_waiters(const struct world *world)
         if (known->waits && world->act.op == ACT_TICK && known->wait_end <= world->now) {
             return "a wait that does not end";
         }
+        bool stays = world->act.op == ACT_TICK && lapsed(world, known);
+        if (breaking(known) && (stays || !held(known))) {
+            return "a broken hold stays beyond its lease";
+        }
         bool keeps = held(known) && known->view.end_ns != NEVER
                      && (world->act.op != ACT_TICK || !lapsed(world, known));
         if (world->session[known->view.session] != IS_OPEN && !keeps) {
@@ -315,7 +356,8 @@ static inline uint64_t due(const struct world *world)
     bool queue = world->count != 0 && !held(&world->known[world->count - 1]);
     for (size_t i = 0; i < world->count; i++) {
         const struct known *known = &world->known[i];
-        bool timed = held(known) && (queue || world->session[known->view.session] == IS_ENDED);
+        bool ended = world->session[known->view.session] == IS_ENDED;
+        bool timed = held(known) && (queue || ended || breaking(known));
         uint64_t end = timed ? known->view.end_ns : known->wait_end;
         if (known->claim_end < end && i + 1 < world->count) {
             end = known->claim_end;
@@ -374,13 +416,14 @@ static inline bool walk_act(struct world *world, const struct act *act)
     world->count_before = world->count;
     const char *broken = take_replies(world);
     broken = broken != NULL ? broken : take_events(world);
+    broken = broken == NULL && untold(world) != 0 ? "a holder was not told" : broken;
     dlk_engine_clear(world->engine);
     struct dlk_entry_view views[ENTRIES];
     world->count = dlk_engine_view(world->engine, 0, views, ENTRIES);
     for (size_t i = 0; i < world->count; i++) {
         learn(world, &views[i], &world->known[i]);
     }
-    bool settled = act->op < ACT_RETURN || act->op == ACT_TICK;
+    bool settled = act->op < ACT_RETURN || act->op == ACT_TICK || act->op == ACT_BREAK;
     world->broken = broken != NULL ? broken : check_all(world, settled);
     if (world->closed) {
         walk_command(world, DLK_COMMAND_LOCK_OPEN, 0);
