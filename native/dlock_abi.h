@@ -360,6 +360,7 @@ void dlk_engine_command(struct dlk_engine *engine, const struct dlk_command *com
 void dlk_engine_step(struct dlk_engine *engine, const struct dlk_request *requests, size_t count,
                      uint64_t now_ns);
 void dlk_engine_tick(struct dlk_engine *engine, uint64_t now_ns, uint64_t sessions_now_ns);
+void dlk_engine_attached(struct dlk_engine *engine, uint32_t session, uint64_t now_ns);
 void dlk_engine_stop(struct dlk_engine *engine);
 uint64_t dlk_engine_next_deadline(const struct dlk_engine *engine);
 size_t dlk_engine_replies(const struct dlk_engine *engine, struct dlk_reply **replies);

@@ -11,6 +11,8 @@
  *   dlk_engine_tick     ends what is due: sessions, then leases and claims, then waits.
  *                       sessions_now_ns (<= now_ns) is a time before which every request that had
  *                       arrived has been stepped; 0: end no session in this tick
+ *   dlk_engine_attached a session, by its slot, has a new connection: it is told again of each hold
+ *                       that an operator asks for
  *   dlk_engine_stop     wakes every waiter with STOPPING
  *   dlk_engine_next_deadline  UINT64_MAX: none. May be early, never late
  *   dlk_engine_replies, _events  the outbox, in order; the caller may complete ACTION replies in
@@ -31,7 +33,5 @@ bool dlk_engine_attach_allowed(const struct dlk_engine *engine, const struct dlk
 /* The client id of a session slot in use, else 0. */
 uint32_t dlk_engine_client_id(const struct dlk_engine *engine, uint32_t session);
 uint32_t dlk_engine_epoch(const struct dlk_engine *engine);
-/* A session has a new connection: it is told again of each hold that an operator asks for. */
-void dlk_engine_attached(struct dlk_engine *engine, uint32_t session, uint64_t now_ns);
 
 #endif

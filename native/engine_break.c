@@ -72,9 +72,12 @@ uint32_t dlk_break(struct dlk_engine *engine, const struct dlk_command *command,
 
 void dlk_engine_attached(struct dlk_engine *engine, uint32_t slot, uint64_t now_ns)
 {
+    if (slot >= engine->limits.max_sessions) {
+        return;
+    }
     const struct session *session = &engine->sessions[slot];
     uint32_t left = session->state == SESSION_OPEN ? session->n_breaking : 0;
-    for (uint32_t index = session->entries; left > 0; ) {
+    for (uint32_t index = session->entries; left > 0;) {
         const struct entry *entry = &engine->entries[index];
         if (entry_breaking(entry)) {
             dlk_reply_notice(engine, entry, now_ns);

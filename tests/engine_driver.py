@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import oracle
+import oracle_commands
 from oracle_state import MS, Command, Cycle, Entry, Event, Lock, Output, Reply, Request, World
 
 HEADER = Path(__file__).parent.parent / "native" / "dlock_abi.h"
@@ -62,6 +63,7 @@ class View:
     request_id: int
     number: int
     end: int | None  # holds only
+    breaking: bool
 
     def facts(self) -> tuple[object, ...]:
         return tuple(vars(replace(self, number=0)).values())
@@ -81,6 +83,10 @@ class Engine:
         self._engine = ffi.gc(lib.dlk_engine_new(limits, world.epoch), lib.dlk_engine_free)
         self.epoch = world.epoch
         assert self._engine != ffi.NULL
+
+    def attached(self, session: int, now: int) -> tuple[list[Reply], list[Event]]:
+        lib.dlk_engine_attached(self._engine, session, now)
+        return self._take()
 
     def command(self, order: Command, now: int) -> tuple[list[Reply], list[Event]]:
         raw = ffi.new("struct dlk_command *")
@@ -127,7 +133,8 @@ class Engine:
         state = STATES[raw.state]
         end = raw.end_ns if state == "HELD" and raw.end_ns != FOREVER_NS else None
         mode = MODES[raw.mode]
-        return View(raw.session, raw.owner, mode, state, raw.request_id, raw.token, end)
+        breaking = bool(raw.flags & lib.DLK_ENTRY_BREAKING)
+        return View(raw.session, raw.owner, mode, state, raw.request_id, raw.token, end, breaking)
 
     def _fill(self, frame: Any, request: Request) -> None:
         frame.op = getattr(lib, f"DLK_OP_{request.op}")
@@ -239,7 +246,8 @@ class Match:
 def view_of(entry: Entry) -> View:
     end = entry.end if entry.state == "HELD" else None
     return View(
-        entry.session, entry.owner, entry.mode, entry.state, entry.request_id, entry.number, end
+        entry.session, entry.owner, entry.mode, entry.state, entry.request_id, entry.number, end,
+        entry.breaking,
     )
 
 
@@ -264,9 +272,17 @@ class Pair:
 
     def command(self, order: Command) -> Output:
         self.match.begin()
-        expected = oracle.command(self.world, order, self.now)
+        expected = oracle_commands.command(self.world, order, self.now)
         self.slots.add(order.slot)
+        if order.op == "BREAK" and order.value:
+            order = replace(order, value=self.match.tokens.get(order.value, UNKNOWN))
         self.compare_together(expected, *self.engine.command(order, self.now))
+        return expected
+
+    def attached(self, session: int) -> Output:
+        """Which holds the session is told of at a new connection, in any order."""
+        expected = oracle_commands.attached(self.world, session, self.now)
+        self.compare_together(expected, *self.engine.attached(session, self.now))
         return expected
 
     def step(self, requests: list[Request]) -> list[Output]:
@@ -357,11 +373,15 @@ def same_request(left: Reply, right: Reply) -> bool:
 
 
 def compare_any_order(match: Match, ours: list[Reply], theirs: list[Reply]) -> None:
-    def key(reply: Reply) -> tuple[int, int, str]:
-        return reply.session, reply.request_id, reply.result
+    def key(reply: Reply) -> tuple[int, int, str, int]:
+        token = reply.token if reply.result == "BROKEN" else 0  # it has no request to be told by
+        return reply.session, reply.request_id, reply.result, token
 
-    ours, theirs = sorted(ours, key=key), sorted(theirs, key=key)
-    assert list(map(key, ours)) == list(map(key, theirs)), f"law: {ours}\nengine: {theirs}"
+    def our_key(reply: Reply) -> tuple[int, int, str, int]:
+        return key(replace(reply, token=match.tokens.get(reply.token, 0)))
+
+    ours, theirs = sorted(ours, key=our_key), sorted(theirs, key=key)
+    assert list(map(our_key, ours)) == list(map(key, theirs)), f"law: {ours}\nengine: {theirs}"
     for left, right in zip(ours, theirs, strict=True):
         match.reply(left, right, counts=left.result == "GRANTED")
 

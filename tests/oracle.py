@@ -15,7 +15,6 @@ from oracle_state import (
     LEASED_KINDS,
     MS,
     QUEUED_PER_SESSION,
-    Command,
     Entry,
     Event,
     Lock,
@@ -193,7 +192,7 @@ def lock_request(world: World, lock: Lock, request: Request, now: int, out: Outp
             if entry.request_id != request.request_id:
                 continue
             if not entry.over(now):
-                return resent(lock, entry, now)
+                return resent(world, lock, entry, now, out)
             remove(world, lock, entry, out)
     if lock.closing:
         return answer(request, "NO_LOCK")
@@ -234,10 +233,11 @@ def wait_in_queue(
     return reply
 
 
-def resent(lock: Lock, entry: Entry, now: int) -> Reply:
+def resent(world: World, lock: Lock, entry: Entry, now: int, out: Output) -> Reply:
     """A request that was sent before; what it waited until now does not count as its wait."""
     if entry.state == "QUEUED":
         entry.since = now
+    remind(world, lock, entry, now, out)
     result = {"HELD": "GRANTED", "QUEUED": "QUEUED", "TICKET": "TICKETED"}[entry.state]
     return speak(lock, entry, result, now)
 
@@ -260,6 +260,7 @@ def redeem_request(world: World, lock: Lock, request: Request, now: int, out: Ou
     if entry.state == "HELD":
         entry.request_id = request.request_id
         grow(entry, request.lease_ms, now)
+        remind(world, lock, entry, now, out)
         return speak(lock, entry, "GRANTED", now)
     too_many = world.queued_by(request.session) >= QUEUED_PER_SESSION
     if entry.state == "TICKET" and request.wait_ms != 0 and too_many:
@@ -279,8 +280,8 @@ def redeem_request(world: World, lock: Lock, request: Request, now: int, out: Ou
 
 
 def grow(entry: Entry, lease_ms: int, now: int) -> None:
-    """A lease only ever grows; a hold without a lease stays without."""
-    if entry.end is not None and lease_ms:
+    """A lease only ever grows; a hold without a lease stays without; a breaking one as it is."""
+    if entry.end is not None and lease_ms and not entry.breaking:
         entry.end = max(entry.end, now + lease_ms * MS)
 
 
@@ -305,9 +306,24 @@ def extend_request(world: World, lock: Lock, request: Request, now: int, out: Ou
         settle(world, lock, now, out)
         return on_lock(lock, answer(request, "NOT_HELD"))
     grow(hold, request.lease_ms, now)
+    remind(world, lock, hold, now, out)
     reply = speak(lock, hold, "EXTENDED", now)
     reply.request_id = request.request_id
     return reply
+
+
+def notice(world: World, lock: Lock, entry: Entry, now: int, out: Output) -> None:
+    """To the session of a holder, unasked, if it has not ended."""
+    if not world.sessions[entry.session].ended:
+        told = speak(lock, entry, "BROKEN", now)
+        told.request_id = 0
+        out.others.append(told)
+
+
+def remind(world: World, lock: Lock, entry: Entry, now: int, out: Output) -> None:
+    """Whoever is told of a breaking hold is told behind it that it is breaking."""
+    if entry.breaking:
+        notice(world, lock, entry, now, out)
 
 
 def undo(
@@ -348,9 +364,10 @@ def tick(world: World, now: int, sessions_now: int = 0) -> Output:
 
 
 def end_holds_and_settle(world: World, now: int, out: Output) -> None:
-    """Leased holds of ended sessions end on time; everybody else's when somebody waits."""
+    """Leased holds of ended sessions, and breaking ones, end on time; everybody else's when
+    somebody waits."""
     for lock, entry in list(world.all_entries()):
-        if entry.lapsed(now) and world.sessions[entry.session].ended:
+        if entry.lapsed(now) and (entry.breaking or world.sessions[entry.session].ended):
             remove(world, lock, entry, out)
     for lock in list(world.locks.values()):
         settle(world, lock, now, out)
@@ -383,7 +400,7 @@ def next_due(world: World) -> int | None:
     for lock, entry in world.all_entries():
         if entry.wait_end is not None:
             due.append(entry.wait_end)
-        if entry.end is not None and world.sessions[entry.session].ended:
+        if entry.end is not None and (entry.breaking or world.sessions[entry.session].ended):
             due.append(entry.end)
         if lock.queue and world.ready:
             if entry.end is not None:
@@ -399,81 +416,3 @@ def stop(world: World) -> Output:
         if entry.state == "QUEUED":
             out.others.append(Reply("STOPPING", entry.session, entry.request_id))
     return out
-
-
-# ---- Commands of the control plane ----
-
-
-def command(world: World, order: Command, now: int) -> Output:
-    """The DONE event comes first; where the command is refused its result is INVALID."""
-    out = Output()
-    if order.op.startswith("SESSION_"):
-        done, value = session_command(world, order, now, out), 0
-    elif order.op.startswith("LOCK_"):
-        done, value = lock_command(world, order, out)
-    else:
-        done, value = other_command(world, order, now, out), 0
-    result = "DONE" if done else "INVALID"
-    out.events.insert(0, Event("DONE", order.slot, order.id, result, order.cookie, value))
-    return out
-
-
-def session_command(world: World, order: Command, now: int, out: Output) -> bool:
-    session = world.sessions.get(order.slot)
-    if order.op == "SESSION_OPEN":
-        if session is not None:
-            return False
-        ttl = order.ttl_ms * MS
-        world.sessions[order.slot] = Session(order.slot, order.id, ttl, order.lease_ms, now + ttl)
-        return True
-    if session is None or session.id != order.id or session.ended:
-        return False
-    if order.op == "SESSION_LEASE":
-        session.max_lease_ms = order.lease_ms
-    elif order.op in ("SESSION_RENEW", "SESSION_SUPERSEDE"):
-        renew(session, now)
-    else:
-        assert order.op == "SESSION_CLOSE"
-        session.ended = True
-        end_entries(world, session, out, keep_leased=False)
-        free_session_if_over(world, session.slot, out)
-        end_holds_and_settle(world, now, out)
-    return True
-
-
-def lock_command(world: World, order: Command, out: Output) -> tuple[bool, int]:
-    lock = world.locks.get(order.slot)
-    if order.op == "LOCK_OPEN":
-        if lock is None:
-            world.locks[order.slot] = Lock(order.slot, order.id, order.kind, order.size)
-            return True, 0
-        if lock.id != order.id:
-            return False, 0
-        lock.closing = False
-        return True, 0
-    assert order.op == "LOCK_CLOSE"
-    if lock is None or lock.id != order.id:
-        return False, 0
-    lock.closing = True
-    if lock.entries():
-        return True, 0
-    del world.locks[lock.slot]
-    return True, 1
-
-
-def other_command(world: World, order: Command, now: int, out: Output) -> bool:
-    if order.op == "CELL_OPEN":
-        if order.slot in world.cells:
-            return False
-        world.cells[order.slot] = order.id
-    elif order.op == "CELL_CLOSE":
-        if world.cells.get(order.slot) != order.id:
-            return False
-        del world.cells[order.slot]
-    elif order.op == "READY":
-        world.ready = order.value == 1
-        end_holds_and_settle(world, now, out)
-    else:
-        assert order.op == "GRACE"
-        world.grace = max(world.grace, now + order.value * MS)
-    return True

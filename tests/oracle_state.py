@@ -116,13 +116,15 @@ class Entry:
     claim_end: int | None = None  # TICKET
     ticket: bool = False
     final_expiry: bool = False
+    breaking: bool = False  # HELD: an operator has asked for it
 
     def lapsed(self, now: int) -> bool:
         return self.end is not None and self.end <= now
 
     def over(self, now: int) -> bool:
-        """A lapsed hold that was asked for with FINAL_EXPIRY: its lease's end is its own."""
-        return self.final_expiry and self.lapsed(now)
+        """A lapsed hold that was asked for with FINAL_EXPIRY, or that is breaking: its lease's end
+        is its own."""
+        return (self.final_expiry or self.breaking) and self.lapsed(now)
 
 
 @dataclass(eq=False)
@@ -215,10 +217,10 @@ def remaining_ms(entry: Entry, now: int) -> int:
 def speak(lock: Lock, entry: Entry, result: str, now: int, held: int = 0) -> Reply:
     """A reply in the name of an entry, to whoever asked for it."""
     reply = Reply(result, entry.session, entry.request_id)
-    if result in ("GRANTED", "EXTENDED", "QUEUED", "TICKETED"):
+    if result in ("GRANTED", "EXTENDED", "QUEUED", "TICKETED", "BROKEN"):
         reply.token = entry.number
         reply.entry = entry.handle
-    if result in ("GRANTED", "EXTENDED"):
+    if result in ("GRANTED", "EXTENDED", "BROKEN"):
         reply.lease_ms = remaining_ms(entry, now)
         reply.held_us = held // 1000
     return on_lock(lock, reply)

@@ -64,6 +64,7 @@ SPANS = [1, 999, MS - 1, 300 * MS, 1000 * MS, 2000 * MS, 6000 * MS]
 COMMANDS = [
     *["RENEW", "SUPERSEDE", "LEASE", "CLOSE", "LOCK", "LOCK"],
     *["GRACE", "UNREADY", "READY", "READY", "READY"],
+    *["BREAK", "BREAK", "BREAK", "BREAK", "BREAK NOW", "ATTACH", "ATTACH"],
 ]
 ODD = [*[""] * 20, "session", "owner", "token", "lock_id", "slot", "lease", "mode", "flag"]
 CHOICES: dict[str, list[object]] = {
@@ -251,8 +252,24 @@ class World:
                 self.command("LOCK_CLOSE", slot=slot, id=lock.id)
         elif op == "GRACE":
             self.command("GRACE", value=ms)
+        elif op == "ATTACH":
+            self.pair.attached(slot % SESSIONS)
+        elif op.startswith("BREAK"):
+            self.break_holds(slot, ms, int(op == "BREAK NOW"))
         else:
             self.command("READY", value=int(op == "READY"))
+
+
+    def break_holds(self, slot: int, which: int, at_once: int) -> None:
+        """Every hold of a lock, or one by its token: one that there is, or was; most often of one
+        that is held."""
+        held = [lock.slot for lock in self.pair.world.locks.values() if lock.holders]
+        slot = held[which % len(held)] if held and which % 8 else slot
+        lock = self.pair.world.locks.get(slot)
+        targets = [one for one in self.targets() if one.slot == slot]
+        tokens = [0, 0, 1 << 40, *(one.token for one in targets)]
+        self.command("BREAK", slot=slot, id=lock.id if lock else self.next_lock, size=at_once,
+                     value=tokens[which // 8 % len(tokens)])
 
 
 class EngineMachine(RuleBasedStateMachine):

@@ -1,0 +1,122 @@
+"""The commands of the control plane, as docs/lock-kinds.md says them: the rest of the oracle.
+
+Like oracle.py it may not import anything of dlock.
+"""
+
+from __future__ import annotations
+
+from oracle import (
+    end_entries,
+    end_holds_and_settle,
+    free_session_if_over,
+    notice,
+    remove,
+    renew,
+    settle,
+)
+from oracle_state import MS, Command, Event, Lock, Output, Session, World
+
+
+def command(world: World, order: Command, now: int) -> Output:
+    """The DONE event comes first; where the command is refused its result is INVALID."""
+    out = Output()
+    if order.op.startswith("SESSION_"):
+        done, value = session_command(world, order, now, out), 0
+    elif order.op.startswith("LOCK_"):
+        done, value = lock_command(world, order, out)
+    elif order.op == "BREAK":
+        done, value = break_holds(world, order, now, out)
+    else:
+        done, value = other_command(world, order, now, out), 0
+    result = "DONE" if done else "INVALID"
+    out.events.insert(0, Event("DONE", order.slot, order.id, result, order.cookie, value))
+    return out
+
+
+def session_command(world: World, order: Command, now: int, out: Output) -> bool:
+    session = world.sessions.get(order.slot)
+    if order.op == "SESSION_OPEN":
+        if session is not None:
+            return False
+        ttl = order.ttl_ms * MS
+        world.sessions[order.slot] = Session(order.slot, order.id, ttl, order.lease_ms, now + ttl)
+        return True
+    if session is None or session.id != order.id or session.ended:
+        return False
+    if order.op == "SESSION_LEASE":
+        session.max_lease_ms = order.lease_ms
+    elif order.op in ("SESSION_RENEW", "SESSION_SUPERSEDE"):
+        renew(session, now)
+    else:
+        assert order.op == "SESSION_CLOSE"
+        session.ended = True
+        end_entries(world, session, out, keep_leased=False)
+        free_session_if_over(world, session.slot, out)
+        end_holds_and_settle(world, now, out)
+    return True
+
+
+def lock_command(world: World, order: Command, out: Output) -> tuple[bool, int]:
+    lock = world.locks.get(order.slot)
+    if order.op == "LOCK_OPEN":
+        if lock is None:
+            world.locks[order.slot] = Lock(order.slot, order.id, order.kind, order.size)
+            return True, 0
+        if lock.id != order.id:
+            return False, 0
+        lock.closing = False
+        return True, 0
+    assert order.op == "LOCK_CLOSE"
+    if lock is None or lock.id != order.id:
+        return False, 0
+    lock.closing = True
+    if lock.entries():
+        return True, 0
+    del world.locks[lock.slot]
+    return True, 1
+
+
+def other_command(world: World, order: Command, now: int, out: Output) -> bool:
+    if order.op == "CELL_OPEN":
+        if order.slot in world.cells:
+            return False
+        world.cells[order.slot] = order.id
+    elif order.op == "CELL_CLOSE":
+        if world.cells.get(order.slot) != order.id:
+            return False
+        del world.cells[order.slot]
+    elif order.op == "READY":
+        world.ready = order.value == 1
+        end_holds_and_settle(world, now, out)
+    else:
+        assert order.op == "GRACE"
+        world.grace = max(world.grace, now + order.value * MS)
+    return True
+
+
+# ---- Breaking ----
+
+
+def break_holds(world: World, order: Command, now: int, out: Output) -> tuple[bool, int]:
+    """size 0: the clients are asked; 1: the holds are removed at once."""
+    lock = world.locks.get(order.slot)
+    if lock is None or lock.id != order.id:
+        return False, 0
+    met = [holder for holder in lock.holders if order.value in (0, holder.number)]
+    for holder in reversed(met):
+        notice(world, lock, holder, now, out)
+        if order.size == 1 or holder.lapsed(now):
+            remove(world, lock, holder, out)
+        else:
+            holder.breaking = True
+    settle(world, lock, now, out)
+    return True, len(met)
+
+
+def attached(world: World, slot: int, now: int) -> Output:
+    """A session has a new connection."""
+    out = Output()
+    for lock, entry in world.all_entries():
+        if entry.session == slot and entry.breaking:
+            notice(world, lock, entry, now, out)
+    return out
