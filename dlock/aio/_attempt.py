@@ -16,7 +16,7 @@ from dlock._handle import Handle, Key
 from dlock._retry import Backoff
 from dlock._session import REPLY_TIMEOUT_MS
 from dlock.aio._collect import Odd, cookies
-from dlock.errors import LockLost
+from dlock.errors import Broken, LockLost
 
 if TYPE_CHECKING:
     from dlock.aio._connection import Connection
@@ -118,16 +118,16 @@ async def conclude(handle: Handle, posted: Any, name: str | bytes) -> None:
     outcome: int | Odd = posted if isinstance(posted, (int, Odd)) else await posted
     if outcome == _SUCCESS:
         return
-    odd = outcome if isinstance(outcome, Odd) else Odd(outcome, False, 0)
+    odd = outcome if isinstance(outcome, Odd) else Odd(outcome, False, 0, False)
     judged = _calls.judge_release(odd.status, handle.name.key[0])
     if judged in (Outcome.NOT_READY, Outcome.UNANSWERED) and odd.good:
         return
-    raise LockLost(name, odd.token)
+    raise (Broken if odd.broken else LockLost)(name, odd.token)
 
 
 def lost(handle: Handle, name: str | bytes) -> LockLost:
     """The exception for a hold that is not held, or not certainly."""
-    return LockLost(name, int(handle.acquire.token))
+    return (Broken if handle.broken else LockLost)(name, int(handle.acquire.token))
 
 
 async def extend(

@@ -39,11 +39,12 @@ _flush: Final = lib.dlk_client_flush
 
 class Odd(NamedTuple):
     """What became of a release that was not simply carried out. `good`: until it was posted the
-    hold was good by the client's clock; `token`: of that hold."""
+    hold was good by the client's clock; `token`: of that hold; `broken`: by an operator."""
 
     status: int
     good: bool
     token: int
+    broken: bool
 
 
 def cookies(handle: Handle) -> tuple[int, int]:
@@ -195,7 +196,7 @@ def _free(handle: Handle, status: int) -> int | Odd:
     if status == _SUCCESS:
         NameTable.give_back(handle)
         return status
-    odd = Odd(status, handle.release.value > 0 and not handle.name.table.ended,
-              int(handle.acquire.token))
+    good = handle.release.value > 0 and not handle.name.table.ended
+    odd = Odd(status, good, int(handle.acquire.token), handle.broken)
     NameTable.retire(handle)
     return odd

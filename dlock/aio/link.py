@@ -25,6 +25,7 @@ from dlock.control.messages import BY_MESSAGE, Message, Reply, Request
 
 # So many answers may be owed, those to cancelled tasks included; then the server is taken for dead.
 UNANSWERED_MAX: Final = 65536
+FAREWELL_S: Final = 1.0  # how long a link that is left waits for answers
 
 
 class _Exchange:
@@ -51,6 +52,7 @@ class AsyncLink(asyncio.Protocol):
         self._request_id = 0
         self._unanswered: dict[int, tuple[_Exchange, int]] = {}
         self._ended: str | None = None
+        self._parting: bytes | None = None  # to be sent before the link is closed
         self._peer = ""
         self.on_end: Callable[[], None] | None = None
 
@@ -94,6 +96,8 @@ class AsyncLink(asyncio.Protocol):
             self._decoder.feed(data)
             while (taken := self._decoder.take()) is not None:
                 self._answer(*taken)
+            if self._parting is not None and not self._unanswered:
+                self._part(self._parting)
         except (LinkError, ProtocolError) as problem:
             self._end(f"the link broke: {problem}")
 
@@ -119,7 +123,7 @@ class AsyncLink(asyncio.Protocol):
     @property
     def closed(self) -> bool:
         """True once the link is of no more use."""
-        return self._ended is not None
+        return self._ended is not None or self._parting is not None
 
     @property
     def peer(self) -> str:
@@ -132,12 +136,23 @@ class AsyncLink(asyncio.Protocol):
         self._end("the link is closed")
 
     def farewell(self, message: Request[Any]) -> None:
-        """Sends a last request without waiting for anything, and closes the link. For those who
-        cannot wait: also when the loop is closed already, as far as its transports allow."""
-        if self._ended is not None or self._transport is None or self._pid != os.getpid():
+        """Sends a last request without waiting for its answer, and closes the link. For those who
+        cannot wait: also when the loop is closed already, as far as its transports allow. Answers
+        that are still awaited come first: what is said at last may depend on them."""
+        if self.closed or self._transport is None or self._pid != os.getpid():
             return
-        with contextlib.suppress(RuntimeError, OSError):
-            self._transport.write(encode(self._request_id, message))
+        self._request_id = (self._request_id + 1) & U32_MAX
+        data = encode(self._request_id, message)
+        if self._unanswered and self._loop.is_running():
+            self._parting = data
+            self._loop.call_later(FAREWELL_S, self.close)
+        else:
+            self._part(data)
+
+    def _part(self, data: bytes) -> None:
+        if self._transport is not None:
+            with contextlib.suppress(RuntimeError, OSError):
+                self._transport.write(data)
         self.close()
 
     def _end(self, reason: str) -> None:
@@ -161,7 +176,7 @@ class AsyncLink(asyncio.Protocol):
         sent; then none was, and the link stays as it was."""
         if self._pid != os.getpid():
             raise LinkError("the link belongs to the parent process")
-        if self._transport is None or self._ended is not None:
+        if self._transport is None or self.closed:
             raise LinkError(self._ended or "the link is closed")
         if len(self._unanswered) > UNANSWERED_MAX:
             self._end("the server answers no longer")
