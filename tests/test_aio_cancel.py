@@ -327,11 +327,15 @@ def test_asyncio_timeout(server: Server, make: Make) -> None:
     async def program() -> None:
         async with connected(server) as client:
             name = fresh()
+            lock = make(client, name)
+
+            async def want() -> None:
+                async with asyncio.timeout(0.05), lock:
+                    raise AssertionError("it cannot be had")
+
             async with make(client, name):
-                lock = make(client, name)
                 with pytest.raises(TimeoutError):
-                    async with asyncio.timeout(0.05), lock:
-                        raise AssertionError("it cannot be had")
+                    await asyncio.create_task(want())
                 assert not lock.held
             await assert_free(client, make, name)
 

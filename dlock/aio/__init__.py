@@ -8,14 +8,18 @@ release. `connect` is where to begin:
             ...
 """
 
+from dlock.aio.atomic import AtomicInt64
 from dlock.aio.client import Client, connect
 from dlock.aio.kinds import ReadLock, RWLock, Semaphore, WriteLock
 from dlock.aio.locks import FairLock, Lock
+from dlock.aio.multi import Multi
 
 __all__ = [
+    "AtomicInt64",
     "Client",
     "FairLock",
     "Lock",
+    "Multi",
     "RWLock",
     "ReadLock",
     "Semaphore",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from dlock import _calls, _core
 from dlock._calls import FOREVER, Asked, Outcome
-from dlock._handle import Handle, Key
+from dlock._handle import Handle
 from dlock._retry import Backoff
 from dlock._session import REPLY_TIMEOUT_MS
 from dlock.aio._collect import Odd, cookies
@@ -39,11 +39,6 @@ def fill(handle: Handle, asked: Asked) -> None:
     """Has the next acquisition of the handle ask for this."""
     _calls.fill_acquire(handle, asked)
     handle.acquire.cookie, handle.release.cookie = cookies(handle)
-
-
-async def take(client: Connection, key: Key, actor: int, wait_ms: int) -> Handle:
-    """A handle on a name that was not got yet: asks the server for it."""
-    return await client.take(key, actor, until(wait_ms))
 
 
 async def persist(

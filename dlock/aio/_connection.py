@@ -134,6 +134,10 @@ class Connection:
                 return handle
             await self._wanted.get(key, deadline)
 
+    async def get_name(self, key: Key, deadline: float) -> None:
+        """Gets a name from the server. KindMismatch; ServerFull; ConnectionLost."""
+        await self._wanted.get(key, deadline)
+
     async def declare_lease(self, lease_ms: int, deadline: float) -> None:
         """Makes sure that a lease of this length may be asked for. LeaseTooLong; ConnectionLost."""
         await self.run(lambda session: session.declare(lease_ms), deadline)

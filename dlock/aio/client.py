@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Generator, Iterable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Final
@@ -20,8 +20,10 @@ from dlock.address import Address, parse
 from dlock.aio import kinds
 from dlock.aio._connection import Connection
 from dlock.aio._watch import Told
-from dlock.aio.locks import FairLock, Lock
+from dlock.aio.atomic import AtomicInt64
+from dlock.aio.locks import BaseLock, FairLock, Lock
 from dlock.aio.locks import Options as LockOptions
+from dlock.aio.multi import Multi
 from dlock.control.messages import Stats
 from dlock.errors import ClientClosed
 
@@ -171,6 +173,16 @@ class Client:
         options = LockOptions(lease, renew, deadlock, on_lost, on_suspended)
         key = _calls.descriptor(name), _calls.SEMAPHORE, _calls.semaphore_size(size)
         return kinds.Semaphore(self._connection, key, options)
+
+    def multi(self, locks: Iterable[BaseLock]) -> Multi:
+        """Several locks of this client at once, all or none: `async with client.multi([a, b]):`.
+        Everybody who does so takes them in one order, so that no two wait for each other."""
+        return Multi(self._connection, locks)
+
+    def atomic(self, name: str | bytes, initial: int = 0) -> AtomicInt64:
+        """A signed 64-bit number that everybody changes in one step; `initial`: what it is when
+        nobody has named it before."""
+        return AtomicInt64(self._connection, _calls.descriptor(name), initial)
 
     # ---- The client ------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from dlock._calls import SHARED, look, shown
+from dlock._calls import SHARED, Asked, look, shown
 from dlock._handle import Handle, Key
 from dlock.aio import _attempt
 from dlock.aio.locks import BaseLock, FairLock, Lock, Options
@@ -19,7 +19,8 @@ _R = TypeVar("_R", bound="Reentrant")
 
 class Reentrant(BaseLock):
     """What re-entrant locks add, like `threading.RLock`: the task that holds one may acquire it
-    again, which costs no message; another task waits, and may not release."""
+    again, which costs no message; another task waits, and may not release. LockLost, where the hold
+    that is to be entered again can no longer be believed."""
 
     __slots__ = ("_entries",)
 
@@ -27,30 +28,25 @@ class Reentrant(BaseLock):
         super().__init__(client, key, options)
         self._entries: dict[int, int] = {}  # by actor, where it is more than one
 
-    def _own(self) -> Handle | None:
-        actor = self._client.enter()
+    def _own(self, actor: int) -> Handle | None:
         for handle in self._held:
             if handle.actor == actor:
                 return handle
         return None
 
-    async def acquire(
-        self, blocking: bool = True, timeout: float | None = -1, *, lease: float | None = None
-    ) -> bool:
-        """As `Lock.acquire`; True at once for the task that holds it. LockLost, where that hold can
-        no longer be believed."""
-        handle = self._own()
+    async def _acquire(self, asked: Asked, actor: int) -> bool:
+        handle = self._own(actor)
         if handle is None:
-            return await super().acquire(blocking, timeout, lease=lease)
+            return await super()._acquire(asked, actor)
         if look(handle).left_ms == 0:
             raise _attempt.lost(handle, self.name)
-        self._entries[handle.actor] = self._entries.get(handle.actor, 1) + 1
+        self._entries[actor] = self._entries.get(actor, 1) + 1
         return True
 
     def release(self) -> Coroutine[Any, Any, None]:
         """Undoes one acquisition of the running task; the last one gives the lock back. NotHeld:
         this task does not hold it."""
-        handle = self._own()
+        handle = self._own(self._client.enter())
         if handle is None:
             raise NotHeld(f"{self!r} is not held by this task")
         count = self._entries.pop(handle.actor, 1)

@@ -108,17 +108,24 @@ class BaseLock:
 
         Deadlock; ConnectionLost: no server in this time; LeaseTooLong; ServerFull; KindMismatch.
         """
-        client = self._client
-        actor = client.enter()
-        asked = self._nested if actor in client.holding else self._asked
+        actor = self._client.enter()
+        asked = self._asking(actor)
         if lease is not None or timeout != -1 or blocking is not True:
             mode, lease_ms, _, flags, renew = asked
             if lease is not None:
                 lease_ms = self._lease_ms(lease)
             asked = ask(mode, lease_ms, _calls.wait_ms_of(blocking, timeout), flags, renew)
+        return await self._acquire(asked, actor)
+
+    def _asking(self, actor: int) -> Asked:
+        """How this actor asks, where nothing else is said."""
+        return self._nested if actor in self._client.holding else self._asked
+
+    async def _acquire(self, asked: Asked, actor: int) -> bool:
+        client = self._client
         handle = client.names.take(self._key, actor)
         if handle is None:
-            handle = await _attempt.take(client, self._key, actor, asked.wait_ms)
+            handle = await client.take(self._key, actor, _attempt.until(asked.wait_ms))
         try:
             if handle.asked is not asked:
                 _attempt.fill(handle, asked)
@@ -132,10 +139,7 @@ class BaseLock:
                 handle, granted = await _attempt.persist(
                     client, handle, asked, cast(int, status), self._watch)
             if granted:
-                self._held.append(handle)
-                client.holds(actor)
-                if self._watch is not None:
-                    self._watch.look_again(handle)
+                self._hold(handle)
                 return True
         except BaseException:
             self._withdraw(handle)
@@ -143,6 +147,13 @@ class BaseLock:
         handle.watcher = None
         _give_back(handle)
         return False
+
+    def _hold(self, handle: Handle) -> None:
+        """From now on the object holds the lock."""
+        self._held.append(handle)
+        self._client.holds(handle.actor)
+        if self._watch is not None:
+            self._watch.look_again(handle)
 
     def _withdraw(self, handle: Handle) -> None:
         """An acquisition that was struck leaves nothing behind."""
@@ -187,7 +198,8 @@ class BaseLock:
     # ---- async with, and as a decorator ----------------------------------------------------------
 
     async def __aenter__(self: _L) -> _L:
-        await self.acquire()
+        actor = self._client.enter()
+        await self._acquire(self._asking(actor), actor)
         return self
 
     async def __aexit__(
@@ -237,7 +249,7 @@ class BaseLock:
         """Does a hold keep everybody else out? Only then its token fences."""
         return self.mode == EXCLUSIVE
 
-    def _hold(self) -> Handle | None:
+    def _concerned(self) -> Handle | None:
         """The hold that concerns the running task: its own, or the newest."""
         held = self._held
         if len(held) > 1:
@@ -248,7 +260,7 @@ class BaseLock:
         return held[-1] if held else None
 
     def _held_hold(self) -> Handle:
-        handle = self._hold()
+        handle = self._concerned()
         if handle is None:
             raise NotHeld(f"{self!r} is not held by this object")
         return handle
@@ -257,7 +269,7 @@ class BaseLock:
     def held(self) -> bool:
         """Does this object hold the lock, now, by the client's own clock? False too while the hold
         is SUSPENDED: act as if it were gone."""
-        handle = self._hold()
+        handle = self._concerned()
         return handle is not None and look(handle).left_ms > 0
 
     @property
@@ -275,7 +287,7 @@ class BaseLock:
     def remaining(self) -> float:
         """For how many seconds the hold is certainly good if the server is not heard of again: of
         its lease, or of the session. 0.0: not held, or suspended."""
-        handle = self._hold()
+        handle = self._concerned()
         return look(handle).left_ms / 1000 if handle is not None else 0.0
 
     def ensure_held(self, min_left: float = 0.0) -> None:
