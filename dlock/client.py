@@ -21,7 +21,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, TypeVar
 
@@ -169,21 +169,23 @@ class Client(Factory):
             handle = self._names.take(key, actor)
             if handle is not None:
                 return handle
-            self._get(key, until)
+            self._get([key], until)
 
-    def _get(self, key: Key, until: float) -> None:
-        """Asks the server for a name. Others wait for that as long as an answer may take, but not
-        until a lost link is back."""
+    def _get(self, keys: Sequence[Key], until: float) -> None:
+        """Asks the server for names, at most 31. Others wait for that as long as an answer may
+        take, but not until a lost link is back."""
         backoff = Backoff()
         while True:
             session = self._session
             with self._naming:
-                if key in session.names:
+                missing = [key for key in keys if key not in session.names]
+                if not missing:
                     return
-                outcome = self._once(session, session.resolve([key]), until)
+                outcome = self._once(session, session.resolve(missing), until)
             if outcome is not None:
-                if outcome[0][0] is not None:
-                    raise outcome[0][0]
+                for problem in outcome[0]:
+                    if problem is not None:
+                        raise problem
                 return
             self._regain(session, backoff.pause_s(), until)
 

@@ -28,8 +28,7 @@ from dlock.errors import DlockError, LockLost, NotHeld
 from dlock.locks import BaseLock
 
 if TYPE_CHECKING:
-    from dlock._handle import Handle, Key
-    from dlock._session import Session, Steps
+    from dlock._handle import Handle
     from dlock.client import Client
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -95,13 +94,9 @@ class Multi:
     def _get_names(self, until: float) -> None:
         """Asks for all names that the session does not know, many at a time."""
         client = self._client
-        with client._holding_naming(until):
-            missing = [one._key for one in self._locks if one._key not in client._names]
-            for start in range(0, len(missing), _core.DLK_BATCH_MAX):
-                keys = missing[start : start + _core.DLK_BATCH_MAX]
-                for problem in client._run(_resolving(keys), until):
-                    if problem is not None:
-                        raise problem
+        missing = [one._key for one in self._locks if one._key not in client._names]
+        for start in range(0, len(missing), _core.DLK_BATCH_MAX):
+            client._get(missing[start : start + _core.DLK_BATCH_MAX], until)
 
     def _take_all(self, taken: list[Handle], wait_ms: int, until: float) -> bool:
         """Fills `taken` with the handles of the locks, in order, all held; False: none is."""
@@ -274,10 +269,6 @@ class Multi:
 
     def __repr__(self) -> str:
         return f"<dlock.Multi of {len(self._locks)} locks>"
-
-
-def _resolving(keys: list[Key]) -> Callable[[Session], Steps[list[DlockError | None]]]:
-    return lambda session: session.resolve(keys)
 
 
 def _order(one: BaseLock) -> tuple[int, bytes]:
