@@ -28,10 +28,11 @@ from mirror_tools import (
     until,
 )
 
-from dlock import _core, dclient
+import dlock
+from dlock import _core, _mirror_data, dclient
 from dlock.admin import Admin, Holder, LockDetails
 from dlock.control import messages as m
-from dlock.errors import ConnectError, DlockError, ForkedError
+from dlock.errors import Broken, ConnectError, DlockError, ForkedError
 from dlock.server import Server, ServerConfig
 from dlock.types import LockDesc
 
@@ -212,8 +213,6 @@ def test_what_does_not_fit_an_answer_is_counted(service: Service) -> None:
 
 def hold_shared(service: Service, client: Client, lock: m.LockResult) -> None:
     """A hold for a session of the control plane alone, over its data plane."""
-    from dlock import _mirror_data
-
     data = _mirror_data.new_client(_core.DLK_WAIT_BLOCK, 5000)
     assert _mirror_data.attach(data, "127.0.0.1", 5000, client.welcome) == S.SUCCESS
     _core.lib.dlk_client_add_lock(data, lock.lock_id, lock.slot, 1, 0)
@@ -255,6 +254,21 @@ def test_a_client_that_lives_gives_the_hold_up(service: Service, background: Bac
         assert admin.stats()["HOLDS_BROKEN"] == 1
     assert dclient.unlock(one, lock)[0] is S.ALREADY_UNLOCKED
     assert dclient.unlock(other, lock)[0] is S.SUCCESS
+
+
+def test_a_client_of_the_python_api_is_told(service: Service) -> None:
+    with dlock.connect(f"127.0.0.1:{service.port}", name="nightly") as client:
+        lock = client.lock("n")
+        lock.acquire()
+        assert the_holder(client.admin).program == "nightly"
+        assert client.admin.break_lock("n") == (lock.token,)
+        assert lock.lost.wait(10)
+        assert not lock.held
+        with pytest.raises(Broken):
+            lock.release()
+        until(lambda: not seen(client.admin, "n").holders)
+        with client.lock("n"):
+            assert the_holder(client.admin).client_id
 
 
 def test_a_stopped_client_keeps_the_hold_until_its_session_ends(
