@@ -137,6 +137,7 @@ class Admin:
     """Looks at one server and acts on it. Any thread may use it; leaving its block closes the
     connection, and the next question makes a new one.
 
+    Names are text (UTF-8) or bytes, 1 to 512 bytes of them; ValueError for others.
     Every call raises ConnectError if no server answers at the address, ConnectionLost if it stopped
     answering, DlockError if it refuses, ForkedError in a child process.
     """
@@ -171,10 +172,9 @@ class Admin:
     def locks(self, prefix: str | bytes = b"", *, busy_only: bool = False) -> Iterator[LockSummary]:
         """Every lock whose name begins so; busy_only: that somebody holds or waits for. Asked for
         in pieces: a lock that comes or goes meanwhile may be missed."""
-        start = 0
+        key, start = _key(prefix, 0), 0
         while start != m.NONE:
-            answer = self._asked(
-                m.ListLocks(_key(prefix), start, LOCK_LINES_MAX, busy_only))
+            answer = self._asked(m.ListLocks(key, start, LOCK_LINES_MAX, busy_only))
             for line in answer.locks:
                 yield LockSummary(line.descriptor, _KINDS[line.kind], line.size, line.lock_id,
                                   line.holders, line.waiters, line.served)
@@ -263,8 +263,12 @@ class Admin:
 # ---- From lines to dataclasses -------------------------------------------------------------------
 
 
-def _key(name: str | bytes) -> bytes:
-    return name.encode() if isinstance(name, str) else bytes(name)
+def _key(name: str | bytes, least: int = 1) -> bytes:
+    key = name.encode() if isinstance(name, str) else bytes(name)
+    if not least <= len(key) <= m.DESCRIPTOR_BYTES_MAX:
+        raise ValueError(f"the name of a lock has {least} to {m.DESCRIPTOR_BYTES_MAX} bytes, "
+                         f"not {len(key)}")
+    return key
 
 
 def _peer(client_id: int, info: Mapping[str, Any]) -> dict[str, Any]:

@@ -221,6 +221,17 @@ def hold_shared(service: Service, client: Client, lock: m.LockResult) -> None:
     assert _mirror_data.run(data, call) == S.SUCCESS
 
 
+def test_names_that_no_lock_can_have(service: Service) -> None:
+    with admin_of(service) as admin:
+        for ask in (admin.show, admin.break_lock):
+            with pytest.raises(ValueError, match="1 to 512 bytes, not 0"):
+                ask("")
+            with pytest.raises(ValueError, match="not 514"):
+                ask("ä" * 257)
+        with pytest.raises(ValueError, match="0 to 512 bytes, not 513"):
+            list(admin.locks("x" * 513))
+
+
 def test_clients(service: Service) -> None:
     one, other = service.client(), service.client()
     named(one, b"a")
