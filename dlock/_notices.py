@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple, Protocol
 
 from dlock import _core
+from dlock._calls import look
 from dlock._core import ffi, lib
 from dlock._handle import SERIAL_BITS, Handle, NameTable
 
@@ -150,6 +151,11 @@ def tell(names: NameTable, notice: Notice) -> None:
             if not handle.acquire.lease_ms or handle.name.key[1] == _core.DLK_KIND_RW:
                 kept = SUSPENDED if kind == SESSION_SUSPENDED else CONFIRMED
                 _tell(handle, kept, handle.acquire.token)
+    elif kind == OVERFLOW:
+        for handle in _watched(names):
+            token, left_ms = look(handle)
+            if not token or not left_ms:
+                _tell(handle, SUSPENDED if token else LOST, handle.acquire.token)
 
 
 def tell_lost(names: NameTable) -> None:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, TypeVar
 
-from dlock import _keeper, _notices, _process
+from dlock import _core, _keeper, _notices, _process
 from dlock._calls import FOREVER, Outcome
 from dlock._core import lib
 from dlock._drive import REPLY_S, Driver, exchange
@@ -57,6 +57,8 @@ TIMEOUT_S: Final = 10.0  # of connect, and of what waits for no lock and was giv
 REPLY_LEAST_S: Final = 1.0  # a shorter wait for an answer would break a link that is only slow
 LEAVE_S: Final = 1.0  # how long a client that leaves waits for the server
 _LOOK_S: Final = 1.0  # how long a thread that waits for the link sleeps at most
+
+_BROKEN: Final[int] = _core.DLK_RESULT_BROKEN
 
 _thread_numbers: Final = itertools.count(1)
 
@@ -249,7 +251,8 @@ class Client(Factory):
             shown: str | bytes = name.decode()
         except UnicodeDecodeError:
             shown = name
-        return (Broken if handle.broken else LockLost)(shown, handle.acquire.token)
+        broken = handle.broken or handle.release.result == _BROKEN
+        return (Broken if broken else LockLost)(shown, handle.acquire.token)
 
     # ---- Recovery --------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from dlock import _notices, errors
 from dlock._calls import Outcome
 from dlock._core import lib
 from dlock._notices import Notice
+from dlock.admin import Admin
 from dlock.server import Server, ServerConfig
 from dlock.types import DlockStatus
 
@@ -378,6 +379,31 @@ def test_a_suspended_session_is_told_to_holds_without_a_lease(start: Start) -> N
         _notices._bring(Notice(client._session.number, 0, 0, 0, kind))
     assert [kind for kind, _ in watches[0].told] == [_notices.SUSPENDED, _notices.CONFIRMED]
     assert watches[1].told == []
+    client.close()
+
+
+def test_after_notices_were_dropped_every_hold_is_looked_at(start: Start) -> None:
+    client = dlock.connect(start().address)
+    held, lost = acquire(client, key("a")), acquire(client, key("b"))
+    watches = [Watch(held), Watch(lost)]
+    lib.dlk_client_call(lost.client, lost.release)  # and nobody was told
+    _notices._bring(Notice(0, 0, 0, 0, _notices.OVERFLOW))
+    assert watches[0].told == []
+    assert watches[1].told == [(_notices.LOST, lost.acquire.token)]
+    client.close()
+
+
+def test_a_hold_that_an_operator_breaks_is_told_and_given_back(start: Start) -> None:
+    server = start()
+    client = dlock.connect(server.address)
+    handle = acquire(client, key("a"))
+    watch = Watch(handle)
+    Admin(server.address).break_lock("a")
+    until(lambda: watch.heard(_notices.BROKEN))
+    assert watch.told[0] == (_notices.BROKEN, handle.acquire.token)
+    assert release(handle) is Outcome.LOST
+    assert isinstance(client._lost(handle), errors.Broken)
+    release(acquire(client, key("a")))
     client.close()
 
 
