@@ -283,11 +283,6 @@ class NameTable:
                 if self.parting.get(key) == lock_id:
                     del self.parting[key]
 
-    def unpart(self, key: Key) -> None:
-        """The name is wanted again before the server has confirmed that it was let go."""
-        with self._mutex:
-            self.parting.pop(key, None)
-
     # ---- The end ---------------------------------------------------------------------------------
 
     def end(self) -> None:

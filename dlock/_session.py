@@ -205,11 +205,9 @@ class Session:
         were let go. One outcome a name: None, or why it cannot be had. Refusal; LinkError. Only one
         may run at a time for a session."""
         names = self.names
-        for key in keys:
-            names.unpart(key)
         parting = names.part()
         requests: list[Request[Any]] = [GetLocks(tuple(LockSpec(*key) for key in keys))]
-        if parting:
+        if parting:  # First: one of them may be wanted again.
             requests.insert(0, ReleaseLocks(tuple(lock_id for _, lock_id in parting)))
         replies = yield requests
         for reply in replies:

@@ -226,7 +226,7 @@ def test_one_shared_client_an_address(server: Server) -> None:
 
 
 EXITS = """
-import os, sys, time
+import os, sys, threading, time
 sys.path.insert(0, sys.argv[2])
 import dlock
 from session_tools import acquire, key
@@ -234,12 +234,17 @@ from session_tools import acquire, key
 client = dlock.connect(sys.argv[1])
 handle = acquire(client, key("a"))
 print("holds", flush=True)
+
+def busy():
+    threading.Thread(target=lambda _: time.sleep(60), args=(client,), daemon=True).start()
 """
 
 
-@pytest.mark.parametrize("how", ["pass", "sys.exit(0)", "raise ValueError", "del client, handle"])
+@pytest.mark.parametrize(
+    "how", ["pass", "sys.exit(0)", "raise ValueError", "del client, handle", "busy()"]
+)
 def test_at_exit_everything_is_free_at_once(server: Server, how: str) -> None:
-    process = run_python(EXITS + how, server.address, Path(__file__).parent)
+    process = run_python(EXITS + how + "\n", server.address, Path(__file__).parent)
     assert line_of(process) == "holds"
     process.communicate(timeout=10)
     assert server.stats()["clients"] == 0  # not after the session's time to live

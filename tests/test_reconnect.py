@@ -333,6 +333,20 @@ def test_closing_while_there_is_no_server_is_quick_and_ends_the_search(start: St
     until(lambda: not thread.is_alive())
 
 
+def test_a_session_that_is_taken_up_for_a_client_that_was_closed_ends_at_once(proxied) -> None:
+    server, proxy = proxied(session_ttl_ms=60_000)
+    client = dlock.connect(proxy.address)
+    handle = acquire(client, key("a"))
+    proxy.cut()
+    proxy.silence()
+    until(lambda: client._recovering is not None)
+    time.sleep(0.1)
+    client.close()
+    proxy.mend()
+    until(lambda: server.stats()["clients"] == 0, 30)
+    assert not confirmed(handle)
+
+
 def test_a_client_that_was_dropped_is_not_searched_for(start: Start, recwarn) -> None:
     server = start()
     clients = [dlock.connect(server.address)]
