@@ -92,8 +92,10 @@ def stopped() -> Iterator[Callable[..., Any]]:
     for process in processes:
         process.kill()
         process.wait()
-        for pipe in (process.stdin, process.stdout):
-            pipe.close()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        process.stdout.close()
 
 
 # ---- Looking -------------------------------------------------------------------------------------
