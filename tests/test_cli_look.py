@@ -139,7 +139,7 @@ def test_show_tells_holders_and_waiters_in_order(
     me = f"{socket.gethostname()}:{os.getpid()}"
     assert lines[2].split() == ["HOLDER", "USER", "JOB", "MODE", "SINCE", "EXPIRES", "TOKEN"]
     assert lines[3].startswith(me)
-    assert re.search(rf"exclusive  .*s  [56]\d\.\ds \(lease\)  {token}$", lines[3])
+    assert re.search(rf"exclusive  .*s +[56]\d\.\ds \(lease\)  {token}$", lines[3])
     assert [line.startswith(me) for line in lines[6:]] == [True, True]
     found = dlock("show", "a", "--json", address=address(service)).json
     assert found["holders"][0]["token"] == token
@@ -169,6 +169,19 @@ def test_show_of_what_is_not_there(service: Service) -> None:
 # ---- break ---------------------------------------------------------------------------------------
 
 
+def test_break_tells_the_holder_and_passes_on(service: Service) -> None:
+    client = service.client()
+    token = held(client, b"a")
+    done = dlock("break", "a", "--timeout", "20", address=address(service))
+    assert (done.code, done.out) == (0, f"{token}\n")
+    assert re.search(rf"asked \S+:{os.getpid()} .* to give it up; it ends by itself in 5", done.err)
+    assert re.search(r"passed on after \d", done.err)
+    with Admin(address(service)) as admin:
+        shown = admin.show(b"a")
+    assert shown is not None
+    assert shown.holders == ()
+
+
 def test_break_waits_for_a_holder_that_does_not_answer(service: Service) -> None:
     where = address(service)
     with stopped_holder(service.port, "a") as token:
@@ -180,6 +193,15 @@ def test_break_waits_for_a_holder_that_does_not_answer(service: Service) -> None
         assert (done.code, done.out) == (0, f"{token}\n")
         assert f"Only storage that checks tokens, and refuses {token}, is safe" in done.err
         assert "0 holders" in dlock("show", "a", address=where).out
+
+
+def test_break_of_one_token(service: Service) -> None:
+    tokens = [held(service.client(), b"a", RW, shared=True) for _ in range(2)]
+    done = dlock("break", "a", "--token", str(tokens[0]), "--json", "--timeout", "20",
+                 address=address(service))
+    assert (done.code, done.json) == (0, {"name": "a", "tokens": [tokens[0]], "passed_on": True})
+    found = dlock("show", "a", "--json", address=address(service)).json
+    assert [one["token"] for one in found["holders"]] == [tokens[1]]
 
 
 def test_break_of_nothing(service: Service) -> None:

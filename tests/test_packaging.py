@@ -129,8 +129,18 @@ def test_the_wheel_holds_what_it_should(wheel: Path) -> None:
 
 
 def test_the_command_helps(environment: Path, tmp_path: Path) -> None:
-    for words in (["--help"], ["serve", "--help"], ["bench", "--help"]):
+    for words in (["--help"], ["serve", "--help"], ["bench", "--help"], ["run", "--help"]):
         assert "usage" in run(environment, tmp_path, "dlock", *words).lower()
+
+
+def test_what_needs_an_extra_says_so(environment: Path, tmp_path: Path) -> None:
+    """The wheel alone brings neither rich nor shtab."""
+    done = subprocess.run(
+        [str(environment / "bin" / "dlock"), "completion", "bash"], cwd=tmp_path, text=True,
+        env=bare(environment), stdin=subprocess.DEVNULL, capture_output=True, timeout=60,
+        check=False)
+    assert (done.returncode, done.stdout) == (72, "")
+    assert "pip install 'dlock[cli]'" in done.stderr
 
 
 def test_a_client_and_a_server_meet(environment: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from dlock import __version__
 # Modules by subcommand, in the order of --help. Only what is asked for is imported: `dlock run`
 # stands before every line of some job scripts.
 SUBCOMMANDS: Final = {
-    "ls": "ls", "show": "show", "watch": "watch", "break": "break_",
+    "run": "run", "ls": "ls", "show": "show", "watch": "watch", "break": "break_",
     "stats": "stats", "top": "top", "serve": "serve", "bench": "bench", "completion": "completion",
 }
 DASHES: Final = "--"

@@ -136,7 +136,9 @@ def guarded(command: str, body: Callable[[], int]) -> int:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return EXIT_SIGNAL + 13
     except ConnectError as problem:
-        say(command, f"{problem}; --address or {ENVIRONMENT} says where the server is")
+        hint = "" if ENVIRONMENT in str(problem) else (
+            f"; --address or {ENVIRONMENT} says where the server is")
+        say(command, f"{problem}{hint}")
         return EXIT_NO_SERVER
     except DlockError as problem:
         say(command, str(problem))
