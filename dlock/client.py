@@ -272,13 +272,15 @@ class Client(Factory):
             thread = threading.Thread(target=_recover, args=(weakref.ref(self), self._changed),
                                       name=f"dlock-reconnect-{next(_thread_numbers)}", daemon=True)
             self._recovering = thread
-        try:
-            thread.start()
-        except RuntimeError:  # no thread is left, or the interpreter ends
-            with self._mutex:
+            try:
+                thread.start()  # with the mutex, so that whoever sees the thread may join it
+            except BaseException as problem:
                 self._recovering = None
-            raise ConnectionLost("the link to the dlock server is lost, and no thread can be "
-                                 "started to bring it back") from None
+                if not isinstance(problem, RuntimeError):
+                    raise
+                # No thread is left, or the interpreter ends.
+                raise ConnectionLost("the link to the dlock server is lost, and no thread can be "
+                                     "started to bring it back") from None
 
     def _whole(self) -> bool:
         return self._session.attached and not self._session.link.closed
@@ -410,11 +412,12 @@ def _whole_again(reference: weakref.ref[Client], changed: threading.Condition) -
     link that is lost from now on starts another thread. ClientClosed."""
     with changed:
         client = _wanted(reference)
-        if not client._whole():
-            return False
-        client._recovering = None
+        this = threading.current_thread()
+        if client._recovering not in (None, this):
+            return True  # Its start was interrupted, and another has taken its place.
+        client._recovering = None if client._whole() else this
         changed.notify_all()
-        return True
+        return client._recovering is None
 
 
 def _enter_again(reference: weakref.ref[Client], changed: threading.Condition) -> None:

@@ -360,7 +360,7 @@ def test_a_client_that_was_dropped_is_not_searched_for(start: Start, recwarn) ->
         return not thread.is_alive()
 
     until(is_over)
-    assert any("unclosed" in str(one.message) for one in recwarn)
+    until(lambda: any("unclosed" in str(one.message) for one in recwarn))
 
 
 # ---- Notices -------------------------------------------------------------------------------------
