@@ -23,6 +23,7 @@ from mirror_tools import Service, until
 from dlock.admin import Admin
 
 SECONDS = 30.0
+PROMPT = "your turn> "
 
 
 class Terminal:
@@ -33,7 +34,7 @@ class Terminal:
         self.pid, self._end = pty.fork()
         if self.pid == 0:
             os.execvpe(command[0], command,
-                       environment(address, TERM="xterm", LC_ALL="C.UTF-8", PS1="$ "))
+                       environment(address, TERM="xterm", LC_ALL="C.UTF-8", PS1=PROMPT))
         fcntl.ioctl(self._end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         self.status: int | None = None
 
@@ -137,11 +138,16 @@ def test_ctrl_z_stops_both_and_fg_lets_both_go_on(where: str, tmp_path: Path) ->
         one.press(f'dlock() {{ {DLOCK[0]} -c "{DLOCK[2]}" "$@"; }}\n'.encode())
         one.press(f"dlock run a -- sh {script}\n".encode())
         one.read_until("ready")
+        one.seen = ""
         one.press(b"\x1a")
         one.read_until("Stopped")
+        one.read_until(PROMPT)  # what is typed before the shell listens is dropped by it
+        one.seen = ""
         one.press(b"fg\n")
+        one.read_until('"$@"')  # which it prints as it goes on with the job
         one.press(b"back\n")
         one.read_until("got back")
+        one.read_until(PROMPT)
         one.press(b"echo code $?; exit\n")
         one.read_until("code 0")
         assert one.wait() == 0
