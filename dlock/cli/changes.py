@@ -18,9 +18,9 @@ FEW: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One thing that happened. `what`: "held", "freed", "waits", "left" (a waiter went without the
-    lock), "breaking" (an operator asked the holder to give it up), "served" (`count` holds or
-    waits came and went unseen), "new", "gone"."""
+    """One thing that happened. `what`: "held", "freed", "waits", "left" (a waiter is gone: it gave
+    up, or held the lock so shortly that this was not seen), "breaking" (an operator asked the
+    holder to give it up), "served" (`count` holds or waits came and went unseen), "new", "gone"."""
 
     what: str
     key: bytes
