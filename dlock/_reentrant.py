@@ -61,6 +61,7 @@ class Reentrant(BaseLock):
             self._entries[handle] = count - 1
             return
         self._entries.pop(handle, None)
+        del handle  # an interrupted frame lives on in its traceback, and must not keep it alive
         super().release()
 
     def _for_a_call(self: _R) -> _R:

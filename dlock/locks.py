@@ -173,17 +173,17 @@ class BaseLock:
         was lost before, so somebody else may have held it meanwhile (Broken: by an operator).
 
         Without a link the release is remembered and made when the link is back."""
-        held = self._held
+        held, handle = self._held, None
         try:
             handle = held.pop() if len(held) == 1 else self._claim()
-        except IndexError:
-            raise self._not_held() from None
-        try:
             status = _call(handle.client, handle.release)
             clean = not status or _attempt.conclude(self._client, handle, status)
-        except BaseException:
-            me.actor.holds.discard(handle.serial)
-            handle.abandon()
+        except BaseException as error:
+            if handle is not None:
+                me.actor.holds.discard(handle.serial)
+                handle.abandon()
+            elif isinstance(error, IndexError):
+                raise self._not_held() from None
             raise
         me.actor.holds.discard(handle.serial)
         if handle.watcher is not None:
@@ -194,14 +194,11 @@ class BaseLock:
             handle.abandon()  # what is owed is not the handle's any more
 
     def _claim(self) -> Handle:
-        """Takes one hold out of `_held`: the calling thread's, if it has one. IndexError: none."""
+        """Takes one hold out of `_held`: the calling thread's, if it has one. IndexError: none.
+        It must not be in a variable here: an interrupted frame lives on in its traceback."""
         actor = me.actor.number
-        for handle in reversed(tuple(self._held)):
-            if handle.actor == actor:
-                with contextlib.suppress(ValueError):  # another thread was faster
-                    self._held.remove(handle)
-                    return handle
-        return self._held.pop()
+        own = [index for index, one in enumerate(tuple(self._held)) if one.actor == actor]
+        return self._held.pop(own[-1] if own else -1)
 
     # ---- with, and as a decorator ----------------------------------------------------------------
 

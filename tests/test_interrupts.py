@@ -58,11 +58,13 @@ def leaves_a_block(code: CodeType) -> frozenset[int]:
 
 class Interrupter:
     """Runs something and raises KeyboardInterrupt before the bytecode `at` of the library's
-    frames. `seen`: how many there were until then."""
+    frames. `seen`: how many there were until then. `caught`: the exception, which keeps every
+    frame alive that it went through, as in a program that still handles it."""
 
     def __init__(self, at: int) -> None:
         self.at = at
         self.seen = 0
+        self.caught: KeyboardInterrupt | None = None
 
     def _trace(self, frame: FrameType, event: str, _argument: object) -> Any:
         if not frame.f_code.co_filename.startswith(LIBRARY):
@@ -76,17 +78,26 @@ class Interrupter:
                 raise KeyboardInterrupt
         return self._trace
 
-    def run(self, action: Callable[[], object]) -> bool:
-        """True: it was interrupted."""
+    def run(self, action: Callable[[], object]) -> None:
         before = sys.gettrace()
         sys.settrace(self._trace)
         try:
             action()
-        except KeyboardInterrupt:
-            return True
+        except KeyboardInterrupt as caught:
+            self.caught = caught
         finally:
             sys.settrace(before)
-        return False
+
+
+def struck(at: int, action: Callable[[], object], check: Callable[[], object]) -> bool:
+    """Interrupts the action at its bytecode `at`, and checks while the exception is still being
+    handled. False: it has fewer."""
+    interrupter = Interrupter(at)
+    interrupter.run(action)
+    check()
+    interrupted = interrupter.caught is not None
+    interrupter.caught = None
+    return interrupted
 
 
 def agree(service: Service, lock: BaseLock) -> None:
@@ -128,8 +139,7 @@ def every_bytecode(
     at = 0
     while True:
         at += 1
-        interrupted = Interrupter(at).run(action)
-        agree(service, lock)
+        interrupted = struck(at, action, lambda: agree(service, lock))
         again()
         agree(service, lock)
         nothing_leaks(lock)
@@ -155,8 +165,8 @@ def test_the_first_use_of_a_name_is_interrupted(service: Service, kind: str) -> 
     client = service.client()
     for at in range(1, 400, 7):
         lock = MAKERS[kind](client, fresh_name())
-        Interrupter(at).run(lambda lock=lock: lock.acquire(timeout=10))
-        agree(service, lock)
+        acquire = functools.partial(lock.acquire, timeout=10)
+        struck(at, acquire, functools.partial(agree, service, lock))
         with lock:
             pass
         agree(service, lock)
@@ -173,15 +183,17 @@ def test_a_refused_try_is_interrupted_at_every_bytecode(service: Service) -> Non
         with lock:
             pass
 
+    def nothing_asked() -> None:
+        assert not lock.held
+        until(lambda: service.waiters(name) == 0)
+
     holder = service.client().fair_lock(name)
     at = 0
     interrupted = True
     while interrupted:
         at += 1
         with holder:
-            interrupted = Interrupter(at).run(action)
-            assert not lock.held
-            until(lambda: service.waiters(name) == 0)
+            interrupted = struck(at, action, nothing_asked)
         again()
         agree(service, lock)
         nothing_leaks(lock)
@@ -199,14 +211,16 @@ def test_a_wait_is_interrupted_at_every_bytecode(service: Service) -> None:
         with lock:
             pass
 
+    def nothing_asked() -> None:
+        assert not lock.held
+        until(lambda: service.waiters(name) == 0)
+
     again()
     at, interrupted = 0, True
     while interrupted:
         at += 3  # each takes as long as the wait
         with holder:
-            interrupted = Interrupter(at).run(wait_in_vain)
-            assert not lock.held
-            until(lambda: service.waiters(name) == 0)
+            interrupted = struck(at, wait_in_vain, nothing_asked)
         again()
         agree(service, lock)
         nothing_leaks(lock)
@@ -226,6 +240,12 @@ def test_a_multi_is_interrupted_at_every_bytecode(service: Service, busy: bool) 
             with multi:
                 pass
 
+    def all_agree() -> None:
+        if busy:
+            other.release()
+        for lock in locks:
+            agree(service, lock)
+
     with multi:
         pass
     at, interrupted = 0, True
@@ -233,11 +253,7 @@ def test_a_multi_is_interrupted_at_every_bytecode(service: Service, busy: bool) 
         at += 1
         if busy:
             other.acquire()
-        interrupted = Interrupter(at).run(action)
-        if busy:
-            other.release()
-        for lock in locks:
-            agree(service, lock)
+        interrupted = struck(at, action, all_agree)
         with multi:
             assert multi.held
         for lock in locks:
