@@ -6,6 +6,7 @@ What a status means is decided in _calls.py; how a client gets its links back, i
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import threading
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 from dlock import _calls, _core
 from dlock._calls import FOREVER, PENDING, Asked, Outcome
 from dlock._core import lib
-from dlock._cycle import Cycle
-from dlock.errors import Deadlock
+from dlock._cycle import Cycle, explaining
+from dlock._session import Refusal
+from dlock.errors import Deadlock, DlockError
 
 if TYPE_CHECKING:
     from dlock._handle import Handle, Key
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from dlock.client import Client
 
 _EINVAL: Final[int] = _core.DLK_STATUS_EINVAL
+
+EXPLAIN_S: Final = 2.0  # how long a refused wait may take to say why
 
 _call: Final = lib.dlk_client_call
 _wait: Final = lib.dlk_client_wait
@@ -113,8 +117,11 @@ def conclude(client: Client, handle: Handle, status: int) -> bool:
 
 
 def deadlock(client: Client, number: int) -> Deadlock:
-    """The exception for a refused wait."""
-    return Deadlock(Cycle())
+    """The exception for a refused wait. Without an answer the cycle stays unnamed."""
+    cycle = Cycle()
+    with contextlib.suppress(DlockError, Refusal):
+        cycle = client._run(lambda _session: explaining(number), time.monotonic() + EXPLAIN_S)
+    return Deadlock(cycle)
 
 
 def extend(client: Client, handle: Handle, mode: int, lease_ms: int) -> int:

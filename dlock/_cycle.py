@@ -1,11 +1,15 @@
-"""A refused cycle of waits, in words that a person can act on. Pure text: it asks nobody."""
+"""A refused cycle of waits, in words that a person can act on, and how to ask for it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlock._calls import shown
+from dlock.control.messages import GetCycle
+
+if TYPE_CHECKING:
+    from dlock._session import Steps
 
 
 class Wait(NamedTuple):
@@ -17,6 +21,11 @@ class Wait(NamedTuple):
     client_id: int
     actor: int
     info: dict[str, str | int]
+
+    @property
+    def what(self) -> str:
+        """The lock, for people."""
+        return shown(self.lock) if self.lock else "a lock that is gone"
 
     @property
     def who(self) -> str:
@@ -44,12 +53,18 @@ class Cycle(tuple[Wait, ...]):
         if not self:
             return "what you asked for waits, in the end, for what you hold"
         last = len(self) - 1
-        steps = [f"you wait for {shown(self[0].lock)}"]
+        steps = [f"you wait for {self[0].what}"]
         for wait in self[1:]:
             steps.append(f"which {wait.who} must give back first")
-            steps.append(f"that waits for {shown(wait.lock)}")
+            steps.append(f"that waits for {wait.what}")
         steps.append("which you must give back first" if last else "which you yourself hold")
         return ", ".join(steps) + (
             ". Give back what you hold and begin again; or take locks in one order everywhere, as "
             "client.multi does"
         )
+
+
+def explaining(number: int) -> Steps[Cycle]:
+    """Asks the control plane for a cycle by its number; empty if it is not known any more."""
+    (reply,) = yield [GetCycle(number)]
+    return Cycle.of(reply.edges)

@@ -132,7 +132,8 @@ PYTHON_RULES = {
     "what an operation asks and what its answer means is pure of waiting": PythonRule(
         ("dlock._calls", "dlock._cycle"),
         (*IMPURE_MODULES, "dlock"),
-        ("dlock._calls", "dlock._core", "dlock._handle", "dlock.errors"),
+        (*("dlock._calls", "dlock._core", "dlock._handle", "dlock._session", "dlock.errors"),
+         "dlock.control.messages"),
     ),
     "a guard of storage needs no server": PythonRule(
         ("dlock.fence",), ("dlock",), ("dlock.errors",)

@@ -18,7 +18,7 @@ import oracle_deadlock
 import pytest
 from oracle_state import MS, Command, Entry, Lock, Request
 
-SEEDS = int(os.environ.get("DLOCK_DEADLOCK_SEEDS", "60"))
+SEEDS = int(os.environ.get("DLOCK_DEADLOCK_SEEDS", "200"))
 STEPS = 250
 TTL_MS = 10**9
 KINDS = ("ATOMIC", "RW", "FAIR", "SEMAPHORE")

@@ -418,3 +418,30 @@ def test_holder_tells_who_has_it(client: Client) -> None:
         holder = lock.holder()
         assert holder is not None
         assert holder.token == lock.token
+def test_deadlock_is_refused_and_named(service: Service) -> None:
+    one, two = service.client(), service.client()
+    a, b = fresh_name(), fresh_name()
+    with one.lock(a):
+        taken = threading.Event()
+
+        def other() -> None:
+            with two.lock(b):
+                taken.set()
+                with two.lock(a):
+                    pass
+
+        thread = in_thread(other)
+        taken.wait(20)
+        until(lambda: service.waiters(a) == 1)
+        with pytest.raises(dlock.Deadlock) as caught:
+            one.lock(b).acquire(timeout=20)
+        assert repr(a) in str(caught.value)
+        assert repr(b) in str(caught.value)
+        assert service.waiters(b) == 0
+    thread.join()
+
+
+def test_a_deadlock_with_itself_is_refused(client: Client) -> None:
+    lock = client.lock(fresh_name())
+    with lock, pytest.raises(dlock.Deadlock):
+        lock.acquire(timeout=20)

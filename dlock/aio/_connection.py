@@ -22,7 +22,7 @@ from typing import Final, TypeVar
 
 from dlock import _keeper, _notices
 from dlock._core import lib
-from dlock._cycle import Cycle
+from dlock._cycle import Cycle, explaining
 from dlock._enter import Options, Seen, entering
 from dlock._handle import Handle, Key
 from dlock._notices import Notice
@@ -36,7 +36,14 @@ from dlock.aio._drive import REPLY_TIMEOUT_S, Driver
 from dlock.aio._names import Wanted
 from dlock.control.link import LinkError
 from dlock.control.messages import ClientDeinit, ShowLock
-from dlock.errors import ClientClosed, ConnectionLost, Deadlock, ForkedError, WrongLoop
+from dlock.errors import (
+    ClientClosed,
+    ConnectionLost,
+    Deadlock,
+    DlockError,
+    ForkedError,
+    WrongLoop,
+)
 from dlock.types import DlockStatus
 
 _log = logging.getLogger("dlock.aio")
@@ -154,8 +161,13 @@ class Connection:
         return await self.run(ask, time.monotonic() + REPLY_TIMEOUT_S)
 
     async def deadlock(self, number: int) -> Deadlock:
-        """The exception for a wait that was refused."""
-        return Deadlock(Cycle())
+        """The exception for a wait that was refused. Without an answer the cycle stays unnamed."""
+        cycle = Cycle()
+        with contextlib.suppress(DlockError, Refusal):
+            cycle = await self.run(
+                lambda _session: explaining(number), time.monotonic() + REPLY_LEAST_S
+            )
+        return Deadlock(cycle)
 
     async def run(self, ask: Callable[[Session], Steps[T]], deadline: float) -> T:
         """Carries out what `ask` asks on the control plane, and again if the link was lost

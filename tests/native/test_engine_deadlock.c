@@ -161,6 +161,36 @@ static void a_semaphore_with_a_holder_who_goes_on(struct world *world)
     assert(is(want(world, 1, 1, RW, EX), DLK_RESULT_QUEUED));
 }
 
+/* All holders wait, but one of them for somebody who goes on; until that one does not. */
+static void a_semaphore_whose_holders_wait(struct world *world)
+{
+    assert(is(want(world, 0, 1, SEMAPHORE, EX), DLK_RESULT_GRANTED));
+    assert(is(want(world, 1, 1, SEMAPHORE, EX), DLK_RESULT_GRANTED));
+    assert(is(want(world, 2, 1, RW, EX), DLK_RESULT_GRANTED));
+    assert(is(want(world, 3, 1, ATOMIC, EX), DLK_RESULT_GRANTED));
+    assert(is(want(world, 0, 1, ATOMIC, EX), DLK_RESULT_QUEUED));
+    assert(is(want(world, 1, 1, RW, EX), DLK_RESULT_QUEUED));
+    assert(is(want(world, 2, 1, SEMAPHORE, EX), DLK_RESULT_QUEUED));
+    assert(is(want(world, 3, 1, RW, SH), DLK_RESULT_DEADLOCK));
+}
+
+/* Behind a ticket stands what is before the ticket, also where an exclusive holder is in the way
+ * of both: here the asking actor's own wait. The holder is caught in a cycle of others. */
+static void behind_a_ticket_and_oneself(struct world *world)
+{
+    assert(is(want(world, 0, 1, FAIR, EX), DLK_RESULT_GRANTED));
+    assert(is(want(world, 1, 1, ATOMIC, EX), DLK_RESULT_GRANTED));
+    assert(is(want(world, 0, 1, ATOMIC, EX), DLK_RESULT_QUEUED));
+    struct dlk_request asked = wants(world, 1, 1, FAIR, EX);
+    asked.flags = 0;
+    assert(is(ask(world, asked), DLK_RESULT_QUEUED));
+    assert(is(want(world, 2, 1, FAIR, SH), DLK_RESULT_QUEUED));
+    asked = lock_request(world, 3, FAIR, EX, 0, 0, DLK_FLAG_TICKET);
+    assert(is(ask(world, given_owner(asked, (uint64_t)1 << 32)), DLK_RESULT_TICKETED));
+    assert(is(want(world, 2, 1, FAIR, SH), DLK_RESULT_DEADLOCK));
+    assert(world->n_events == 1 && edge(world, 0, 1, 2, 1, FAIR));
+}
+
 static void one_of_several_waits_can_end(struct world *world)
 {
     assert(is(want(world, 0, 1, ATOMIC, EX), DLK_RESULT_GRANTED));
@@ -323,6 +353,8 @@ int main(void)
         {"through a ticket", through_a_ticket, 0},
         {"a redeemed ticket", a_redeemed_ticket, 0},
         {"a semaphore with a holder who goes on", a_semaphore_with_a_holder_who_goes_on, 0},
+        {"a semaphore whose holders wait", a_semaphore_whose_holders_wait, 0},
+        {"behind a ticket and oneself", behind_a_ticket_and_oneself, 0},
         {"one of several waits can end", one_of_several_waits_can_end, 0},
         {"nobody we know", nobody_we_know, 0},
         {"who does not ask is not refused", who_does_not_ask_is_not_refused, 0},
