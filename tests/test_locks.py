@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import pickle
 import subprocess
 import sys
@@ -408,6 +409,25 @@ def test_an_interpreter_that_ends_gives_its_locks_back(service: Service) -> None
         capture_output=True, text=True, timeout=60, check=True,
     )
     assert done.stdout == "held\n"
+    assert service.holders(name) == 0
+
+
+def test_a_forked_child_may_not_use_its_parents_lock(service: Service, client: Client) -> None:
+    name = fresh_name()
+    lock = client.lock(name)
+    with lock:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                lock.release()
+            except dlock.ForkedError:
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert lock.held
+        assert service.tokens(name) == {lock.token}
     assert service.holders(name) == 0
 
 
