@@ -73,7 +73,7 @@ async def persist(
 
 
 def withdraw(client: Connection, handle: Handle) -> None:
-    """Ends an acquisition in whatever state it is."""
+    """Ends an acquisition or a release in whatever state it is: what is held is given back."""
     if handle.name.table is client.names:
         client.collector.forget(handle)
     handle.abandon()

@@ -110,8 +110,11 @@ class Collector:
         return future
 
     def forget(self, handle: Handle) -> None:
-        """Nobody waits for the acquisition of this handle any more."""
-        self._awaited.pop(handle.serial << 1, None)
+        """Nobody waits for the calls of this handle any more."""
+        cookie = handle.serial << 1
+        self._awaited.pop(cookie, None)
+        self._awaited.pop(cookie | 1, None)
+        self._releases.pop(cookie | 1, None)
 
     def forget_call(self, call: Any) -> None:
         """Undoes another call; nobody waits for it any more."""

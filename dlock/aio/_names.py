@@ -51,8 +51,7 @@ class Wanted:
             wish = self._wishes[key] = _Wish(self._loop.create_future())
         wish.tasks += 1
         if self._asking is None:
-            self._asking = self._loop.create_task(self._ask())
-            self._asking.add_done_callback(self._ended)
+            self._begin()
         try:
             await asyncio.wait((wish.outcome,), timeout=max(deadline - time.monotonic(), 0))
         finally:
@@ -64,6 +63,10 @@ class Wanted:
         problem = wish.outcome.result()
         if problem is not None:
             raise copy.copy(problem)
+
+    def _begin(self) -> None:
+        self._asking = self._loop.create_task(self._ask())
+        self._asking.add_done_callback(self._ended)
 
     async def _ask(self) -> None:
         while self._wishes:
@@ -83,8 +86,12 @@ class Wanted:
 
     def _ended(self, asking: asyncio.Task[None]) -> None:
         self._asking = None
-        wishes, self._wishes = self._wishes, {}
         problem = None if asking.cancelled() else asking.exception()
+        if problem is not None and not isinstance(problem, Exception):
+            # An interrupt that was meant for the program, and came while this task ran.
+            self._begin()
+            return
+        wishes, self._wishes = self._wishes, {}
         if not isinstance(problem, DlockError):
             problem = ConnectionLost(self._connection.no_answer())
         for wish in wishes.values():

@@ -46,14 +46,14 @@ class Reentrant(BaseLock):
     def release(self) -> Coroutine[Any, Any, None]:
         """Undoes one acquisition of the running task; the last one gives the lock back. NotHeld:
         this task does not hold it."""
-        handle = self._own(self._client.enter())
-        if handle is None:
+        actor = self._client.enter()
+        if self._own(actor) is None:
             raise NotHeld(f"{self!r} is not held by this task")
-        count = self._entries.pop(handle.actor, 1)
+        count = self._entries.pop(actor, 1)
         if count == 1:
             return super().release()
         if count > 2:
-            self._entries[handle.actor] = count - 1
+            self._entries[actor] = count - 1
         return _nothing()
 
     def _for_a_call(self: _R) -> _R:

@@ -30,7 +30,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import warnings
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar, cast
@@ -172,27 +171,29 @@ class BaseLock:
         Without a link the release is remembered and made when the link is back."""
         client = self._client
         actor = client.enter()
+        handle: Handle | None = None
+        try:
+            handle = self._claim(actor)
+            client.holds_no_more(handle.actor)
+            if handle.watcher is not None:
+                handle.watcher = None
+            if handle.name.table.ended:
+                raise _attempt.lost(handle, self.name)
+            return _attempt.conclude(handle, client.collector.release(handle), self.name)
+        except BaseException:
+            if handle is not None:
+                _attempt.withdraw(client, handle)
+            raise
+
+    def _claim(self, actor: int) -> Handle:
+        """Takes a hold out: of several that of this actor, if it has one."""
         held = self._held
         if len(held) > 1:
-            handle = self._claim_own(actor)
-        else:
-            try:
-                handle = held.pop()
-            except IndexError:
-                raise NotHeld(f"{self!r} is not held by this object") from None
-        client.holds_no_more(handle.actor)
-        if handle.watcher is not None:
-            handle.watcher = None
-        if handle.name.table.ended:
-            raise _attempt.lost(handle, self.name)
-        return _attempt.conclude(handle, client.collector.release(handle), self.name)
-
-    def _claim_own(self, actor: int) -> Handle:
-        """Takes a hold out of several: the calling task's, if it has one."""
-        held = self._held
-        for index in range(len(held) - 1, -1, -1):
-            if held[index].actor == actor:
-                return held.pop(index)
+            for index in range(len(held) - 1, -1, -1):
+                if held[index].actor == actor:
+                    return held.pop(index)
+        if not held:
+            raise NotHeld(f"{self!r} is not held by this object")
         return held.pop()
 
     # ---- async with, and as a decorator ----------------------------------------------------------
@@ -228,11 +229,6 @@ class BaseLock:
     def _for_a_call(self: _L) -> _L:
         """The object that guards one call of a decorated function."""
         return type(self)(self._client, self._key, self._options)
-
-    def __del__(self) -> None:
-        if getattr(self, "_held", None):
-            warnings.warn(f"{self!r} was dropped while it was held; it is given back",
-                          ResourceWarning, source=self, stacklevel=2)
 
     # ---- What is held ----------------------------------------------------------------------------
 
