@@ -24,7 +24,7 @@ STEADY_ADDRESSES = $(shell setarch -R true 2>/dev/null && echo setarch -R)
 NATIVE := $(wildcard native/*.c native/*.h) native/generate_cffi.py CMakeLists.txt
 
 .DEFAULT_GOAL := build
-.PHONY: build help demo test test-c test-sanitizers test-py test-wheel lint bench wheel clean
+.PHONY: build help demo docs test test-c test-sanitizers test-py test-wheel lint bench wheel clean
 
 build: $(VENV)/.built ## compile the C core and put it beside the Python part (the default)
 
@@ -56,6 +56,10 @@ lint: $(VENV)/.built ## ruff and mypy --strict
 bench: $(VENV)/.bench ## the benchmarks, with peers where they are installed
 	$(PY) -m benchmarks
 
+docs: $(VENV)/.docs ## the site from docs/ and the docstrings, in build/site
+	$(PY) -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/site
+	@echo "build/site/index.html"
+
 wheel: $(VENV)/.ready ## dist/dlock-*.whl
 	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
 	@ls dist/*.whl
@@ -86,4 +90,8 @@ $(VENV)/.built: $(VENV)/.ready $(NATIVE)
 
 $(VENV)/.bench: $(VENV)/.built
 	$(PY) scripts/requirements.py bench | $(PIP) install -r /dev/stdin
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.built
+	$(PY) scripts/requirements.py docs | $(PIP) install -r /dev/stdin
 	@touch $@
