@@ -194,3 +194,18 @@ def test_the_version_is_one() -> None:
     assert module
     assert newest
     assert version[1] == module[1] == newest[1]
+
+
+# ---- promises ------------------------------------------------------------------------------------
+
+
+def test_every_promise_names_a_test_that_exists() -> None:
+    page = read("docs/what-happens.md")
+    rows = [row for row in page.splitlines() if row.startswith("|") and not row.startswith("|--")]
+    promises = [row for row in rows if not row.startswith("| what happens")]
+    assert promises
+    for promise in promises:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", promise.split("|")[-2])
+        assert named, promise
+        for file, function in named:
+            assert re.search(rf"^\s*(?:async )?def {function}\(", read(file), re.M), function
