@@ -5,6 +5,7 @@ session is opened, and decides nothing.
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 import sys
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ def client_info(
     program = os.path.basename(sys.argv[0]) if sys.argv else ""
     texts = {
         "host": socket.gethostname(),
-        "user": environment.get("USER") or environment.get("LOGNAME") or str(os.getuid()),
+        "user": environment.get("USER") or environment.get("LOGNAME") or _user(),
         "program": name or program,
         "job": _job(environment),
     }
@@ -32,6 +33,14 @@ def client_info(
         if text:
             info[key] = text.encode("utf-8", "replace")[:TEXT_BYTES_MAX].decode("utf-8", "ignore")
     return info
+
+
+def _user() -> str:
+    """The name of the user who runs the process, or the number where it has none."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def _job(environment: Mapping[str, str]) -> str:

@@ -17,7 +17,9 @@ from aio_tools import connected, run, turns, until
 from proxy import Proxy
 
 from dlock import aio
+from dlock.admin import Admin
 from dlock.errors import (
+    Broken,
     ClientClosed,
     ConnectError,
     ConnectionLost,
@@ -433,3 +435,27 @@ def test_the_end_of_a_program(server: Server, program: str) -> None:
             assert await client.lock("x").acquire(timeout=5)
 
     run(look())
+
+
+# ---- Operators -----------------------------------------------------------------------------------
+
+
+def test_a_lock_that_an_operator_breaks(server: Server) -> None:
+    """Told by the event, and by the class of what the release raises, whichever comes first."""
+
+    async def program() -> None:
+        async with connected(server) as client:
+            told, quick = client.lock("told"), client.lock("quick")
+            assert await told.acquire()
+            assert await quick.acquire()
+            with Admin(server.address) as admin:
+                admin.break_lock("told")
+                await asyncio.wait_for(told.lost.wait(), 20)
+                with pytest.raises(Broken):
+                    await told.release()
+                admin.break_lock("quick", now=True)
+                with pytest.raises(LockLost):
+                    await quick.release()
+                assert not admin.show("told").holders
+
+    run(program())

@@ -26,6 +26,7 @@ ROOM: Final = 1024  # calls that one look brings at most; then it looks again
 SWEEP_S: Final = 0.5
 
 _SUCCESS: Final[int] = _core.DLK_STATUS_SUCCESS
+_BROKEN: Final[int] = _core.DLK_RESULT_BROKEN
 _CALLS_FROM: Final = 1 << 33  # cookies of other calls than those of handles
 
 _ENDED: Final = _core.layout("dlk_ended", ("cookie", "status", "result"))
@@ -200,6 +201,7 @@ def _free(handle: Handle, status: int) -> int | Odd:
         NameTable.give_back(handle)
         return status
     good = handle.release.value > 0 and not handle.name.table.ended
-    odd = Odd(status, good, int(handle.acquire.token), handle.broken)
+    broken = handle.broken or handle.release.result == _BROKEN  # the notice may come later
+    odd = Odd(status, good, int(handle.acquire.token), broken)
     NameTable.retire(handle)
     return odd
