@@ -12,67 +12,11 @@ import json
 import os
 import socket
 import sys
-import time
-from array import array
 from collections.abc import Callable
 from typing import Any, Final
 
-LEASE_S: Final = 30
-WARM_UP_SHARE: Final = 0.15
-
-
-class WrongAnswerError(RuntimeError):
-    """A server did not do what was asked."""
-
-
-def say(text: str) -> None:
-    """One line to whoever started this process."""
-    print(text, flush=True)
-
-
-def wait_for_go(state: str) -> None:
-    """Says where we are, and waits until the parent says to go on; if it has gone, so do we."""
-    say(state)
-    if not sys.stdin.readline():
-        raise SystemExit(1)
-
-
-def repeat(once: Callable[[], None], pairs: int, seconds: float) -> dict[str, Any]:
-    """Runs `once`, which does so many pairs, until the time is over, warm-up excluded."""
-    clock = time.perf_counter_ns
-    durations = array("Q")
-    wait_for_go("ready")
-    begin = clock()
-    warm = begin + int(seconds * WARM_UP_SHARE * 1e9)
-    while clock() < warm:
-        once()
-    say("warm")
-    cpu = time.process_time()
-    start = before = clock()
-    end = start + int(seconds * 1e9)
-    while before < end:
-        once()
-        after = clock()
-        durations.append(after - before)
-        before = after
-    cpu = time.process_time() - cpu
-    wait_for_go("done")
-    elapsed = before - start
-    ordered = sorted(durations)
-    return {
-        "count": len(ordered) * pairs,
-        "elapsed_s": elapsed / 1e9,
-        "cpu_s": cpu,
-        "p50_us": ordered[len(ordered) // 2] / 1e3 / pairs,
-        "p99_us": ordered[int(len(ordered) * 0.99)] / 1e3 / pairs,
-    }
-
-
-def expect(answer: object, wanted: object) -> None:
-    """WrongAnswerError unless they are equal."""
-    if answer != wanted:
-        raise WrongAnswerError(f"{answer!r}, not {wanted!r}")
-
+from benchmarks import tasks_aio, tasks_api
+from benchmarks.task import LEASE_S, WrongAnswerError, expect, repeat, say, wait_for_go
 
 # ---- The floor -----------------------------------------------------------------------------------
 
@@ -294,11 +238,11 @@ def file_lock(path: str, seconds: float) -> dict[str, Any]:
     return repeat(once, 1, seconds)
 
 
-TASKS: Final[dict[str, Callable[..., dict[str, Any]]]] = {
-    task.__name__: task for task in (
-        echo, dlock_pairs, dlock_batches, dlock_in_flight, redis_lock, redis_pipeline, redis_raw,
-        postgres, file_lock)
-}
+ALL: Final[tuple[Callable[..., dict[str, Any]], ...]] = (
+    echo, dlock_pairs, dlock_batches, dlock_in_flight, redis_lock, redis_pipeline, redis_raw,
+    postgres, file_lock, *tasks_api.TASKS, *tasks_aio.TASKS,
+)
+TASKS: Final = {task.__name__: task for task in ALL}
 
 
 def main() -> None:

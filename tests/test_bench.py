@@ -3,9 +3,13 @@ check would be a figure of the machine that runs the test."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import (  # noqa: E402
+    api_aio,
+    api_deadlock,
+    api_locks,
+    api_process,
     machine,
     native,
     part_handover,
@@ -22,6 +30,7 @@ from benchmarks import (  # noqa: E402
     report,
     run,
     sessions,
+    task,
     worker,
 )
 from benchmarks.plan import Plan  # noqa: E402
@@ -150,8 +159,107 @@ def test_a_worker_that_fails_is_noticed(server: processes.Address) -> None:
 
 
 def test_a_worker_does_not_take_every_answer() -> None:
-    with pytest.raises(worker.WrongAnswerError):
-        worker.expect([True, None], [True, True])
+    with pytest.raises(task.WrongAnswerError):
+        task.expect([True, None], [True, True])
+
+
+def test_every_task_has_a_name_of_its_own() -> None:
+    assert len(worker.TASKS) == len(worker.ALL)
+
+
+# ---- The Python API ------------------------------------------------------------------------------
+
+QUICK = Plan(1, SECONDS, quick=True)
+
+
+def by_name(figures: report.Figures) -> dict[str, report.Figure]:
+    return {figure.name: figure for figure in figures}
+
+
+def test_what_takes_turns_is_compared_with_the_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(task.sys, "stdin", io.StringIO("go\n" * 2))
+    around: list[str] = []
+
+    @contextlib.contextmanager
+    def held() -> Iterator[None]:
+        around.append("in")
+        yield
+        around.append("out")
+
+    found = task.in_turn([task.Variant("short", lambda: time.sleep(0.0005)),
+                          task.Variant("long", lambda: time.sleep(0.005), held)], 0.03)
+    assert capsys.readouterr().out.split() == ["ready", "warm", "done"]
+    assert found["variants"]["short"]["more_us"] == 0
+    assert found["variants"]["long"]["more_us"] > 1000
+    assert found["variants"]["long"]["p50_us"] > found["variants"]["short"]["p50_us"]
+    assert around == ["in", "out"] * 4  # once before, and in each of three rounds
+
+
+def test_lock_objects_beside_the_mirror() -> None:
+    figures = report.Figures("api")
+    api_locks.pairs(QUICK, figures, "adaptive")
+    found = by_name(figures)
+    assert all(found[f"{name}, adaptive"].value > 0 for name in api_locks.NAMED.values())
+    assert [name for name, one in found.items() if one.target] == [
+        "with client.lock(name), adaptive, more than the mirror's"]
+
+
+def test_a_new_name_takes_one_exchange() -> None:
+    figures = report.Figures("api")
+    api_locks.first_use(QUICK, figures)
+    assert by_name(figures)["first use: exchanges on the control link"].value == 1
+
+
+def test_names_that_are_used_once_do_not_stay() -> None:
+    figures = report.Figures("api")
+    api_locks.names(QUICK, figures)
+    found = by_name(figures)
+    known = found["2,000 names, each once: known at the client in the end"]
+    assert known.met
+    assert found["2,000 names, each once: locks at the server in the end"].value == known.value
+
+
+def test_tasks_of_an_event_loop() -> None:
+    figures = report.Figures("api")
+    redis = api_aio.Redis()
+    redis.missing = True
+    api_aio.one_task(QUICK, figures)
+    api_aio.crowds(QUICK, figures, redis)
+    api_aio.waiting(QUICK, figures)
+    found = by_name(figures)
+    assert found["50 tasks, a name each"].value > 0
+    assert found["50 tasks, one name"].value > 0
+    assert found["500 tasks that wait: client's memory"].value > 0
+    assert not any("redis" in name for name in found)
+
+
+def test_what_the_check_for_deadlocks_looks_at() -> None:
+    with api_deadlock.Waits("queue", 100) as queue, api_deadlock.Waits("chain", 100) as chain:
+        for waits in (queue, chain):
+            _, steps = waits.ask(0, 0.001)
+            assert steps == 0
+        _, in_queue = queue.ask(api_deadlock.CHECK, 0.001)
+        _, in_chain = chain.ask(api_deadlock.CHECK, 0.001)
+    assert 0 < in_queue < 10  # a long queue is not walked
+    assert in_chain > 100
+
+
+def test_processes_on_one_lock_and_a_thread_that_holds_another() -> None:
+    figures = report.Figures("api")
+    api_deadlock.nested(QUICK, figures)
+    api_deadlock.contended(QUICK, figures)
+    assert all(one.runs for one in figures)
+
+
+def test_renewed_holds_and_commands() -> None:
+    figures = report.Figures("api")
+    api_process.renewal(QUICK, figures)
+    api_process.command(QUICK, figures)
+    found = by_name(figures)
+    assert found["100 leased holds: requests"].value > 0
+    assert found["dlock run NAME -- true"].value > 0
 
 
 # ---- The figures ---------------------------------------------------------------------------------
