@@ -1,7 +1,7 @@
 """What pyproject.toml asks for, as lines for pip; it is the only place where packages are named.
 
 Usage: requirements.py check                        can this Python make the virtual environment?
-       requirements.py (build|run|cli|test|bench)...   the packages of these groups, one a line
+       requirements.py (build|run|cli|test|...)...    the packages of these groups, one a line
 """
 
 from __future__ import annotations

@@ -114,13 +114,17 @@ API = (
 )
 CLIENT = (*MIRROR, *API, "dlock.control.link")
 SERVER = ("dlock.server", "dlock.dserver", "dlock.control.registry*", "dlock.control.loop*")
-EDGES = ("dlock.cli", "dlock.doors", "dlock.dss")
+EDGES = (
+    *("dlock.cli", "dlock.doors", "dlock.dss", "dlock.mpi"),
+)
 
 PYTHON_RULES = {
     "only _core imports the C core": PythonRule(
         ("dlock",), ("dlock._native", "cffi", "_cffi_backend"), excused=("dlock._core",)
     ),
-    "doors, dss and cli use the public API only": PythonRule(EDGES, ("dlock",), (*PUBLIC, *EDGES)),
+    "doors, dss, cli and mpi use the public API only": PythonRule(
+        EDGES, ("dlock",), (*PUBLIC, *EDGES)
+    ),
     "messages, codec, registry and recovery are functions of (state, input, now)": PythonRule(
         PURE, (*IMPURE_MODULES, "dlock.control.loop*", "dlock.control.link", "dlock.server")
     ),
