@@ -116,13 +116,14 @@ CLIENT = (*MIRROR, *API, "dlock.control.link")
 SERVER = ("dlock.server", "dlock.dserver", "dlock.control.registry*", "dlock.control.loop*")
 EDGES = (
     *("dlock.cli", "dlock.doors", "dlock.dss", "dlock.mpi"),
+    *("dlock.tooz_driver", "dlock._tooz_groups"),
 )
 
 PYTHON_RULES = {
     "only _core imports the C core": PythonRule(
         ("dlock",), ("dlock._native", "cffi", "_cffi_backend"), excused=("dlock._core",)
     ),
-    "doors, dss, cli and mpi use the public API only": PythonRule(
+    "doors, dss, cli, mpi and tooz use the public API only": PythonRule(
         EDGES, ("dlock",), (*PUBLIC, *EDGES)
     ),
     "messages, codec, registry and recovery are functions of (state, input, now)": PythonRule(
