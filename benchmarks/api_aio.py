@@ -9,7 +9,7 @@ from benchmarks import part_floor, peers
 from benchmarks.machine import cores
 from benchmarks.part_latency import worker_on
 from benchmarks.plan import Plan
-from benchmarks.processes import Address, dlock_server
+from benchmarks.processes import Address
 from benchmarks.processes import measure as measure_worker
 from benchmarks.report import Figures, at_least, at_most
 
@@ -28,11 +28,10 @@ class Redis:
         self.missing = False
 
 
-def one_task(plan: Plan, figures: Figures) -> None:
+def one_task(plan: Plan, figures: Figures, server: Address) -> None:
     """Beside a blocking client of the same process; both, and the server, sleep while they wait."""
-    with dlock_server("block", cores()[0]) as server:
-        found = worker_on(server, "aio_one_task", wait="block", seconds=SHARE * plan.seconds,
-                          name="one")
+    found = worker_on(server, "aio_one_task", wait="block", seconds=SHARE * plan.seconds,
+                      name="one")
     figures.row("blocking client, blocking mode", "us a pair").add(found["blocking"]["p50_us"])
     figures.row("one task", "us a pair").add(found["task"]["p50_us"])
     figures.row("one task, 99 of 100", "us a pair").add(found["task"]["p99_us"])
@@ -40,26 +39,31 @@ def one_task(plan: Plan, figures: Figures) -> None:
         found["times"])
 
 
-def crowds(plan: Plan, figures: Figures, redis: Redis) -> None:
-    """Many tasks of one event loop, in the server's default mode; then Redis."""
+def crowds(plan: Plan, figures: Figures, server: Address) -> float:
+    """Many tasks of one event loop; pairs a second where each has a name of its own."""
     tasks = QUICK_TASKS if plan.quick else TASKS
     seconds = SHARE * plan.seconds
+    own = _crowd(figures, server, "aio_crowd", f"{tasks} tasks, a name each", seconds, tasks,
+                 target=PAIRS)
+    one = _crowd(figures, server, "aio_crowd", f"{tasks} tasks, one name", seconds, tasks,
+                 one_name=True)
     floor_us, *_ = part_floor.round_trip("block", "block", seconds / 2)
-    with dlock_server("adaptive", cores()[0]) as server:
-        own = _crowd(figures, server, "aio_crowd", f"{tasks} tasks, a name each", seconds, tasks,
-                     target=PAIRS)
-        one = _crowd(figures, server, "aio_crowd", f"{tasks} tasks, one name", seconds, tasks,
-                     one_name=True)
     # Each task's release brings the next one's grant: a round trip a pair, whatever else is done.
     figures.row(f"{tasks} tasks, one name: a hand-over in bare round trips (block)", "times").add(
         1e6 / one / floor_us)
+    return own
+
+
+def redis_crowds(plan: Plan, figures: Figures, redis: Redis, own: float) -> None:
+    """redis.asyncio's Lock, a name each; `own`: what dlock's tasks came to."""
     if redis.missing:
         return
+    tasks = QUICK_TASKS if plan.quick else TASKS
     try:
         with peers.redis_server(cores()[0]) as server:
             for count in (1, tasks):
                 name = f"redis.asyncio Lock, {'one task' if count == 1 else f'{count} tasks'}"
-                rate = _crowd(figures, server, "redis_aio_crowd", name, seconds, count)
+                rate = _crowd(figures, server, "redis_aio_crowd", name, SHARE * plan.seconds, count)
                 figures.row(f"{name}: a pair", "us").add(1e6 / rate)
             figures.row(f"{tasks} tasks, dlock.aio / redis.asyncio", "times").add(own / rate)
     except peers.MissingError as problem:
@@ -76,12 +80,11 @@ def _crowd(figures: Figures, server: Address, task: str, name: str, seconds: flo
     return rate
 
 
-def waiting(plan: Plan, figures: Figures) -> None:
+def waiting(plan: Plan, figures: Figures, server: Address) -> None:
     """All on one lock that is held: the memory of those who wait, then how they are served."""
     tasks = 10 * QUICK_TASKS if plan.quick else WAITING
-    with dlock_server("adaptive", cores()[0]) as server:
-        found: dict[str, Any] = worker_on(server, "aio_waiting", pid=server.pid, tasks=tasks,
-                                          name="waiting")
+    found: dict[str, Any] = worker_on(server, "aio_waiting", pid=server.pid, tasks=tasks,
+                                      name="waiting")
     bare = measure_worker("aio_bare_waiting", cores()[1], tasks=tasks)
     shown = f"{tasks:,} tasks that wait"
     figures.row(f"{shown}: client's memory", "bytes a task").add(found["bytes_a_task"])

@@ -6,10 +6,10 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
-from benchmarks.machine import Meter, cores, pinned
+from benchmarks.machine import cores, pinned
 from benchmarks.part_latency import worker_on
 from benchmarks.plan import Plan
-from benchmarks.processes import Address, Worker, dlock_server
+from benchmarks.processes import Address, Worker
 from benchmarks.report import Figures
 from dlock import _core
 from dlock._core import Command, Engine, Limits, Request, ffi, lib
@@ -30,52 +30,42 @@ NESTED: Final = {
 }
 
 
-def nested(plan: Plan, figures: Figures) -> None:
+def nested(plan: Plan, figures: Figures, server: Address) -> None:
     """A lock that is free is granted without a look."""
-    with dlock_server("adaptive", cores()[0]) as server:
-        found = worker_on(server, "api_nested", wait="adaptive", seconds=SHARE * plan.seconds,
-                          name="nested")["variants"]
+    found = worker_on(server, "api_nested", wait="adaptive", seconds=SHARE * plan.seconds,
+                      name="nested")["variants"]
     for variant, name in NESTED.items():
         figures.row(name, "us a pair").add(found[variant]["p50_us"])
     figures.row("a free lock: what the check takes", "us").add(
         found["checked"]["more_us"] - found["unchecked"]["more_us"])
 
 
-def contended(plan: Plan, figures: Figures) -> None:
+def contended(plan: Plan, figures: Figures, server: Address) -> None:
     """Clients that each hold a lock of their own want one more: each request has to wait, so that
-    the server looks."""
-    rates = {}
-    with dlock_server("adaptive", cores()[0]) as server:
-        for deadlock in (False, True):
-            name = f"{CLIENTS} processes on one lock, deadlock={deadlock}"
-            rates[deadlock], server_cores = _processes(server, plan.seconds, deadlock)
-            figures.row(name, "pairs/s").add(rates[deadlock], server_cores)
-    figures.row(f"{CLIENTS} processes on one lock, checked / unchecked", "times").add(
-        rates[True] / rates[False])
-
-
-def _processes(server: Address, seconds: float, deadlock: bool) -> tuple[float, float]:
+    the server looks. With the check and without in turn."""
     workers: list[Worker] = []
     try:
         for index in range(CLIENTS):
             workers.append(Worker("api_contended", cores()[1], {
-                "host": server.host, "port": server.port, "wait": "adaptive", "seconds": seconds,
-                "name": "wanted", "own": f"own/{index}", "deadlock": deadlock}))
+                "host": server.host, "port": server.port, "wait": "adaptive",
+                "seconds": plan.seconds, "name": "wanted", "own": f"own/{index}"}))
         for worker in workers:
             worker.wait("ready")
         for worker in workers:
             worker.go()
-        for worker in workers:
-            worker.wait("warm")
-        meter = Meter(server.pid)
-        for worker in workers:
-            worker.wait("done")
-        server_cores = meter.cores()
+        for state in ("warm", "done"):
+            for worker in workers:
+                worker.wait(state)
         found = [worker.result() for worker in workers]
     finally:
         for worker in workers:
             worker.close()
-    return sum(one["count"] / one["elapsed_s"] for one in found), server_cores
+    rates = {}
+    for way in ("unchecked", "checked"):
+        rates[way] = sum(one[way] for one in found)
+        figures.row(f"{CLIENTS} processes on one lock, {way}", "pairs/s").add(rates[way])
+    figures.row(f"{CLIENTS} processes on one lock, checked / unchecked", "times").add(
+        rates["checked"] / rates["unchecked"])
 
 
 # ---- The engine alone ----------------------------------------------------------------------------

@@ -14,24 +14,23 @@ from typing import Final
 from benchmarks.machine import cores
 from benchmarks.part_latency import worker_on
 from benchmarks.plan import Plan
-from benchmarks.processes import ROOT, dlock_server
+from benchmarks.processes import ROOT, Address
 from benchmarks.report import Figures
 
 LEASE_S: Final = 3.0  # A renewal is due each second.
 HOLDS: Final = (0, 1, 1000, 10_000)
 QUICK_HOLDS: Final = (0, 100)
-SECONDS: Final = 3.0  # of each measurement, in those of the plan
+SECONDS: Final = 2.0  # of each measurement, in those of the plan
 COMMANDS: Final = 5  # a run
 DLOCK: Final = (sys.executable, "-c", "import sys; from dlock.cli import main; sys.exit(main())")
 
 
-def renewal(plan: Plan, figures: Figures) -> None:
+def renewal(plan: Plan, figures: Figures, server: Address) -> None:
     """A client that sleeps on its leased holds; with none of them there are only heartbeats."""
     quick = plan.quick
     for holds in QUICK_HOLDS if quick else HOLDS:
-        with dlock_server("adaptive", cores()[0]) as server:
-            found = worker_on(server, "api_renewal", wait="adaptive", holds=holds,
-                              lease=0.3 if quick else LEASE_S, seconds=SECONDS * plan.seconds)
+        found = worker_on(server, "api_renewal", wait="adaptive", holds=holds,
+                          lease=0.3 if quick else LEASE_S, seconds=SECONDS * plan.seconds)
         name = f"{holds:,} leased holds"
         figures.row(f"{name}: client's CPU", "ms a second").add(
             found["client_cores"] * 1e3, found["server_cores"], found["client_cores"])
@@ -42,12 +41,12 @@ def renewal(plan: Plan, figures: Figures) -> None:
                 found["cpu_s"] / found["requests"] * 1e6)
 
 
-def command(plan: Plan, figures: Figures) -> None:
+def command(plan: Plan, figures: Figures, server: Address) -> None:
     """`true` under a lock, from the start of the process to its end; and an interpreter that does
     nothing, which is where most of the time goes."""
     times = 1 if plan.quick else COMMANDS
     flock, true = shutil.which("flock"), shutil.which("true") or "true"
-    with tempfile.TemporaryDirectory() as folder, dlock_server("adaptive", cores()[0]) as server:
+    with tempfile.TemporaryDirectory() as folder:
         words = {"python -c pass": (sys.executable, "-c", "pass"),
                  "dlock run NAME -- true": (*DLOCK, "run", "--address",
                                             f"{server.host}:{server.port}", "job", "--", true)}

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from benchmarks.task import (
     LEASE_S,
+    WARM_UP_SHARE,
     Variant,
     WrongAnswerError,
     in_turn,
-    repeat,
     resident_bytes,
     say,
     wait_for_go,
@@ -23,6 +24,8 @@ from benchmarks.task import (
 # Names that are used before the memory is looked at: more than a client keeps.
 SETTLED_NAMES: Final = 4096
 LOCKS_A_MULTI: Final = 500
+# How long processes do the same before they all do the next thing.
+TOGETHER_S: Final = 0.05
 
 
 @contextlib.contextmanager
@@ -101,34 +104,53 @@ def api_nested(host: str, port: int, wait: str, seconds: float, name: str) -> di
 
     with dlock.connect(f"{host}:{port}", wait=wait) as client:
         other = client.lock(f"{name}/other")
+        checked, unchecked = client.lock(name), client.lock(name, deadlock=False)
 
-        def checked() -> None:
-            with client.lock(name):
+        def with_checked() -> None:
+            with checked:
                 pass
 
-        def unchecked() -> None:
-            with client.lock(name, deadlock=False):
+        def with_unchecked() -> None:
+            with unchecked:
                 pass
 
         return in_turn([
-            Variant("alone", checked), Variant("checked", checked, lambda: other),
-            Variant("unchecked", unchecked, lambda: other),
+            Variant("alone", with_checked), Variant("checked", with_checked, lambda: other),
+            Variant("unchecked", with_unchecked, lambda: other),
         ], seconds)
 
 
-def api_contended(host: str, port: int, wait: str, seconds: float, name: str, own: str,
-                  deadlock: bool) -> dict[str, Any]:
-    """A lock that others want as well, taken by a thread that holds another of its own."""
+def api_contended(host: str, port: int, wait: str, seconds: float, name: str,
+                  own: str) -> dict[str, Any]:
+    """A lock that others want as well, taken by a thread that holds another of its own: with the
+    check and without, in turns that all processes change at the same time. Pairs a second."""
     import dlock
 
     with (dlock.connect(f"{host}:{port}", wait=wait) as client, client.lock(own)):
-        shared = client.lock(name, deadlock=deadlock)
+        ways = client.lock(name, deadlock=False), client.lock(name)
+        counts = [0, 0]
+        clock = time.monotonic  # the same for all processes
 
-        def once() -> None:
-            with shared:
-                pass
+        def until(end: float) -> None:
+            now = clock()
+            while now < end:
+                way = int(now / TOGETHER_S) & 1
+                with ways[way]:
+                    pass
+                counts[way] += 1
+                now = clock()
 
-        return repeat(once, 1, seconds)
+        wait_for_go("ready")
+        until(clock() + seconds * WARM_UP_SHARE)
+        say("warm")
+        start = math.ceil(clock() / TOGETHER_S) * TOGETHER_S
+        until(start)
+        counts[:] = 0, 0
+        turns = 2 * max(round(seconds / TOGETHER_S / 2), 1)
+        until(start + turns * TOGETHER_S)
+        wait_for_go("done")
+        return {way: count / (turns / 2 * TOGETHER_S)
+                for way, count in zip(("unchecked", "checked"), counts, strict=True)}
 
 
 class CountedLink:
@@ -148,8 +170,9 @@ class CountedLink:
 
 
 def api_first_use(host: str, port: int, wait: str, seconds: float, name: str) -> dict[str, Any]:
-    """A lock whose name is known, one whose name is new each time, and a round trip on the control
-    plane: a heartbeat, and a bare request for a new name."""
+    """A lock whose name is known, one whose name is new each time, and round trips on the control
+    plane: a heartbeat, and a bare request for a new name; `apart`: such a request and then a lock
+    whose name is known."""
     import dlock
     from benchmarks.processes import Address
     from benchmarks.sessions import TIMEOUT_S, Session
@@ -178,10 +201,15 @@ def api_first_use(host: str, port: int, wait: str, seconds: float, name: str) ->
         def get() -> None:
             session.get_locks([f"{name}/bare/{next(numbers)}"], "atomic")
 
+        def apart() -> None:
+            get()
+            known()
+
         known()
         link.exchanges = 0
         found = in_turn([Variant("known", known), Variant("new", new),
-                         Variant("heartbeat", heartbeat), Variant("get", get)], seconds)
+                         Variant("apart", apart), Variant("heartbeat", heartbeat),
+                         Variant("get", get)], seconds)
         found["exchanges_a_name"] = link.exchanges / used
     session.close()
     return found
@@ -231,7 +259,7 @@ def api_renewal(host: str, port: int, wait: str, holds: int, lease: float,
         locks = [client.lock(f"renewed/{number}", lease=lease) for number in range(holds)]
         for first in range(0, holds, LOCKS_A_MULTI):
             client.multi(locks[first:first + LOCKS_A_MULTI]).acquire()
-        time.sleep(lease)  # Until the renewals have found their pace.
+        time.sleep(lease / 2)  # Until the renewals have found their pace.
         say("warm")
         requests = client.stats()["REQUESTS"]
         start, cpu = time.perf_counter(), time.process_time()

@@ -202,42 +202,54 @@ def test_what_takes_turns_is_compared_with_the_first(
     assert around == ["in", "out"] * 4  # once before, and in each of three rounds
 
 
-def test_lock_objects_beside_the_mirror() -> None:
+def test_lock_objects_beside_the_mirror(server: processes.Address) -> None:
     figures = report.Figures("api")
-    api_locks.pairs(QUICK, figures, "adaptive")
+    api_locks.pairs(QUICK, figures, server, "adaptive")
     found = by_name(figures)
     assert all(found[f"{name}, adaptive"].value > 0 for name in api_locks.NAMED.values())
     assert [name for name, one in found.items() if one.target] == [
         "with client.lock(name), adaptive, more than the mirror's"]
 
 
-def test_a_new_name_takes_one_exchange() -> None:
+def test_a_new_name_takes_one_exchange(server: processes.Address) -> None:
     figures = report.Figures("api")
-    api_locks.first_use(QUICK, figures)
+    api_locks.first_use(QUICK, figures, server)
     assert by_name(figures)["first use: exchanges on the control link"].value == 1
 
 
 def test_names_that_are_used_once_do_not_stay() -> None:
     figures = report.Figures("api")
-    api_locks.names(QUICK, figures)
+    with processes.dlock_server("adaptive") as alone:
+        api_locks.names(QUICK, figures, alone)
     found = by_name(figures)
     known = found["2,000 names, each once: known at the client in the end"]
     assert known.met
     assert found["2,000 names, each once: locks at the server in the end"].value == known.value
 
 
-def test_tasks_of_an_event_loop() -> None:
+def test_tasks_of_an_event_loop(server: processes.Address) -> None:
     figures = report.Figures("api")
-    redis = api_aio.Redis()
-    redis.missing = True
-    api_aio.one_task(QUICK, figures)
-    api_aio.crowds(QUICK, figures, redis)
-    api_aio.waiting(QUICK, figures)
+    api_aio.one_task(QUICK, figures, server)
+    assert api_aio.crowds(QUICK, figures, server) > 0
+    api_aio.waiting(QUICK, figures, server)
     found = by_name(figures)
-    assert found["50 tasks, a name each"].value > 0
     assert found["50 tasks, one name"].value > 0
     assert found["500 tasks that wait: client's memory"].value > 0
-    assert not any("redis" in name for name in found)
+
+
+def test_a_redis_that_is_missing_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+
+    def look(name: str) -> None:
+        looks.append(name)
+        _nothing_here(name)
+
+    monkeypatch.setattr(api_aio.peers, "need_module", look)
+    figures, redis = report.Figures("api"), api_aio.Redis()
+    for _ in range(2):
+        api_aio.redis_crowds(QUICK, figures, redis, 1.0)
+    assert looks == ["redis"]
+    assert [figure.note for figure in figures] == ["skipped: no redis"]
 
 
 def test_what_the_check_for_deadlocks_looks_at() -> None:
@@ -251,17 +263,17 @@ def test_what_the_check_for_deadlocks_looks_at() -> None:
     assert in_chain > 100
 
 
-def test_processes_on_one_lock_and_a_thread_that_holds_another() -> None:
+def test_processes_on_one_lock_and_a_thread_that_holds_another(server: processes.Address) -> None:
     figures = report.Figures("api")
-    api_deadlock.nested(QUICK, figures)
-    api_deadlock.contended(QUICK, figures)
+    api_deadlock.nested(QUICK, figures, server)
+    api_deadlock.contended(QUICK, figures, server)
     assert all(one.runs for one in figures)
 
 
-def test_renewed_holds_and_commands() -> None:
+def test_renewed_holds_and_commands(server: processes.Address) -> None:
     figures = report.Figures("api")
-    api_process.renewal(QUICK, figures)
-    api_process.command(QUICK, figures)
+    api_process.renewal(QUICK, figures, server)
+    api_process.command(QUICK, figures, server)
     found = by_name(figures)
     assert found["100 leased holds: requests"].value > 0
     assert found["dlock run NAME -- true"].value > 0
