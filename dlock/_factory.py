@@ -35,6 +35,16 @@ def _lock_key(name: str | bytes) -> Key:
     return descriptor(name), ATOMIC, 1
 
 
+def _options(
+    lease: float | None, renew: bool, deadlock: bool, on_lost: Told | None,
+    on_suspended: Told | None,
+) -> Options:
+    """The same object for those who ask for nothing special, whose way of asking is known then."""
+    if lease is None and renew and deadlock and on_lost is None and on_suspended is None:
+        return DEFAULT
+    return Options(lease, renew, deadlock, on_lost, on_suspended)
+
+
 class Factory:
     """Base of `Client`. Names are str (UTF-8) or bytes, 1..512 bytes; a name belongs to one kind.
 
@@ -57,7 +67,7 @@ class Factory:
         on_suspended: Told | None = None,
     ) -> Lock:
         """A lock for one holder at a time. Options: see `Factory`."""
-        options = DEFAULT
+        options = DEFAULT  # as _options, without a call more
         plain = lease is None and on_lost is None and on_suspended is None
         if not (plain and renew and deadlock):
             options = Options(lease, renew, deadlock, on_lost, on_suspended)
@@ -77,7 +87,7 @@ class Factory:
         on_suspended: Told | None = None,
     ) -> FairLock:
         """A lock that serves readers (`shared`) and writers strictly in order of arrival."""
-        options = Options(lease, renew, deadlock, on_lost, on_suspended)
+        options = _options(lease, renew, deadlock, on_lost, on_suspended)
         kind = _FAIR[bool(shared), bool(reentrant)]
         return kind(cast("Client", self), (descriptor(name), FAIR, 1), options)
 
@@ -91,7 +101,7 @@ class Factory:
         on_suspended: Told | None = None,
     ) -> RWLock:
         """A lock for many readers or one writer: `.read()` and `.write()`. It has no leases."""
-        options = Options(None, True, deadlock, on_lost, on_suspended)
+        options = _options(None, True, deadlock, on_lost, on_suspended)
         key = (descriptor(name), RW, 1)
         return RWLock(cast("Client", self), key, options, reentrant=reentrant)
 
@@ -107,7 +117,7 @@ class Factory:
         on_suspended: Told | None = None,
     ) -> Semaphore:
         """At most `size` may hold it; all must name the same size."""
-        options = Options(lease, renew, deadlock, on_lost, on_suspended)
+        options = _options(lease, renew, deadlock, on_lost, on_suspended)
         key = (descriptor(name), SEMAPHORE, _calls.semaphore_size(size))
         return Semaphore(cast("Client", self), key, options)
 
