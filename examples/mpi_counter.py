@@ -2,9 +2,9 @@
 
 Rank 0 runs the primary, on a port that is free, and tells the others where; nothing has to be there
 before. The counter gives every task to one rank, the mutex lets one rank at a time rewrite the
-file, and the report comes in the order of the ranks.
+file, and the report comes in the order of the ranks. (`-m mpi4py` ends all ranks when one fails.)
 
-    mpirun -n 4 python examples/mpi_counter.py
+    mpirun -n 4 python -m mpi4py examples/mpi_counter.py
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """One task of examples/slurm_job.sh: draws numbered pieces of work until there are none left, and
-writes each result into a file that all tasks share.
+enters each result into a sorted file that all tasks share.
 
 DLOCK_ADDRESS names the address file of the job's primary, which may not exist yet.
 
@@ -10,12 +10,26 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import dlock
 
-PIECES = 40
+PIECES = 100
 CONNECT_S = 60  # a shared file system may show a new file late
+
+
+def solve(piece: int) -> int:
+    """A stand-in for real work."""
+    time.sleep(0.01)
+    return piece * piece
+
+
+def enter(results: Path, line: str) -> None:
+    """Writes the file anew with this line in its place: correct only while nobody else does so."""
+    lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
+    lines = sorted([*lines, line], key=lambda one: int(one.split()[0]))
+    results.write_text("".join(f"{one}\n" for one in lines), encoding="utf-8")
 
 
 def main(results: Path) -> int:
@@ -29,9 +43,9 @@ def main(results: Path) -> int:
         for piece in pieces:
             if piece >= PIECES:
                 break
-            result = piece * piece
-            with lock, open(results, "a", encoding="utf-8") as file:
-                file.write(f"{piece} {result} by task {task}\n")
+            line = f"{piece} {solve(piece)} by task {task}"
+            with lock:
+                enter(results, line)
             done += 1
     print(f"task {task} on {os.uname().nodename}: {done} pieces", flush=True)
     return 0

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -102,7 +103,9 @@ def test_programs_that_give_the_same_name_share_it(service: Service) -> None:
     second = mpi.Counter(7, client=other, name="between programs")
     assert [first.next(), second.next(), next(first)] == [5, 6, 7]
     first.free()
-    assert second.next() == 8, "a number with a name is not ended by one program"
+    assert second.next() == 8
+    third = mpi.Counter(0, client=service.client(), name="between programs")
+    assert third.next() == 9, "a number with a name is not ended by one program"
 
 
 def test_a_mutex_that_was_lost_is_not_believed_in(service: Service) -> None:
@@ -201,6 +204,22 @@ def test_a_primary_for_one_program() -> None:
         dlock.connect(address, timeout=0.2)
 
 
+def test_the_primary_waits_for_the_last_rank() -> None:
+    left = threading.Event()
+
+    def work(comm: ThreadRank) -> int:
+        with mpi.serving(comm, host="127.0.0.1") as client:
+            counter = mpi.Counter(comm=comm, client=client)
+            if comm.rank == 0:
+                left.set()
+                return -1
+            left.wait()
+            time.sleep(0.3)  # rank 0 has left the block by now, or nearly
+            return counter.next()
+
+    assert sorted(at_all_ranks(work, 3)) == [-1, 0, 1]
+
+
 def test_every_rank_hears_that_there_is_no_primary(service: Service) -> None:
     port = service.server.port  # which is taken
 
@@ -227,7 +246,7 @@ def mpirun(ranks: int, *words: str | Path, **environment: str) -> list[str]:
     if flags and os.geteuid() == 0:
         flags.append("--allow-run-as-root")
     done = subprocess.run(
-        [command, *flags, "-n", str(ranks), sys.executable, *map(str, words)],
+        [command, *flags, "-n", str(ranks), sys.executable, "-m", "mpi4py", *map(str, words)],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100, check=False,
         env={**os.environ, **environment})
     assert done.returncode == 0, done.stdout + done.stderr

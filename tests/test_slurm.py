@@ -12,6 +12,10 @@ import pytest
 from slurm_tools import ask, program, slurm
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "examples"))
+
+import slurm_task  # noqa: E402
+
 SBATCH = ("--parsable", "--wait", "--ntasks=3", "--open-mode=append")
 
 pytestmark = pytest.mark.hpc
@@ -42,11 +46,11 @@ def test_a_job_brings_its_primary_and_takes_it_away(
     job, out = submit(cluster, tmp_path, ROOT / "examples" / "slurm_job.sh")
     tasks = {int(task): int(pieces) for task, pieces in re.findall(r"task (\d) on .*: (\d+)", out)}
     assert sorted(tasks) == [0, 1, 2], out
-    assert sum(tasks.values()) == 40
+    assert sum(tasks.values()) == slurm_task.PIECES
     lines = (tmp_path / f"dlock-{job}.results").read_text(encoding="utf-8").splitlines()
     found = [re.fullmatch(r"(\d+) (\d+) by task \d", line) for line in lines]
-    assert sorted((int(one[1]), int(one[2])) for one in found if one) == [
-        (piece, piece * piece) for piece in range(40)]
+    assert [(int(one[1]), int(one[2])) for one in found if one] == [
+        (piece, piece * piece) for piece in range(slurm_task.PIECES)]
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"job.out", f"dlock-{job}.results"}, "the primary has ended and tidied up"
 

@@ -344,11 +344,32 @@ def test_a_leader_that_is_broken_stands_for_election_again(
     one.run_watchers()
     assert elected == [b"one", b"two"]
     assert one.get_leader(group).get() == b"two"
-    assert not one.stand_down_group_leader(group)
     assert two.stand_down_group_leader(group)
+    assert not two.stand_down_group_leader(group)
     one.run_watchers()
     assert elected == [b"one", b"two", b"one"]
     assert two.get_leader(group).get() == b"one"
+
+
+@pytest.mark.parametrize("change", ["create_group", "join_group", "delete_group"])
+def test_changes_of_a_group_follow_one_another(
+    start: Start, service: Service, group: bytes, change: str
+) -> None:
+    start(b"two").create_group(group).get()
+    one = coordination.get_coordinator(f"dlock://{service.address}", b"one")  # with a thread
+    one.start()
+    name = f"tooz/default/group/{quote(group)}/change"
+    with service.client().lock(name):
+        changed = getattr(one, change)(group)
+        until(lambda: service.waiters(name) == 1)
+        assert not changed.done()
+        with pytest.raises(coordination.OperationTimedOut):
+            changed.get(timeout=0.01)
+    try:
+        changed.get(timeout=30)
+    except coordination.GroupAlreadyExist:
+        assert change == "create_group"
+    one.stop()
 
 
 def test_many_join_at_once(service: Service, group: bytes) -> None:
