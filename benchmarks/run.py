@@ -38,6 +38,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     unknown = set(arguments.parts) - set(PARTS)
     if unknown:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    if arguments.names < 2:
+        parser.error("--names is 2 or more")
     return arguments
 
 

@@ -337,6 +337,12 @@ def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such part: speed" in capsys.readouterr().err
 
 
+def test_too_few_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run.main(["--names", "1", "api"])
+    assert "--names is 2 or more" in capsys.readouterr().err
+
+
 def test_cpu_time_of_a_process_grows() -> None:
     with processes.dlock_server("poll") as polling:
         before = machine.cpu_seconds(polling.pid)
