@@ -17,7 +17,6 @@ from dlock import _calls, _core
 from dlock._calls import FOREVER, PENDING, Asked, Outcome
 from dlock._core import lib
 from dlock._cycle import Cycle, explaining
-from dlock._session import Refusal
 from dlock.errors import Deadlock, DlockError
 
 if TYPE_CHECKING:
@@ -37,8 +36,7 @@ _numbers: Final = itertools.count(1)
 
 class Actor:
     """A thread, as the server's search for deadlocks knows it: by `number`. `holds`: the handles
-    with which it has got locks, by serial; one that another thread has released may stay behind,
-    which costs the server a look and nothing else."""
+    with which it has got locks, by serial, whoever releases them."""
 
     __slots__ = ("holds", "number")
 
@@ -56,9 +54,9 @@ class _Me(threading.local):
 me: Final = _Me()
 
 
-def take(client: Client, key: Key, wait_ms: int) -> Handle:
+def take(client: Client, key: Key, actor: int, wait_ms: int) -> Handle:
     """A handle on a name that was not got yet: asks the server for it."""
-    return client._take(key, me.actor.number, client._until(wait_ms))
+    return client._take(key, actor, client._until(wait_ms))
 
 
 def persist(
@@ -119,27 +117,27 @@ def conclude(client: Client, handle: Handle, status: int) -> bool:
 def deadlock(client: Client, number: int) -> Deadlock:
     """The exception for a refused wait. Without an answer the cycle stays unnamed."""
     cycle = Cycle()
-    with contextlib.suppress(DlockError, Refusal):
+    with contextlib.suppress(DlockError):
         cycle = client._run(lambda _session: explaining(number), time.monotonic() + EXPLAIN_S)
     return Deadlock(cycle)
 
 
-def extend(client: Client, handle: Handle, mode: int, lease_ms: int) -> int:
-    """Extends the lease of a hold; what is left of it, in ms. It asks again for as long as the
-    lease runs."""
+def extend(client: Client, handle: Handle, token: int, mode: int, lease_ms: int) -> int:
+    """Extends the lease of the hold with this token; what is left of it, in ms. It asks again for
+    as long as the lease runs."""
     until = time.monotonic() + _calls.look(handle).left_ms / 1000
     while True:
-        call = _calls.new_extend(handle, mode, lease_ms)
+        call = _calls.new_extend(handle, token, mode, lease_ms)
         status = run(handle.client, call)
         if status == _EINVAL and declare(client, lease_ms, until):
             continue
-        if status == _EINVAL and not _calls.look(handle).token:
-            raise client._lost(handle)
+        if status == _EINVAL and _calls.look(handle).token != token:
+            raise client._lost(handle, token)
         outcome = _calls.judge_extend(status, handle.name.key[0], lease_ms)
         if outcome is Outcome.DONE:
             return int(call.left_ms)
         if outcome in (Outcome.LOST, Outcome.REMOVED) or handle.name.table.ended:
-            raise client._lost(handle)
+            raise client._lost(handle, token)
         client._await(outcome, handle.name, until)
 
 

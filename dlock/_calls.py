@@ -133,11 +133,14 @@ def fill_acquire(handle: Handle, asked: Asked) -> None:
     handle.asked = asked
 
 
-def new_extend(handle: Handle, mode: int, lease_ms: int) -> Any:
-    """A call that extends the handle's hold; lease_ms 0 only asks whether it is still held."""
+def new_extend(handle: Handle, token: int, mode: int, lease_ms: int) -> Any:
+    """A call that extends the handle's hold with this token; lease_ms 0 only asks whether it is
+    still held. A thread that releases it meanwhile makes way for another hold of the handle, which
+    is not extended."""
     call = ffi.new("struct dlk_call *")
     lock_id = handle.name.lock_id
     _fill_call(ffi.buffer(call), 0, _EXTEND, lock_id, handle.owner, mode, lease_ms, 0, 0, 0, 0)
+    call.operand = token  # after the packing, which fills gaps with zeros
     return call
 
 
@@ -160,6 +163,11 @@ def look(handle: Handle) -> HoldView:
     if lib.dlk_client_call(handle.client, call):
         return HoldView(0, 0)  # the book does not know it, or the client is the parent's
     return HoldView(call.token, call.left_ms)
+
+
+def gone(handle: Handle) -> bool:
+    """Is the hold, once granted, known to be lost? A suspended one is not."""
+    return look(handle).token == 0
 
 
 # ---- What the answer means -----------------------------------------------------------------------

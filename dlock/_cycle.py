@@ -60,7 +60,8 @@ class Cycle(tuple[Wait, ...]):
         steps.append("which you must give back first" if last else "which you yourself hold")
         return ", ".join(steps) + (
             ". Give back what you hold and begin again; or take locks in one order everywhere, as "
-            "client.multi does"
+            "client.multi does. A lock that another thread is to give back, as a signal, is made "
+            "with deadlock=False"
         )
 
 

@@ -36,12 +36,12 @@ def _lock_key(name: str | bytes) -> Key:
 
 
 def _options(
-    lease: float | None, renew: bool, deadlock: bool, on_lost: Told | None,
+    default: Options, lease: float | None, renew: bool, deadlock: bool, on_lost: Told | None,
     on_suspended: Told | None,
 ) -> Options:
     """The same object for those who ask for nothing special, whose way of asking is known then."""
     if lease is None and renew and deadlock and on_lost is None and on_suspended is None:
-        return DEFAULT
+        return default
     return Options(lease, renew, deadlock, on_lost, on_suspended)
 
 
@@ -53,7 +53,20 @@ class Factory:
     `deadlock`: a wait that would close a cycle is refused with Deadlock. `reentrant`: a thread may
     acquire again what it holds. `on_lost(lock)`: called when a hold is lost; `on_suspended(lock)`:
     when it could have ended and the server is silent; both in a thread of the library.
+
+    A lock with `deadlock=False` takes no part in anybody's search for a cycle. It is for locks that
+    one thread takes and another gives back, as a signal: for the server its taker would have to.
     """
+
+    _default: Options = DEFAULT
+    _on_lost: Told | None = None
+    _on_suspended: Told | None = None
+
+    def _tell_all(self, on_lost: Told | None, on_suspended: Told | None) -> None:
+        """These are for all lock objects without callbacks of their own."""
+        if on_lost is not None or on_suspended is not None:
+            self._on_lost, self._on_suspended = on_lost, on_suspended
+            self._default = Options()  # the same, and yet it has a lock object look here
 
     def lock(
         self,
@@ -67,7 +80,7 @@ class Factory:
         on_suspended: Told | None = None,
     ) -> Lock:
         """A lock for one holder at a time. Options: see `Factory`."""
-        options = DEFAULT  # as _options, without a call more
+        options = self._default  # as _options, without a call more
         plain = lease is None and on_lost is None and on_suspended is None
         if not (plain and renew and deadlock):
             options = Options(lease, renew, deadlock, on_lost, on_suspended)
@@ -87,7 +100,7 @@ class Factory:
         on_suspended: Told | None = None,
     ) -> FairLock:
         """A lock that serves readers (`shared`) and writers strictly in order of arrival."""
-        options = _options(lease, renew, deadlock, on_lost, on_suspended)
+        options = _options(self._default, lease, renew, deadlock, on_lost, on_suspended)
         kind = _FAIR[bool(shared), bool(reentrant)]
         return kind(cast("Client", self), (descriptor(name), FAIR, 1), options)
 
@@ -101,7 +114,7 @@ class Factory:
         on_suspended: Told | None = None,
     ) -> RWLock:
         """A lock for many readers or one writer: `.read()` and `.write()`. It has no leases."""
-        options = _options(None, True, deadlock, on_lost, on_suspended)
+        options = _options(self._default, None, True, deadlock, on_lost, on_suspended)
         key = (descriptor(name), RW, 1)
         return RWLock(cast("Client", self), key, options, reentrant=reentrant)
 
@@ -117,7 +130,7 @@ class Factory:
         on_suspended: Told | None = None,
     ) -> Semaphore:
         """At most `size` may hold it; all must name the same size."""
-        options = _options(lease, renew, deadlock, on_lost, on_suspended)
+        options = _options(self._default, lease, renew, deadlock, on_lost, on_suspended)
         key = (descriptor(name), SEMAPHORE, _calls.semaphore_size(size))
         return Semaphore(cast("Client", self), key, options)
 
@@ -129,6 +142,7 @@ class Factory:
     def admin(self) -> Admin:
         """An operator's view of the same server: who holds what, and taking it away."""
         client = cast("Client", self)
+        client._check()
         found: Admin = client.__dict__.setdefault("_admin", Admin(client._options.address))
         return found
 

@@ -30,6 +30,9 @@ from dlock.errors import ForkedError
 if TYPE_CHECKING:
     from dlock._session import Session
 
+# Of handles. One series for the process: an actor may hold locks of several sessions.
+_serials: Final = itertools.count(1)
+
 # What names a lock: descriptor, enum dlk_kind, size (1 unless it is a semaphore).
 Key = tuple[bytes, int, int]
 
@@ -38,6 +41,10 @@ RELEASE_BATCH: Final[int] = _core.DLK_BATCH_MAX  # names are let go so many at a
 LOOKS_PER_EVICTION: Final = 4 * RELEASE_BATCH
 IDLE_HANDLES_MAX: Final = 32  # of one name; a crowd that has gone leaves no more behind
 SERIAL_BITS: Final = 32
+SERIAL_MASK: Final = (1 << SERIAL_BITS) - 1
+# Added to an actor's number where the server shall not know it: the hold belongs to the thread or
+# task all the same, but takes no part in the search for deadlocks.
+APART: Final = 1 << 32
 
 _PENDING: Final[int] = _core.DLK_STATUS_PENDING
 _SUCCESS: Final[int] = _core.DLK_STATUS_SUCCESS
@@ -53,11 +60,12 @@ class Handle:
     owner are filled, LOCK with an endless wait, no lease, exclusive; who changes that says so in
     `asked`, which is for the caller alone, and None at first. `watcher`: told of notices about this
     hold, as `watcher(kind, token)`; whoever sets it takes it away before giving the handle back.
-    `broken`: an operator has taken the hold away.
+    `broken`: an operator has taken the hold away. `holds`: where its serial is noted while it is
+    held; whoever acquires with it says where, and whoever releases strikes it out there.
     """
 
     __slots__ = ("__weakref__", "acquire", "actor", "alive", "asked", "broken", "calls", "client",
-                 "name", "release", "serial", "watcher")
+                 "holds", "name", "release", "serial", "watcher")
 
     def __init__(self, name: Name, serial: int, actor: int) -> None:
         """Enters the owner into the book."""
@@ -67,6 +75,7 @@ class Handle:
         self.actor = actor
         self.asked: object = None
         self.broken = False
+        self.holds: set[int] = set()
         self.watcher: Callable[[int, int], None] | None = None
         self.client = name.table.client
         self.calls = ffi.new("struct dlk_call[2]")
@@ -83,7 +92,8 @@ class Handle:
     @property
     def owner(self) -> int:
         """The number by which book and server know it: the actor, and what makes it unique."""
-        return self.actor << SERIAL_BITS | self.serial
+        actor = self.actor if self.actor < APART else 0
+        return actor << SERIAL_BITS | self.serial
 
     def _enter(self) -> None:
         name = self.name
@@ -120,6 +130,7 @@ class Handle:
     def _end(self) -> bool:
         """True the first time, while there is a session to tell."""
         was_alive, self.alive = self.alive, False
+        self.holds.discard(self.serial)
         self.name.owners.discard(self.serial)
         return was_alive and not self.name.table.ended
 
@@ -162,8 +173,8 @@ class NameTable:
         self.handles: weakref.WeakValueDictionary[int, Handle] = weakref.WeakValueDictionary()
         self._names: dict[Key, Name] = {}
         self._hand: deque[Name] = deque()  # the order in which eviction looks
-        self._serials = itertools.count(1)
-        self._mutex = threading.Lock()
+        # Re-entrant: a signal handler, or what is garbage-collected, may come in the midst.
+        self._mutex = threading.RLock()
         self._pid = os.getpid()
 
     def __len__(self) -> int:
@@ -175,8 +186,9 @@ class NameTable:
     # ---- Handles ---------------------------------------------------------------------------------
 
     def take(self, key: Key, actor: int) -> Handle | None:
-        """A handle for one acquisition by this actor (0: nobody known). None: the name has not been
-        got, or the session has ended: have the present session resolve it, and try again."""
+        """A handle for one acquisition by this actor (0: nobody known; see APART). None: the name
+        has not been got, or the session has ended: have the present session resolve it, and try
+        again."""
         try:
             name = self._names[key]
             handle = name.idle.pop()
@@ -194,7 +206,9 @@ class NameTable:
             name = self._names.get(key)
             if name is None:
                 return None
-            serial = next(self._serials) & (1 << SERIAL_BITS) - 1
+            serial = next(_serials) & SERIAL_MASK
+            while serial in self.handles:  # after four thousand million of them
+                serial = next(_serials) & SERIAL_MASK
             handle = Handle(name, serial, actor)
             self.handles[serial] = handle
             return handle
@@ -245,7 +259,7 @@ class NameTable:
         looks = min(len(self._hand), LOOKS_PER_EVICTION)
         room = RELEASE_BATCH - len(self.parting)
         for _ in range(looks):
-            if room <= 0:
+            if room <= 0 or not self._hand:
                 return
             name = self._hand.popleft()
             if self._names.get(name.key) is not name:

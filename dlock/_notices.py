@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, Protocol
 from dlock import _core
 from dlock._calls import look
 from dlock._core import ffi, lib
-from dlock._handle import SERIAL_BITS, Handle, NameTable
+from dlock._handle import SERIAL_MASK, Handle, NameTable
 
 _log = logging.getLogger("dlock.client")
 
@@ -64,7 +64,7 @@ class _Notices:
 
     def __init__(self) -> None:
         self.listeners: dict[int, weakref.ref[Listener]] = {}
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a signal handler may connect while its thread is in here
         self.thread: threading.Thread | None = None
         self.registered = False
         self.stopping = False
@@ -128,7 +128,7 @@ def _stop() -> None:
 
 
 def _after_fork_in_child() -> None:
-    _notices.lock = threading.Lock()
+    _notices.lock = threading.RLock()
     _notices.listeners = {}
     _notices.thread = None
     _notices.stopping = False
@@ -141,7 +141,7 @@ def tell(names: NameTable, notice: Notice) -> None:
     """Tells the watchers in this table what a notice of its session means for their holds."""
     kind = notice.kind
     if kind in (LOST, BROKEN, SUSPENDED, CONFIRMED):
-        handle = names.handles.get(notice.owner & (1 << SERIAL_BITS) - 1)
+        handle = names.handles.get(notice.owner & SERIAL_MASK)
         if handle is not None:
             if kind == BROKEN:
                 handle.broken = True
@@ -149,8 +149,9 @@ def tell(names: NameTable, notice: Notice) -> None:
     elif kind in (SESSION_SUSPENDED, SESSION_CONFIRMED):
         for handle in _watched(names):
             if not handle.acquire.lease_ms or handle.name.key[1] == _core.DLK_KIND_RW:
-                kept = SUSPENDED if kind == SESSION_SUSPENDED else CONFIRMED
-                _tell(handle, kept, handle.acquire.token)
+                # A new primary may speak for the session, and not for this hold of it.
+                good = kind == SESSION_CONFIRMED and look(handle).left_ms > 0
+                _tell(handle, CONFIRMED if good else SUSPENDED, handle.acquire.token)
     elif kind == OVERFLOW:
         for handle in _watched(names):
             token, left_ms = look(handle)

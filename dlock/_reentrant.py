@@ -6,7 +6,7 @@ message: the object counts.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from dlock._attempt import me
 from dlock._calls import Asked, look
@@ -30,7 +30,7 @@ class Reentrant(BaseLock):
         self._entries = {}
 
     def _own(self) -> Handle | None:
-        actor = me.actor.number
+        actor = me.actor.number | self._apart
         for handle in tuple(self._held):
             if handle.actor == actor:
                 return handle
@@ -63,6 +63,13 @@ class Reentrant(BaseLock):
         self._entries.pop(handle, None)
         del handle  # an interrupted frame lives on in its traceback, and must not keep it alive
         super().release()
+
+    def acquire_future(
+        self, timeout: float | None = -1, *, lease: float | None = None
+    ) -> NoReturn:
+        """TypeError: re-entry follows the thread that acquired, and here none would have."""
+        raise TypeError(f"{self!r} is re-entrant: it belongs to the thread that acquires it, and a "
+                        "future has none; use a plain lock")
 
     def _for_a_call(self: _R) -> _R:
         return self  # a decorated function may call itself

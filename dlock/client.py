@@ -23,7 +23,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Final, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 from dlock import _core, _keeper, _notices, _process
 from dlock._calls import FOREVER, Outcome
@@ -36,6 +36,7 @@ from dlock._info import client_info
 from dlock._notices import Notice
 from dlock._retry import Backoff
 from dlock._session import Refusal, Session, Steps, wait_mode
+from dlock._watch import Told
 from dlock.address import Address, parse
 from dlock.control.link import ControlLink, LinkError
 from dlock.control.messages import ClientDeinit, Stats
@@ -69,6 +70,8 @@ def connect(
     timeout: float = TIMEOUT_S,
     name: str | None = None,
     wait: str | None = None,
+    on_lost: Told | None = None,
+    on_suspended: Told | None = None,
 ) -> Client:
     """Connects to a dlock server and returns a `Client`.
 
@@ -76,11 +79,13 @@ def connect(
     else 127.0.0.1:21616. `timeout`: seconds in which a server must have answered; an address file
     that does not exist yet is waited for as long. `name`: what operators see in the place of the
     program's name. `wait`: how threads wait for answers, "adaptive", "block" or "poll"; None:
-    DLOCK_WAIT, else adaptive.
+    DLOCK_WAIT, else adaptive. `on_lost(lock)` and `on_suspended(lock)`: for every lock object of
+    this client that has none of its own; see `Factory`.
 
     ConnectError: no server answered in time; ValueError: no address, no such mode.
     """
-    return Client(Options(parse(address), wait_mode(wait), client_info(name)), timeout)
+    options = Options(parse(address), wait_mode(wait), client_info(name))
+    return Client(options, timeout, on_lost, on_suspended)
 
 
 class Client(Factory):
@@ -89,9 +94,13 @@ class Client(Factory):
     Links that break are brought back in the background; what is asked meanwhile waits for them.
     """
 
-    def __init__(self, options: Options, timeout: float) -> None:
+    def __init__(
+        self, options: Options, timeout: float, on_lost: Told | None = None,
+        on_suspended: Told | None = None,
+    ) -> None:
         """Connects; use `connect`."""
         self._closed = True  # as long as there is nothing to close
+        self._tell_all(on_lost, on_suspended)
         self._pid = os.getpid()
         self._options = options
         self._seen = Seen()
@@ -99,6 +108,7 @@ class Client(Factory):
         self._mutex = threading.RLock()
         self._changed = threading.Condition(self._mutex)
         self._naming = threading.Lock()
+        self._naming_thread = 0  # which one has it
         self._recovering: threading.Thread | None = None
         self._needs_keeper = object()
         deadline = time.monotonic() + timeout
@@ -179,11 +189,19 @@ class Client(Factory):
         backoff = Backoff()
         while True:
             session = self._session
+            if self._naming_thread == threading.get_ident() and self._naming.locked():
+                raise DlockError("a signal handler interrupted its own thread while that asked for "
+                                 "the name of a lock, and cannot ask for another one: take the "
+                                 "lock elsewhere, or use its name once before")
             with self._naming:
-                missing = [key for key in keys if key not in session.names]
-                if not missing:
-                    return
-                outcome = self._once(session, session.resolve(missing), until)
+                self._naming_thread = threading.get_ident()
+                try:
+                    missing = [key for key in keys if key not in session.names]
+                    if not missing:
+                        return
+                    outcome = self._once(session, session.resolve(missing), until)
+                finally:
+                    self._naming_thread = 0
             if outcome is not None:
                 for problem in outcome[0]:
                     if problem is not None:
@@ -197,7 +215,8 @@ class Client(Factory):
 
     def _run(self, ask: Callable[[Session], Steps[T]], until: float) -> T:
         """Carries out what `ask` asks on the control plane, and again if the link was lost
-        meanwhile: only for what may be asked twice. ConnectionLost; Refusal."""
+        meanwhile: only for what may be asked twice. ConnectionLost; DlockError: the server
+        refuses."""
         backoff = Backoff()
         while True:
             session = self._session
@@ -208,7 +227,7 @@ class Client(Factory):
 
     def _once(self, session: Session, steps: Steps[T], until: float) -> tuple[T] | None:
         """Carries out what is asked on the control plane. None: there was no answer, or one that
-        may pass. Refusal."""
+        may pass. DlockError: the server refuses."""
         self._check()
         left_s = until - time.monotonic()
         try:
@@ -221,7 +240,7 @@ class Client(Factory):
             elif refusal.status is DlockStatus.CLIENT_NOT_INIT:
                 session.link.close()
             elif refusal.status is not DlockStatus.NOT_READY:
-                raise
+                raise DlockError(f"the dlock server refused: {refusal}") from None
             return None
         except DlockError:
             raise
@@ -244,15 +263,16 @@ class Client(Factory):
             pause_s = Backoff().pause_s()
         self._regain(session, pause_s, until)
 
-    def _lost(self, handle: Handle) -> LockLost:
-        """What to raise for a hold that is lost."""
+    def _lost(self, handle: Handle, token: int = 0) -> LockLost:
+        """What to raise for a hold that is lost. `token`: of the hold, where the handle may have
+        another one by now."""
         name = handle.name.key[0]
         try:
             shown: str | bytes = name.decode()
         except UnicodeDecodeError:
             shown = name
         broken = handle.broken or handle.release.result == _BROKEN
-        return (Broken if broken else LockLost)(shown, handle.acquire.token)
+        return (Broken if broken else LockLost)(shown, token or handle.acquire.token)
 
     # ---- Recovery --------------------------------------------------------------------------------
 
@@ -290,16 +310,12 @@ class Client(Factory):
         self._check()
         self._link_lost(session)
         with self._mutex:
-            while not self._closed:
+            while not self._closed and (self._recovering is not None or pause_s > 0):
                 left_s = until - time.monotonic()
                 if left_s <= 0:
                     raise ConnectionLost(self._no_answer())
-                if self._recovering is not None:
-                    self._changed.wait(min(left_s, _LOOK_S))
-                elif pause_s > 0:
-                    self._changed.wait(min(left_s, pause_s))
-                else:
-                    break
+                wait_s = _LOOK_S if self._recovering is not None else pause_s
+                self._changed.wait(min(left_s, wait_s))
                 pause_s = 0.0
         self._check()
 
@@ -329,9 +345,12 @@ class Client(Factory):
     def _notice(self, notice: Notice) -> None:
         """What has happened without a call; in the thread of the notices."""
         session = self._session
+        overflow = notice.kind == _notices.OVERFLOW
+        if notice.client != session.number and not overflow:
+            return  # it came late, and its session is over
         if notice.kind == _notices.REMOVED:
             self._session_removed(session)
-        elif notice.kind in (_notices.LINK_DOWN, _notices.OVERFLOW):
+        elif overflow or notice.kind == _notices.LINK_DOWN:
             self._link_lost(session)
         _notices.tell(session.names, notice)
 
@@ -367,6 +386,10 @@ class Client(Factory):
         _notices.forget(self._session.number)
         _keeper.let_go(self._needs_keeper)
         self._close_admin()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} cannot be pickled: connect in the other process, or pickle lock "
+                        "objects, which do so by themselves")
 
     def __enter__(self) -> Client:
         self._check()

@@ -60,18 +60,21 @@ class Reader:
     """The posted acquisitions of one client. `requests`: by cookie, those that have not ended."""
 
     def __init__(self) -> None:
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         self._thread: threading.Thread | None = None
         self.requests: dict[int, Request] = {}
 
-    def submit(self, request: Request) -> None:
-        """Posts it. Its handle is the request's from now on."""
-        cookie = request.future._cookie = next(_cookies)
-        handle = request.handle
-        _calls.fill_acquire(handle, request.asked)
-        handle.acquire.cookie = cookie
-        handle.asked = None  # the next user fills it anew, without the cookie
-        with self._mutex:
+    def submit(self, request: Request) -> bool:
+        """Posts it. Its handle is the request's from now on. False: it was posted before, and
+        cancelled meanwhile."""
+        cookie, handle = request.future._cookie, request.handle
+        with self._mutex:  # who cancels finds it before it is posted, or behind that
+            if not cookie:
+                cookie = request.future._cookie = next(_cookies)
+            elif cookie not in self.requests:
+                return False
+            _calls.fill_acquire(handle, request.asked)
+            handle.acquire.cookie = cookie
             self.requests[cookie] = request
             status = post_call(handle.client, handle.acquire)
             flush(handle.client)
@@ -79,14 +82,16 @@ class Reader:
                 self._start()
         if status != PENDING:
             self._end(cookie, status)
+        return True
 
     def withdraw(self, cookie: int) -> bool:
         """Takes a request back, if it has not ended."""
-        request = self.requests.pop(cookie, None)
-        if request is None:
-            return False
-        request.handle.abandon()
-        return True
+        with self._mutex:
+            request = self.requests.pop(cookie, None)
+            if request is None:
+                return False
+            request.handle.abandon()
+            return True
 
     def _start(self) -> None:
         if self._thread is None:
@@ -113,7 +118,7 @@ class Reader:
 
     def _end(self, cookie: int, status: int) -> None:
         """What a request came to."""
-        request = self.requests.pop(cookie, None)
+        request = self.requests.get(cookie)
         if request is None:
             return  # it was cancelled meanwhile
         try:
@@ -121,23 +126,26 @@ class Reader:
                 status, request.handle.name.key[0], request.asked.lease_ms
             )
         except Exception as error:
-            request.handle.abandon()
-            request.future.set_exception(error)
+            if self.requests.pop(cookie, None) is not None:
+                request.handle.abandon()
+                request.future.set_exception(error)
             return
-        if outcome is Outcome.DONE:
+        if outcome in AGAIN:
+            # Rare, and it waits for the link: not in the thread that serves all the others. It
+            # stays among the requests, so that it can be cancelled.
+            request.handle.abandon()
+            threading.Thread(
+                target=self._again, args=(request, outcome), name="dlock-futures-again", daemon=True
+            ).start()
+        elif self.requests.pop(cookie, None) is None:
+            return  # the same, a moment ago
+        elif outcome is Outcome.DONE:
             request.lock._hold_from(request.handle)
             request.future.set_result(True)
         elif outcome is Outcome.REFUSED:
             request.handle.watcher = None
             NameTable.give_back(request.handle)
             request.future.set_result(False)
-        elif outcome in AGAIN:
-            # Rare, and it waits for the link: not in the thread that serves all the others.
-            request.handle.abandon()
-            self.requests[cookie] = request  # it can still be cancelled
-            threading.Thread(
-                target=self._again, args=(request, outcome), name="dlock-futures-again", daemon=True
-            ).start()
         else:
             raise AssertionError(f"a posted call came to {outcome}")
 
@@ -152,10 +160,8 @@ class Reader:
             if self.requests.pop(cookie, None) is not None:
                 request.future.set_exception(error)
             return
-        if self.requests.pop(cookie, None) is None:
-            NameTable.give_back(handle)  # cancelled meanwhile
-        else:
-            self.submit(request._replace(handle=handle))
+        if not self.submit(request._replace(handle=handle)):
+            NameTable.give_back(handle)
 
 
 def post(lock: BaseLock, asked: Asked) -> LockFuture:

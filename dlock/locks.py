@@ -26,7 +26,7 @@ from dlock import _attempt, _calls, futures
 from dlock._attempt import me
 from dlock._calls import EXCLUSIVE, FOREVER, SHARED, Asked, look, shown
 from dlock._core import lib
-from dlock._handle import Key, NameTable
+from dlock._handle import APART, Key, NameTable
 from dlock._watch import Told, Watch
 from dlock.errors import LockLost, NotHeld
 
@@ -75,8 +75,8 @@ SHARED_WAYS: Final = _ways(SHARED, 0, 1, _calls.DEADLOCK_FLAG)
 class BaseLock:
     """What all lock objects do. Made by a `dlock.Client`, which they belong to."""
 
-    __slots__ = ("__weakref__", "_address", "_client", "_entries", "_held", "_key", "_options",
-                 "_watch", "_ways")
+    __slots__ = ("__weakref__", "_address", "_apart", "_client", "_entries", "_held", "_key",
+                 "_options", "_watch", "_ways")
     _address: str
     _entries: dict[Handle, int]
 
@@ -91,16 +91,23 @@ class BaseLock:
         self._held: list[Handle] = []
         self._watch: Watch | None = None
         self._ways = self._plain
+        self._apart = 0
         if options is not DEFAULT:
             self._configure(options)
 
     def _configure(self, options: Options) -> None:
         lease_ms = self._lease_ms(options.lease)
         flags = _calls.DEADLOCK_FLAG if options.deadlock else 0
+        self._apart = 0 if options.deadlock else APART
         renew = int(options.renew)
         self._ways = _ways(self.mode, lease_ms, renew, flags)
-        if options.on_lost is not None or options.on_suspended is not None:
-            self._watch = Watch(self, options.on_lost, options.on_suspended)
+        on_lost, on_suspended = options.on_lost, options.on_suspended
+        client = cast("Client | None", self._client)  # None: it comes out of a pickle
+        if client is not None:
+            on_lost = on_lost or client._on_lost
+            on_suspended = on_suspended or client._on_suspended
+        if on_lost is not None or on_suspended is not None:
+            self._watch = Watch(self, on_lost, on_suspended)
 
     def _lease_ms(self, lease: float | None) -> int:
         if lease is not None and not self.leases:
@@ -135,9 +142,10 @@ class BaseLock:
         if asked is None:
             alone, among_others = self._ways
             asked = among_others if actor.holds else alone
-        handle = self._client._names.take(self._key, actor.number)
+        number = actor.number | self._apart
+        handle = self._client._names.take(self._key, number)
         if handle is None:
-            handle = _attempt.take(self._client, self._key, asked.wait_ms)
+            handle = _attempt.take(self._client, self._key, number, asked.wait_ms)
         try:
             if handle.asked is not asked:
                 _fill(handle, asked)
@@ -147,6 +155,7 @@ class BaseLock:
             if status:
                 handle, granted = _attempt.persist(self._client, handle, asked, status, self._watch)
             if not status or granted:
+                handle.holds = actor.holds
                 self._held.append(handle)
                 actor.holds.add(handle.serial)
                 if self._watch is not None:
@@ -161,7 +170,6 @@ class BaseLock:
 
     def _withdraw(self, handle: Handle) -> None:
         """An acquisition that was interrupted leaves nothing behind."""
-        me.actor.holds.discard(handle.serial)
         with contextlib.suppress(ValueError):  # it had not come that far
             self._held.remove(handle)
         handle.abandon()
@@ -180,12 +188,11 @@ class BaseLock:
             clean = not status or _attempt.conclude(self._client, handle, status)
         except BaseException as error:
             if handle is not None:
-                me.actor.holds.discard(handle.serial)
                 handle.abandon()
             elif isinstance(error, IndexError):
                 raise self._not_held() from None
             raise
-        me.actor.holds.discard(handle.serial)
+        handle.holds.discard(handle.serial)  # of whoever acquired it
         if handle.watcher is not None:
             handle.watcher = None
         if clean:
@@ -196,7 +203,7 @@ class BaseLock:
     def _claim(self) -> Handle:
         """Takes one hold out of `_held`: the calling thread's, if it has one. IndexError: none.
         It must not be in a variable here: an interrupted frame lives on in its traceback."""
-        actor = me.actor.number
+        actor = me.actor.number | self._apart
         own = [index for index, one in enumerate(tuple(self._held)) if one.actor == actor]
         return self._held.pop(own[-1] if own else -1)
 
@@ -257,7 +264,7 @@ class BaseLock:
         """The hold that concerns the calling thread: its own, or the newest."""
         held = tuple(self._held)
         if len(held) > 1:
-            actor = me.actor.number
+            actor = me.actor.number | self._apart
             for handle in reversed(held):
                 if handle.actor == actor:
                     return handle
@@ -310,11 +317,14 @@ class BaseLock:
         for), if that is later than now; `remaining` afterwards. NotHeld; LockLost; LeaseTooLong;
         ConnectionLost."""
         handle = self._held_hold()
+        token = int(handle.acquire.token)
         asked = cast(Asked, handle.asked)
         if asked.lease_ms == 0:
             raise ValueError(f"{self!r} is held without a lease: there is nothing to extend")
         lease_ms = asked.lease_ms if lease is None else self._lease_ms(lease)
-        return _attempt.extend(self._client, handle, asked.mode, lease_ms) / 1000
+        if handle not in self._held:
+            raise self._not_held()  # another thread has released it
+        return _attempt.extend(self._client, handle, token, asked.mode, lease_ms) / 1000
 
     @property
     def lost(self) -> threading.Event:

@@ -16,7 +16,7 @@ import operator
 import time
 from collections.abc import Callable, Container, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 
 from dlock import _attempt, _calls, _core
 from dlock._attempt import me
@@ -79,10 +79,14 @@ class Multi:
         taken: list[Handle] = []
         try:
             self._get_names(until)
-            if self._take_all(taken, wait_ms, until):
+            while self._take_all(taken, wait_ms, until):
                 self._restart_leases(taken)
+                if any(map(_calls.gone, taken)):
+                    self._give_back(taken)  # The session ended during the wait: begin again.
+                    continue
                 for one, handle in zip(self._locks, taken, strict=True):
-                    me.actor.holds.add(handle.serial)
+                    handle.holds = me.actor.holds
+                    handle.holds.add(handle.serial)
                     one._hold_from(handle)
                 return True
         except BaseException:
@@ -123,7 +127,7 @@ class Multi:
         calls = ffi.new("struct dlk_call[]", len(tries))
         try:
             for index, one in enumerate(tries):
-                handle = self._client._take(one._key, me.actor.number, until)
+                handle = self._client._take(one._key, me.actor.number | one._apart, until)
                 handles.append(handle)
                 if one._watch is not None:
                     one._watch.begin(handle)
@@ -153,7 +157,7 @@ class Multi:
         if wait_ms not in (0, FOREVER):
             wait_ms = max(math.ceil((until - time.monotonic()) * 1000), 0)
         asked = self._asked(one, wait_ms, taken)
-        handle = self._client._take(one._key, me.actor.number, until)
+        handle = self._client._take(one._key, me.actor.number | one._apart, until)
         try:
             _calls.fill_acquire(handle, asked)
             if one._watch is not None:
@@ -188,7 +192,7 @@ class Multi:
             return
         calls = ffi.new("struct dlk_call[]", len(leased))
         for index, (handle, mode, lease_ms) in enumerate(leased):
-            extend = _calls.new_extend(handle, mode, lease_ms)
+            extend = _calls.new_extend(handle, handle.acquire.token, mode, lease_ms)
             ffi.memmove(calls + index, extend, _CALL_BYTES)
         run_batch([handle for handle, _, _ in leased], calls)
         for index, (handle, _, lease_ms) in enumerate(leased):
@@ -215,7 +219,7 @@ class Multi:
             raise
         finally:
             for handle in handles:
-                me.actor.holds.discard(handle.serial)
+                handle.holds.discard(handle.serial)
         put_back(handles, clean)
         if problem is not None:
             raise problem
@@ -266,6 +270,9 @@ class Multi:
                 return function(*arguments, **keywords)
 
         return cast(_F, guarded)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} cannot be pickled; pickle its lock objects, and make another")
 
     def __repr__(self) -> str:
         return f"<dlock.Multi of {len(self._locks)} locks>"

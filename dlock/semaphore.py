@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dlock.errors import LockLost
 from dlock.locks import BaseLock
 
 
@@ -23,11 +24,18 @@ class Semaphore(BaseLock):
         return self.size == 1
 
     def release(self, n: int = 1) -> None:
-        """Gives `n` slots back. ValueError: n is below 1. NotHeld: this object holds fewer; then
-        none is given back."""
+        """Gives `n` slots back, those first that the calling thread took last. ValueError: n is
+        below 1. NotHeld: this object holds fewer; then none is given back. LockLost: one of them
+        was lost; the others are given back all the same."""
         if n < 1:
             raise ValueError("n must be one or more")
         if len(self._held) < n:
             raise self._not_held()
+        problem: LockLost | None = None
         for _ in range(n):
-            super().release()
+            try:
+                super().release()
+            except LockLost as lost:
+                problem = problem or lost
+        if problem is not None:
+            raise problem

@@ -173,7 +173,9 @@ static enum dlk_turn begin_held(struct dlk_book *book, struct dlk_hold *hold,
         }
         return ask_about_hold(book, hold, call, DLK_OP_UNLOCK, now_ns, request);
     }
-    if (call->mode != hold->now.mode) {
+    bool other = call->verb == DLK_VERB_EXTEND && call->operand != 0
+                 && call->operand != hold->now.token;
+    if (call->mode != hold->now.mode || other) {
         return decide(book, hold, call, DLK_STATUS_EINVAL, now_ns);
     }
     if (call->verb != DLK_VERB_EXTEND && hold->kind == DLK_KIND_SEMAPHORE) {

@@ -474,7 +474,7 @@ struct dlk_call {
     uint32_t lease_ms; /* what the user asked for; RW never sends it */
     uint32_t wait_ms;
     uint32_t flags;    /* enum dlk_request_flag */
-    uint64_t operand;  /* addend, compare */
+    uint64_t operand;  /* addend, compare; EXTEND: the token of the hold that is meant, 0: any */
     uint64_t swap;
     uint64_t cookie;   /* the caller's own; dlk_client_collect returns it */
     uint32_t renew;    /* TRYLOCK, LOCK with a lease: 1: the keeper extends it while it is held */

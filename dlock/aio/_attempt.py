@@ -131,14 +131,15 @@ async def extend(
     """Extends the lease of a hold; what is left of it, in ms."""
     deadline = until(0)
     backoff = Backoff()
+    token = int(handle.acquire.token)
     while True:
-        call = _calls.new_extend(handle, mode, lease_ms)
+        call = _calls.new_extend(handle, token, mode, lease_ms)
         if handle.name.table.ended:
             raise lost(handle, name)
         status = await run(client, call)
         if status == _EINVAL and await declare(client, lease_ms, deadline):
             continue
-        if status == _EINVAL and not _calls.look(handle).token:
+        if status == _EINVAL and _calls.look(handle).token != token:
             raise lost(handle, name)
         outcome = _calls.judge_extend(status, handle.name.key[0], lease_ms)
         if outcome is Outcome.DONE:

@@ -34,6 +34,7 @@ from dlock.aio._actors import actors, new_actor
 from dlock.aio._collect import Collector
 from dlock.aio._drive import REPLY_TIMEOUT_S, Driver
 from dlock.aio._names import Wanted
+from dlock.aio._watch import Told
 from dlock.control.link import LinkError
 from dlock.control.messages import ClientDeinit, ShowLock
 from dlock.errors import (
@@ -56,7 +57,8 @@ LEAVE_S: Final = 1.0  # how long a client that leaves waits for the server
 
 class Connection:
     """See the file. Lock objects use `names`, `collector` and `holding` directly: they are those of
-    the present session. `holding`: of each actor, how many holds it has."""
+    the present session. `holding`: of each actor, how many holds it has. `on_lost`, `on_suspended`:
+    for lock objects without callbacks of their own."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, options: Options) -> None:
         self._here: asyncio.AbstractEventLoop | None = None  # until it is open, and when closed
@@ -69,6 +71,8 @@ class Connection:
         self._wanted = Wanted(self, loop)
         self._needs_keeper = object()
         self.holding: dict[int, int] = {}
+        self.on_lost: Told | None = None
+        self.on_suspended: Told | None = None
 
     async def open(self, timeout_s: float) -> None:
         """Connects. ConnectError; nothing is left behind if it fails or is cancelled."""

@@ -35,6 +35,8 @@ def connect(
     *,
     timeout: float = TIMEOUT_S,
     name: str | None = None,
+    on_lost: Told | None = None,
+    on_suspended: Told | None = None,
 ) -> Connecting:
     """Connects to a dlock server: `client = await connect(...)`, or `async with connect(...) as
     client`.
@@ -42,25 +44,30 @@ def connect(
     `address`: HOST:PORT, the path of an address file, or several with commas between them; None:
     DLOCK_ADDRESS, else 127.0.0.1:21616. `timeout`: seconds in which a server must have answered; an
     address file that does not exist yet is waited for as long. `name`: shown to operators in the
-    place of the program's.
+    place of the program's. `on_lost(lock)` and `on_suspended(lock)`: called by the event loop for
+    every lock object of this client that has none of its own.
 
     ConnectError: no server answered in time; ValueError: no address.
     """
     # No thread waits in C, so that its waiting mode does not matter.
     options = Options(parse(address), _core.DLK_WAIT_BLOCK, client_info(name))
-    return Connecting(options, timeout)
+    return Connecting(options, timeout, on_lost, on_suspended)
 
 
 class Connecting(Awaitable["Client"], AbstractAsyncContextManager["Client"]):
     """What `connect` returns: await it, or enter it with `async with`. Nothing happens before."""
 
-    def __init__(self, options: Options, timeout_s: float) -> None:
+    def __init__(
+        self, options: Options, timeout_s: float, on_lost: Told | None, on_suspended: Told | None
+    ) -> None:
         self._options = options
         self._timeout_s = timeout_s
+        self._told = on_lost, on_suspended
         self._client: Client | None = None
 
     async def _open(self) -> Client:
         connection = Connection(asyncio.get_running_loop(), self._options)
+        connection.on_lost, connection.on_suspended = self._told
         await connection.open(self._timeout_s)
         return Client(connection)
 

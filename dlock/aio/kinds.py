@@ -30,7 +30,7 @@ class Reentrant(BaseLock):
 
     def _own(self, actor: int) -> Handle | None:
         for handle in self._held:
-            if handle.actor == actor:
+            if handle.actor == actor | self._apart:
                 return handle
         return None
 

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar, cas
 
 from dlock import _calls, _core
 from dlock._calls import EXCLUSIVE, FOREVER, Asked, look, shown
-from dlock._handle import Handle, Key, NameTable
+from dlock._handle import APART, Handle, Key, NameTable
 from dlock.aio import _attempt
 from dlock.aio._watch import Told, Watch
 from dlock.errors import LockLost, NotHeld
@@ -68,8 +68,8 @@ class Options(NamedTuple):
 class BaseLock:
     """What all lock objects do. Made by a `Client`, and used in its event loop."""
 
-    __slots__ = ("__weakref__", "_asked", "_client", "_held", "_key", "_nested", "_options",
-                 "_watch")
+    __slots__ = ("__weakref__", "_apart", "_asked", "_client", "_held", "_key", "_nested",
+                 "_options", "_watch")
 
     mode: ClassVar[int] = EXCLUSIVE
     leases: ClassVar[bool] = True  # does the kind know leases?
@@ -82,11 +82,14 @@ class BaseLock:
         self._watch: Watch | None = None
         lease_ms = self._lease_ms(options.lease)
         flags = _calls.DEADLOCK_FLAG if options.deadlock else 0
+        self._apart = 0 if options.deadlock else APART
         self._asked = ask(self.mode, lease_ms, FOREVER, 0, int(options.renew))
         # Who holds nothing closes no cycle of waits; for others the server looks.
         self._nested = ask(self.mode, lease_ms, FOREVER, flags, int(options.renew))
-        if options.on_lost is not None or options.on_suspended is not None:
-            self._watch = Watch(self, options.on_lost, options.on_suspended)
+        on_lost = options.on_lost or client.on_lost
+        on_suspended = options.on_suspended or client.on_suspended
+        if on_lost is not None or on_suspended is not None:
+            self._watch = Watch(self, on_lost, on_suspended)
 
     def _lease_ms(self, lease: float | None) -> int:
         if lease is not None and not self.leases:
@@ -122,6 +125,7 @@ class BaseLock:
 
     async def _acquire(self, asked: Asked, actor: int) -> bool:
         client = self._client
+        actor |= self._apart
         handle = client.names.take(self._key, actor)
         if handle is None:
             handle = await client.take(self._key, actor, _attempt.until(asked.wait_ms))
@@ -173,7 +177,7 @@ class BaseLock:
         actor = client.enter()
         handle: Handle | None = None
         try:
-            handle = self._claim(actor)
+            handle = self._claim(actor | self._apart)
             client.holds_no_more(handle.actor)
             if handle.watcher is not None:
                 handle.watcher = None
@@ -249,7 +253,7 @@ class BaseLock:
         """The hold that concerns the running task: its own, or the newest."""
         held = self._held
         if len(held) > 1:
-            actor = self._client.actor
+            actor = self._client.actor | self._apart
             for handle in reversed(held):
                 if handle.actor == actor:
                     return handle

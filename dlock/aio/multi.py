@@ -77,17 +77,24 @@ class Multi:
                 await self._try_rest(taken, actor, deadline)
                 if len(taken) == len(self._locks):
                     await self._restart_leases(taken)
-                    return True
-                if not await self._wait_for_next(taken, actor, wait_ms, deadline):
+                    if not any(map(_calls.gone, taken)):
+                        return True
+                    await self._give_up(taken)  # the session ended during the wait: begin again
+                elif not await self._wait_for_next(taken, actor, wait_ms, deadline):
                     break
         except BaseException:
             for one, handle in zip(self._locks, taken, strict=False):
                 one._withdraw(handle)
             raise
-        given_up = [one.release() for one, _ in zip(self._locks, taken, strict=False)]
-        with contextlib.suppress(LockLost):  # what was taken in vain may be lost in vain
-            await _conclude(given_up)
+        await self._give_up(taken)
         return False
+
+    async def _give_up(self, taken: list[Handle]) -> None:
+        """Gives back what was taken in vain, and may be lost in vain."""
+        posted = _release_all(self._locks[: len(taken)])
+        taken.clear()
+        with contextlib.suppress(LockLost):
+            await _conclude(posted)
 
     async def _try_rest(self, taken: list[Handle], actor: int, deadline: float) -> None:
         """Tries all that are not taken, together. Those granted before the first refusal are held
@@ -101,7 +108,7 @@ class Multi:
         try:
             posted = []
             for one, asked in zip(rest, asking, strict=True):
-                handle = await client.take(one._key, actor, deadline)
+                handle = await client.take(one._key, actor | one._apart, deadline)
                 mine.append(handle)
                 _attempt.fill(handle, asked)
                 if one._watch is not None:

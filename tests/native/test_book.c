@@ -303,6 +303,23 @@ static void test_verified_once(void)
     dlk_book_free(&book);
 }
 
+/* An EXTEND that names a token means that hold, and no later one of the same owner. */
+static void test_extend_names_its_hold(void)
+{
+    struct dlk_book book = new_book(ATOMIC);
+    bring_to(&book, HELD);
+    struct dlk_call look = ask_for(DLK_VERB_LOOK, EX, 0, 0);
+    assert(begin(&book, &look, T0) == NULL && look.token != 0);
+    struct dlk_call late = ask_for(EXTEND, EX, 1000, 0);
+    late.operand = look.token - 1;
+    assert(begin(&book, &late, T0) == NULL && late.status == S(EINVAL));
+    assert(late.token == look.token);
+    struct dlk_call meant = ask_for(EXTEND, EX, 1000, 0);
+    meant.operand = look.token;
+    assert(run(&book, meant, R(EXTENDED)) == S(SUCCESS));
+    dlk_book_free(&book);
+}
+
 static void test_objects(void)
 {
     struct dlk_book book = new_book(ATOMIC);
@@ -395,6 +412,7 @@ int main(void)
     test_rows();
     test_order_of_checks();
     test_verified_once();
+    test_extend_names_its_hold();
     test_objects();
     test_drop();
     test_map();
