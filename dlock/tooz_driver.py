@@ -264,7 +264,8 @@ class DlockDriver(
 
     def stand_down_group_leader(self, group_id: bytes) -> bool:
         """False: it did not lead."""
-        return self._submit(lambda groups: groups.stand_down(_bytes(group_id))).get()
+        stood: bool = self._submit(lambda groups: groups.stand_down(_bytes(group_id))).get()
+        return stood
 
     def run_elect_coordinator(self) -> None:
         """Tries to lead each group whose election is watched; calls back where that is new."""
@@ -274,7 +275,8 @@ class DlockDriver(
                     coordination.LeaderElected(group_id, self._member_id))
 
     def _elected(self, group_id: bytes) -> bool:
-        return self._submit(lambda groups: groups.run_for(_bytes(group_id))).get()
+        elected: bool = self._submit(lambda groups: groups.run_for(_bytes(group_id))).get()
+        return elected
 
     def run_watchers(self, timeout: float | None = None) -> list[Any]:
         """Joined and left members since the last time, then the election."""
