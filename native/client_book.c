@@ -33,7 +33,8 @@ void dlk_book_free(struct dlk_book *book)
     *book = (struct dlk_book){0};
 }
 
-void dlk_book_attach(struct dlk_book *book, const struct dlk_link *link, uint64_t sent_ns)
+void dlk_book_attach(struct dlk_book *book, const struct dlk_link *link, uint64_t sent_ns,
+                     uint64_t now_ns)
 {
     if (book->epoch != link->epoch) {
         for (uint32_t i = 0; i < book->holds_high; i++) {
@@ -57,8 +58,8 @@ void dlk_book_attach(struct dlk_book *book, const struct dlk_link *link, uint64_
     book->session_ttl_ms = link->session_ttl_ms;
     book->max_lease_ms = link->max_lease_ms;
     book->removed = false;
-    dlk_book_renew(book, sent_ns, DLK_RESULT_DONE, sent_ns);
-    dlk_holds_attach(book, sent_ns);
+    dlk_book_renew(book, sent_ns, DLK_RESULT_DONE, now_ns);
+    dlk_holds_attach(book, now_ns);
 }
 
 /* ---- Holds ---- */

@@ -173,9 +173,11 @@ struct dlk_book {
 
 void dlk_book_init(struct dlk_book *book, uint32_t reply_timeout_ms);
 void dlk_book_free(struct dlk_book *book);
-/* A connection proves the session; its request was sent at sent_ns. A new epoch voids the server's
- * handles and starts the session's validity anew. */
-void dlk_book_attach(struct dlk_book *book, const struct dlk_link *link, uint64_t sent_ns);
+/* A connection proves the session; its request was sent at sent_ns, and the answer is there now,
+ * which may be after the time that it proves. A new epoch voids the server's handles and starts the
+ * session's validity anew. */
+void dlk_book_attach(struct dlk_book *book, const struct dlk_link *link, uint64_t sent_ns,
+                     uint64_t now_ns);
 
 /* client_book.c: what the control plane and the user tell. Statuses as in dlock_abi.h. */
 int dlk_book_add_lock(struct dlk_book *book, uint32_t lock_id, uint32_t slot, uint32_t kind,

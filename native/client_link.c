@@ -221,7 +221,7 @@ static bool install(struct dlk_client *client, const struct dlk_link *link)
         return false;
     }
     client->up = true;
-    dlk_book_attach(&client->book, link, attaching->sent_ns);
+    dlk_book_attach(&client->book, link, attaching->sent_ns, dlk_now_ns());
     attaching->fd = -1;
     dlk_pass_lead(client);
     return true;

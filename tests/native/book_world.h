@@ -34,7 +34,7 @@ static inline struct dlk_book new_book(uint32_t kind)
     struct dlk_book book;
     struct dlk_link link = link_of(EPOCH);
     dlk_book_init(&book, TIMEOUT_MS);
-    dlk_book_attach(&book, &link, T0);
+    dlk_book_attach(&book, &link, T0, T0);
     assert(dlk_book_add_lock(&book, LOCK, 5, kind, OWNER) == S(SUCCESS));
     return book;
 }

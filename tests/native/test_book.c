@@ -28,7 +28,7 @@ static struct dlk_book new_book(uint32_t kind)
 {
     struct dlk_book book;
     dlk_book_init(&book, 5000);
-    dlk_book_attach(&book, &LINK, T0);
+    dlk_book_attach(&book, &LINK, T0, T0);
     assert(dlk_book_add_lock(&book, LOCK, 5, kind, OWNER) == DLK_STATUS_SUCCESS);
     return book;
 }

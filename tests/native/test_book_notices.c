@@ -50,7 +50,7 @@ static void test_renewed_after_the_end(void)
         hold(&book);
         dlk_book_pass(&book, T0 + 7000 * MS);
         expect_one(&book, N(SUSPENDED));
-        dlk_book_attach(&book, &link, T0 + 7000 * MS);
+        dlk_book_attach(&book, &link, T0 + 7000 * MS, T0 + 7000 * MS);
         struct dlk_request request = renewal(&book, T0 + 7000 * MS);
         reply(&book, &request, rows[i].result, T0 + 7001 * MS);
         expect_one(&book, rows[i].kind);
@@ -186,7 +186,7 @@ static void test_session(void)
     dlk_book_pass(&book, gone_ns);
     expect_one(&book, N(SESSION_SUSPENDED));
     assert(dlk_book_due_ns(&book, false) == DLK_NEVER_NS);
-    dlk_book_attach(&book, &link, gone_ns + 5000 * MS);
+    dlk_book_attach(&book, &link, gone_ns + 5000 * MS, gone_ns + 5000 * MS);
     expect_one(&book, N(SESSION_CONFIRMED));
     /* An answer that comes too late to be believed confirms nothing. */
     struct dlk_call ping = {.verb = DLK_VERB_PING};
@@ -227,10 +227,10 @@ static void test_new_epoch(bool late)
     if (late) {
         const uint32_t kinds[] = {N(SESSION_SUSPENDED), N(SESSION_CONFIRMED), N(SUSPENDED)};
         dlk_book_pass(&book, gone_ns);
-        dlk_book_attach(&book, &link, gone_ns + 100 * MS);
+        dlk_book_attach(&book, &link, gone_ns + 100 * MS, gone_ns + 100 * MS);
         expect_told(&book, kinds, 3);
     } else {
-        dlk_book_attach(&book, &link, gone_ns - 100 * MS);
+        dlk_book_attach(&book, &link, gone_ns - 100 * MS, gone_ns - 100 * MS);
         expect_nothing(&book);
         dlk_book_pass(&book, gone_ns);
         expect_one(&book, N(SUSPENDED));

@@ -154,7 +154,7 @@ static void test_reattach(void)
     }
     assert(book.renewals_under_way == 0 && book.pending_used == 0 && book.debts == 0);
     assert(dlk_book_due_ns(&book, false) > FIRST_DUE + 1000 * MS); /* without one: the end */
-    dlk_book_attach(&book, &link, FIRST_DUE + 20 * MS);
+    dlk_book_attach(&book, &link, FIRST_DUE + 20 * MS, FIRST_DUE + 20 * MS);
     assert(dlk_book_due_ns(&book, true) <= FIRST_DUE + 20 * MS);
     assert(renewal(&book, FIRST_DUE + 20 * MS).token == 1000);
     dlk_book_free(&book);

@@ -219,7 +219,7 @@ static void test_claim_of_an_earlier_epoch(void)
     struct dlk_link next = link_of(EPOCH + 1);
     struct dlk_claim claim;
     run(&book, &call, R(GRANTED), T0);
-    dlk_book_attach(&book, &next, T0 + 9000 * MS);
+    dlk_book_attach(&book, &next, T0 + 9000 * MS, T0 + 9000 * MS);
     assert(dlk_book_session_left_ms(&book, T0 + 9000 * MS) == TTL_MS - TTL_MS / 1000);
     assert(dlk_book_claims(&book, &claim, 1, T0 + 9500 * MS) == 1 && claim.lapsed == 0);
     dlk_book_claims(&book, &claim, 1, T0 + 10000 * MS);
