@@ -60,6 +60,7 @@ struct dlk_client *dlk_client_new(const struct dlk_client_config *config)
     dlk_collect_init(&client->collect);
     dlk_book_init(&client->book, client->config.reply_timeout_ms);
     client->book.number = config->number;
+    client->slice_ms = DLK_WAIT_SLICE_MS;
     dlk_adaptive_init(&client->adaptive, config->wait_mode, config->spin_us);
     dlk_keeper_add(client);
     return client;
@@ -334,7 +335,7 @@ int dlk_client_settle(struct dlk_client *client, uint32_t timeout_ms)
     if (dlk_client_forked(client)) {
         return DLK_STATUS_FORKED;
     }
-    uint32_t slice_ms = timeout_ms < DLK_WAIT_SLICE_MS ? timeout_ms : DLK_WAIT_SLICE_MS;
+    uint32_t slice_ms = timeout_ms < client->slice_ms ? timeout_ms : client->slice_ms;
     dlk_client_lock(client);
     uint64_t now_ns = dlk_now_ns();
     if (client->up && client->book.debts != 0) {

@@ -73,6 +73,7 @@ struct dlk_client {
     pthread_cond_t roles_free; /* neither leader nor sender */
     uint32_t process;          /* the process generation that it belongs to */
     struct dlk_client_config config;
+    uint32_t slice_ms; /* DLK_WAIT_SLICE_MS; a test that looks for missed wake-ups makes it long */
     struct dlk_book book;
     struct dlk_adaptive adaptive;
     int fd;

@@ -325,7 +325,7 @@ static void take_calls(struct dlk_waiter *waiter, struct dlk_call *calls, size_t
 bool dlk_wait_calls(struct dlk_client *client, struct dlk_call *calls, size_t count,
                     uint64_t now_ns)
 {
-    const uint64_t slice_end_ns = now_ns + (uint64_t)DLK_WAIT_SLICE_MS * DLK_NS_PER_MS;
+    const uint64_t slice_end_ns = now_ns + (uint64_t)client->slice_ms * DLK_NS_PER_MS;
     struct dlk_waiter waiter = {.remaining = 0};
     take_calls(&waiter, calls, count);
     enlist(client, &waiter);
