@@ -250,14 +250,18 @@ static int32_t end_object(struct dlk_call *call, const struct dlk_reply *reply)
     }
 }
 
-/* What the grant to somebody who has meanwhile dropped the lock comes to. */
+/* What the answer to somebody who has meanwhile dropped the lock comes to: a grant is given back,
+ * and what the server did not take back now it must take later. */
 static int32_t end_gone(struct dlk_book *book, const struct dlk_hold *hold,
-                        const struct dlk_reply *reply)
+                        const struct dlk_request *asked, const struct dlk_reply *reply)
 {
+    bool releases = asked->op == DLK_OP_UNLOCK || asked->op == DLK_OP_GIVE_UP;
     if (reply->result == DLK_RESULT_GRANTED) {
         dlk_pending_undo(book, hold, DLK_OP_UNLOCK, reply->token, reply->entry);
     } else if (reply->result == DLK_RESULT_TICKETED) {
         dlk_pending_undo(book, hold, DLK_OP_GIVE_UP, reply->token, reply->entry);
+    } else if (releases && nothing_done(reply->result)) {
+        dlk_pending_undo(book, hold, asked->op, asked->token, DLK_NONE);
     }
     return DLK_STATUS_LOCK_NOT_GET;
 }
@@ -352,8 +356,9 @@ struct dlk_call *dlk_book_reply(struct dlk_book *book, const struct dlk_reply *r
     int32_t status;
     call->result = reply->result;
     if (hold != NULL && hold->gone) {
+        const struct dlk_request asked = pending->request;
         dlk_pending_free(book, index);
-        status = end_gone(book, hold, reply);
+        status = end_gone(book, hold, &asked, reply);
     } else {
         status = status_of_reply(book, hold, pending, reply, now_ns);
         dlk_pending_free(book, index);

@@ -137,6 +137,7 @@ struct sim_weather {
     uint32_t delay_us;     /* of a packet, at most */
     uint32_t pause_us;     /* between two steps, at most */
     uint32_t fault_pm;     /* per mille of the steps */
+    uint32_t break_pm;     /* of what users do: an operator breaks holds */
     uint32_t spike_pm;     /* of the packets: delayed by up to two sessions */
     uint32_t ttl_ms;
     uint32_t reply_timeout_ms;
@@ -171,6 +172,7 @@ struct sim_world {
     int session_link[SIM_SESSIONS];
     uint32_t roster[SIM_SESSIONS]; /* client ids of the sessions that have not ended */
     bool attach_used[SIM_SESSIONS];
+    uint64_t deadline_ns[SIM_SESSIONS]; /* of the session, unless a grace is longer */
     int queue[SIM_LINKS];
     size_t queue_count;
     size_t pass_left;

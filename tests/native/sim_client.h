@@ -188,17 +188,41 @@ static inline void sim_expire(struct sim_world *world, struct sim_client *client
     }
     sim_put_debts(world, client);
     sim_go_on(world, client);
+    for (uint32_t i = 0; i < SIM_CALLS; i++) {
+        const struct sim_call *known = &client->calls[i];
+        if (known->active && !known->ended && known->call.deadline_ns <= now - 40 * SIM_MS) {
+            sim_fail(world, "c%u: call %u is over its time", client->index, known->serial);
+        }
+    }
+}
+
+/* Has this call taken what is held, and would its undoing be the end of that? */
+static inline bool sim_took(const struct sim_client *client, const struct sim_call *known)
+{
+    const struct dlk_call *call = &known->call;
+    bool over = call->phase == DLK_PHASE_ENDED || call->phase == DLK_PHASE_SEEN;
+    bool took = (call->verb == DLK_VERB_TRYLOCK || call->verb == DLK_VERB_LOCK)
+                && call->status == DLK_STATUS_SUCCESS;
+    const struct dlk_hold *hold = sim_hold(client, sim_hold_number(call->lock_id, call->owner));
+    return over && took && sim_held_token(hold) == call->token && hold->now.count == 1
+           && hold->running == DLK_NONE;
 }
 
 static inline void sim_cancel(struct sim_world *world, struct sim_client *client,
                               struct sim_call *known)
 {
+    bool took = sim_took(client, known);
+    uint32_t number = sim_hold_number(known->call.lock_id, known->call.owner);
     sim_say(world, "c%u cancels call %u in phase %u", client->index, known->serial,
             known->call.phase);
     dlk_book_cancel(&client->book, &known->call, sim_now_of(world, client));
     known->active = false;
     known->ended = true;
     sim_observe(world, client, &known->call);
+    if (took && sim_held_token(sim_hold(client, number)) != 0) {
+        sim_fail(world, "c%u: call %u was cancelled, and its hold stays", client->index,
+                 known->serial);
+    }
     sim_put_debts(world, client);
     sim_go_on(world, client);
 }

@@ -63,6 +63,26 @@ static inline void sim_retire(struct sim_world *world, int number)
     sim_pipe_close(world, &link->down);
 }
 
+static inline void sim_renewed(struct sim_world *world, uint32_t session)
+{
+    world->deadline_ns[session] = world->now + (uint64_t)world->weather.ttl_ms * SIM_MS;
+}
+
+/* No session ends while a request of it that came in time lies unread. */
+static inline void sim_session_ended(struct sim_world *world, uint32_t slot)
+{
+    int number = world->session_link[slot];
+    world->roster[slot] = 0;
+    if (number < 0) {
+        return;
+    }
+    const struct sim_pipe *up = &world->links[number].up;
+    if (up->first != up->count && up->packets[up->first].at_ns < world->deadline_ns[slot]) {
+        sim_fail(world, "session %u ends, though a request of it came in time", slot);
+    }
+    sim_retire(world, number);
+}
+
 /* Everything that the engine has left: replies into their connections, events into the control
  * plane. A connection that takes no more is closed, and the reply with it is lost. */
 static inline void sim_outbox(struct sim_world *world)
@@ -89,10 +109,7 @@ static inline void sim_outbox(struct sim_world *world)
         uint32_t slot = events[i].slot;
         if (events[i].op == DLK_EVENT_SESSION_ENDED) {
             sim_say(world, "session %u of client %u ends", slot, events[i].id);
-            world->roster[slot] = 0;
-            if (world->session_link[slot] >= 0) {
-                sim_retire(world, world->session_link[slot]);
-            }
+            sim_session_ended(world, slot);
         } else if (events[i].op == DLK_EVENT_SESSION_FREED) {
             world->slot_used[slot] = false;
         }
@@ -149,6 +166,7 @@ static inline void sim_carry_out(struct sim_world *world, const struct sim_order
         world->slot_used[command.slot] = true;
         world->attach_used[command.slot] = false;
         world->roster[command.slot] = command.id;
+        sim_renewed(world, command.slot);
     } else if (done.result == DLK_RESULT_DONE && closes) {
         world->roster[command.slot] = 0;
     }
@@ -225,6 +243,7 @@ static inline void sim_answer_attached(struct sim_world *world, const int *attac
                                                  .slot = link->session,
                                                  .id = link->client_id});
         dlk_engine_clear(world->engine);
+        sim_renewed(world, link->session);
         struct dlk_reply reply = {.op = DLK_OP_ATTACH,
                                   .result = DLK_RESULT_DONE,
                                   .session = link->client_id,
@@ -312,6 +331,9 @@ static inline void sim_turn(struct sim_world *world)
         world->stalled_ns = 0;
     }
     sim_answer_attached(world, batch.attached, batch.n_attached);
+    for (size_t i = 0; i < batch.count; i++) {
+        sim_renewed(world, batch.requests[i].session);
+    }
     dlk_engine_step(world->engine, batch.requests, batch.count, world->now);
     sim_outbox(world);
     if (world->pass_left == 0) {
@@ -349,6 +371,7 @@ static inline void sim_succeed(struct sim_world *world)
         world->slot_used[slot] = world->roster[slot] != 0;
         world->session_link[slot] = -1;
         world->attach_used[slot] = true;
+        sim_renewed(world, slot);
         if (world->roster[slot] != 0) {
             sim_command(world, &(struct dlk_command){.op = DLK_COMMAND_SESSION_OPEN,
                                                      .slot = slot,

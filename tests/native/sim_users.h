@@ -31,6 +31,7 @@ static inline struct sim_weather sim_weather_of(struct sim_world *world)
         .reply_timeout_ms = SIM_ONE_OF(world, 100, 500, 2000),
         .lease_ms = SIM_ONE_OF(world, 300, 2000, 20000),
         .batch = SIM_ONE_OF(world, 1, 3, 20, 200),
+        .break_pm = SIM_ONE_OF(world, 0, 10, 50),
         .forgetful = sim_chance(world, 100),
         .clients = 2 + sim_below(world, SIM_LIVE - 1),
         .first_lock = sim_below(world, SIM_LOCKS),
@@ -175,7 +176,7 @@ static inline void sim_drop(struct sim_world *world, struct sim_client *client)
     uint64_t owner = sim_owner(number % SIM_OWNERS);
     const struct dlk_hold *hold = sim_hold(client, number);
     bool has = hold->now.state != DLK_ENTRY_FREE;
-    bool force = sim_chance(world, 100) && (world->weather.forgetful || !has);
+    bool force = sim_chance(world, 300) && (world->weather.forgetful || !has);
     struct dlk_call dropped = {.lock_id = sim_lock_id(lock), .owner = owner};
     int status = dlk_book_drop_lock(&client->book, sim_lock_id(lock), owner, force);
     world->dropped = world->dropped || (force && has);
@@ -203,14 +204,33 @@ static inline void sim_leave(struct sim_world *world, struct sim_client *client)
     sim_client_forget(client);
 }
 
+/* An operator takes something away. */
+static inline void sim_operate(struct sim_world *world)
+{
+    uint32_t lock = sim_choose_hold(world) / SIM_OWNERS;
+    bool one = world->n_held_tokens != 0 && sim_chance(world, 500);
+    uint32_t which = sim_below(world, (uint32_t)world->n_held_tokens);
+    sim_order(world,
+              (struct dlk_command){.op = DLK_COMMAND_BREAK,
+                                   .slot = lock,
+                                   .id = sim_lock_id(lock),
+                                   .attach = DLK_NONE,
+                                   .size = sim_chance(world, 300),
+                                   .value = one ? world->held_tokens[which] : 0},
+              -1, 0);
+}
+
 static inline void sim_use(struct sim_world *world, struct sim_client *client)
 {
     struct sim_call *known = &client->calls[sim_below(world, SIM_CALLS)];
     uint32_t chosen = sim_below(world, 100);
+    if (sim_fault(world, world->weather.break_pm)) {
+        sim_operate(world);
+    }
     if (chosen < 15 && known->serial != 0) {
         sim_cancel(world, client, known); /* whatever its phase, also when it was told already */
         known->serial = 0;
-    } else if (chosen < 17) {
+    } else if (chosen < 19) {
         sim_drop(world, client);
     } else if (!known->active) {
         sim_begin_call(world, client, known);
@@ -227,21 +247,6 @@ static inline void sim_lose_link(struct sim_world *world)
         sim_pipe_cut(world, &link->up);
         sim_pipe_cut(world, &link->down);
     }
-}
-
-static inline void sim_operate(struct sim_world *world)
-{
-    uint32_t lock = sim_below(world, SIM_LOCKS);
-    bool one = world->n_held_tokens != 0 && sim_chance(world, 500);
-    uint32_t which = sim_below(world, (uint32_t)world->n_held_tokens);
-    sim_order(world,
-              (struct dlk_command){.op = DLK_COMMAND_BREAK,
-                                   .slot = lock,
-                                   .id = sim_lock_id(lock),
-                                   .attach = DLK_NONE,
-                                   .size = sim_chance(world, 300),
-                                   .value = one ? world->held_tokens[which] : 0},
-              -1, 0);
 }
 
 static inline uint64_t sim_up_to(struct sim_world *world, uint32_t most_ms)

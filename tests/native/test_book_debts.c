@@ -73,6 +73,22 @@ static void test_never_sent(void)
     dlk_book_free(&book);
 }
 
+/* The lock was dropped by force while its unlock was under way, and the server did nothing. */
+static void test_dropped_while_it_is_given_back(void)
+{
+    struct dlk_book book = new_book(DLK_KIND_ATOMIC);
+    struct dlk_call call = ask_for(TRY, 0, 0);
+    run(&book, &call, R(GRANTED), T0);
+    call = ask_for(UNLOCK, 0, 0);
+    struct dlk_request request = begin(&book, &call, T0);
+    assert(dlk_book_drop_lock(&book, LOCK, OWNER, true) == S(SUCCESS));
+    assert(reply(&book, &request, R(NOT_READY), T0) == &call);
+    assert(call.status == S(LOCK_NOT_GET));
+    const struct dlk_request *debt = next_debt(&book);
+    assert(debt != NULL && debt->op == DLK_OP_UNLOCK && debt->token == 1000);
+    dlk_book_free(&book);
+}
+
 /* ---- Cancelling ---- */
 
 static void test_cancel_of_a_waiter(void)
@@ -184,6 +200,7 @@ int main(void)
     test_debt_of_an_unlock();
     test_debt_of_a_lock();
     test_never_sent();
+    test_dropped_while_it_is_given_back();
     test_cancel_of_a_waiter();
     test_cancel_of_a_grant();
     test_cancel_of_the_rest();
