@@ -124,6 +124,7 @@ struct dlk_pending {
     uint32_t previous;   /* OWED: the one before it, or DLK_NONE */
     uint32_t generation;
     uint8_t state; /* enum dlk_op_state */
+    bool broken;   /* UNLOCK: meanwhile an operator has asked for what it gives back */
 };
 
 /* What is to be told, until the shell takes it. */
@@ -279,6 +280,8 @@ uint64_t dlk_renewal_due_ns(const struct dlk_book *book, const struct dlk_hold *
 void dlk_hold_watch(struct dlk_book *book, struct dlk_hold *hold);
 /* The server says that it is not held. */
 void dlk_hold_lose(struct dlk_book *book, struct dlk_hold *hold, uint32_t result);
+/* An operator has taken it away: it is given back, and told. */
+void dlk_hold_break(struct dlk_book *book, struct dlk_hold *hold);
 /* It may be believed again, if it may. */
 void dlk_hold_confirm(struct dlk_book *book, struct dlk_hold *hold, uint64_t now_ns);
 /* A new connection: renewals go at once, and holds of an earlier epoch end on their own. */

@@ -45,6 +45,7 @@ uint32_t dlk_pending_new(struct dlk_book *book, uint32_t room_kept)
     pending->generation = (pending->generation + 1) % GENERATIONS;
     pending->request.request_id = pending->generation * DLK_INFLIGHT_MAX + index;
     pending->state = DLK_OP_STATE_ASKED;
+    pending->broken = false;
     book->pending_used++;
     return index;
 }

@@ -190,8 +190,8 @@ static int32_t end_acquire(struct dlk_book *book, struct dlk_hold *hold,
     }
 }
 
-static int32_t end_release(struct dlk_hold *hold, const struct dlk_pending *pending,
-                           const struct dlk_reply *reply)
+static int32_t end_release(struct dlk_book *book, struct dlk_hold *hold,
+                           const struct dlk_pending *pending, const struct dlk_reply *reply)
 {
     switch (reply->result) {
     case DLK_RESULT_RELEASED:
@@ -206,6 +206,9 @@ static int32_t end_release(struct dlk_hold *hold, const struct dlk_pending *pend
     default:
         if (nothing_done(reply->result)) {
             hold->now = pending->before;
+            if (pending->broken) {
+                dlk_hold_break(book, hold);
+            }
         }
         return status_of_refusal(reply->result);
     }
@@ -276,7 +279,7 @@ static int32_t status_of_reply(struct dlk_book *book, struct dlk_hold *hold,
         return end_acquire(book, hold, pending, reply);
     case DLK_OP_UNLOCK:
     case DLK_OP_GIVE_UP:
-        return end_release(hold, pending, reply);
+        return end_release(book, hold, pending, reply);
     case DLK_OP_EXTEND:
         return end_extend(book, hold, pending, reply, now_ns);
     case DLK_OP_PING:

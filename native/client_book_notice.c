@@ -198,8 +198,24 @@ void dlk_session_remove(struct dlk_book *book)
     }
 }
 
+void dlk_hold_break(struct dlk_book *book, struct dlk_hold *hold)
+{
+    dlk_pending_undo(book, hold, DLK_OP_UNLOCK, hold->now.token, hold->now.entry);
+    dlk_hold_lose(book, hold, DLK_RESULT_BROKEN);
+}
+
+/* Is it the hold that this operation gives back? The server may yet answer that it did nothing. */
+static void note_broken(struct dlk_book *book, uint32_t running, uint64_t token)
+{
+    struct dlk_pending *pending = running != DLK_NONE ? &book->pending[running] : NULL;
+    if (pending != NULL && pending->request.op == DLK_OP_UNLOCK
+        && pending->request.token == token) {
+        pending->broken = true;
+    }
+}
+
 /* An operator takes a hold away: it is believed no longer, and given back, which is what the
- * server waits for. One that is not held any more has been given back already. */
+ * server waits for. One that is not held any more has been given back already, or is about to. */
 bool dlk_book_noticed(struct dlk_book *book, const struct dlk_reply *reply)
 {
     if (reply->op != DLK_OP_NOTICE || reply->result != DLK_RESULT_BROKEN
@@ -210,10 +226,10 @@ bool dlk_book_noticed(struct dlk_book *book, const struct dlk_reply *reply)
         struct dlk_hold *hold = &book->holds[i];
         if (hold->in_use && hold->now.state == DLK_ENTRY_HELD
             && hold->now.token == reply->token) {
-            dlk_pending_undo(book, hold, DLK_OP_UNLOCK, reply->token, hold->now.entry);
-            dlk_hold_lose(book, hold, DLK_RESULT_BROKEN);
+            dlk_hold_break(book, hold);
             break;
         }
+        note_broken(book, hold->in_use ? hold->running : DLK_NONE, reply->token);
     }
     return true;
 }

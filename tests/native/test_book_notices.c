@@ -143,6 +143,30 @@ static void test_broken(uint64_t number)
     dlk_book_free(&book);
 }
 
+/* While its unlock is under way: the server may not have carried that out. */
+static void test_broken_during_an_unlock(void)
+{
+    for (int ready = 0; ready < 2; ready++) {
+        struct dlk_book book = telling_book(DLK_KIND_ATOMIC);
+        struct dlk_call unlock = ask_for(UNLOCK, 0, 0);
+        struct dlk_reply notice = broken(1000);
+        hold(&book);
+        struct dlk_request request = begin(&book, &unlock, T0);
+        dlk_book_reply(&book, &notice, T0);
+        expect_nothing(&book);
+        reply(&book, &request, ready ? R(RELEASED) : R(NOT_READY), T0);
+        assert(unlock.status == (ready ? S(SUCCESS) : S(NOT_READY)));
+        assert(belief_of(&book)->state == DLK_ENTRY_FREE && book.debts == (ready ? 0 : 1));
+        if (ready) {
+            expect_nothing(&book);
+        } else {
+            expect_one(&book, N(BROKEN));
+            assert(next_debt(&book)->op == DLK_OP_UNLOCK);
+        }
+        dlk_book_free(&book);
+    }
+}
+
 /* While an extension is under way, whose answer then revives nothing; and strangers' notices. */
 static void test_broken_during_an_extension(void)
 {
@@ -265,6 +289,7 @@ int main(void)
     test_lost();
     test_broken(NUMBER);
     test_broken(0);
+    test_broken_during_an_unlock();
     test_broken_during_an_extension();
     test_session();
     test_removed();
