@@ -391,9 +391,10 @@ def test_a_multi_struck_at_every_await_point(server: Server, when: str) -> None:
             for wait in range(100):
                 names = [f"struck {when} {wait} {number}" for number in range(5)]
                 locks = [client.lock(name, lease=30) for name in names]
-                busy = client.lock(names[2])
+                busy = client.lock(names[2], deadlock=False)  # the loop gives it back
                 await busy.acquire()
-                freed = asyncio.get_running_loop().call_later(0.01, busy.release().close)
+                freed = asyncio.get_running_loop().call_later(
+                    0.01, lambda busy=busy: busy.release().close())
                 how, _ = await stop_at(
                     client.multi(locks).acquire(), wait, when, asyncio.CancelledError())
                 if how == "ended":
