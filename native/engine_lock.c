@@ -202,6 +202,9 @@ static void request_redeem(struct dlk_engine *engine, const struct dlk_request *
     }
     if (entry->state == DLK_ENTRY_HELD) {
         entry->request_id = request->request_id; /* so that cancelling this one undoes it */
+        if (request->lease_ms == 0 && !entry_breaking(entry)) {
+            entry->end_ns = DLK_NEVER; /* its client will take it for a hold without a lease */
+        }
         grow_lease(entry, request->lease_ms, now_ns);
         answer(engine, request, DLK_RESULT_GRANTED, entry, now_ns);
         return;

@@ -259,6 +259,8 @@ def redeem_request(world: World, lock: Lock, request: Request, now: int, out: Ou
         return on_lock(lock, answer(request, "PASSED"))
     if entry.state == "HELD":
         entry.request_id = request.request_id
+        if not request.lease_ms and not entry.breaking:
+            entry.end = None
         grow(entry, request.lease_ms, now)
         remind(world, lock, entry, now, out)
         return speak(lock, entry, "GRANTED", now)

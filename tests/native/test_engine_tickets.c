@@ -159,6 +159,22 @@ static void a_lost_redemption_returns_its_grant_or_is_undone(struct world *world
     assert(entries(world, FAIR) == 0);
 }
 
+/* Its client believes in it for as long as its session: nobody may have it when the lease that an
+ * unheard answer granted is over. */
+static void redeemed_again_without_a_lease_it_has_no_end(struct world *world)
+{
+    struct dlk_reply held = try(world, 0, FAIR, EX);
+    struct dlk_reply place = ticket(world, 1, EX);
+    unlock(world, FAIR, held);
+    struct dlk_reply lost = redeem(world, place, 500, 0);
+    assert(lost.lease_ms == 500);
+    world->now += ms(600);
+    struct dlk_reply again = redeem(world, place, 0, 0);
+    assert(again.result == DLK_RESULT_GRANTED && again.lease_ms == 0);
+    assert(try(world, 2, FAIR, EX).result == DLK_RESULT_BUSY);
+    assert(unlock(world, FAIR, again).result == DLK_RESULT_RELEASED);
+}
+
 static void giving_up_lets_the_next_one_in(struct world *world)
 {
     struct dlk_reply held = try(world, 0, FAIR, EX);
@@ -215,6 +231,8 @@ int main(void)
          a_lock_that_waits_keeps_a_ticket_when_it_asked_for_one, 0},
         {"a lost redemption returns its grant or is undone",
          a_lost_redemption_returns_its_grant_or_is_undone, 0},
+        {"redeemed again without a lease it has no end",
+         redeemed_again_without_a_lease_it_has_no_end, 0},
         {"giving up lets the next one in", giving_up_lets_the_next_one_in, 0},
         {"the counts show how many stand before", the_counts_show_how_many_stand_before, 0},
     };
