@@ -214,6 +214,19 @@ static void note_broken(struct dlk_book *book, uint32_t running, uint64_t token)
     }
 }
 
+/* A ticket that has become this hold without our knowledge, since the answer was lost: it is given
+ * up, which ends the hold. */
+static bool break_ticket(struct dlk_book *book, struct dlk_hold *hold, uint32_t entry)
+{
+    if (hold->now.state != DLK_ENTRY_TICKET || hold->now.entry != entry
+        || hold->running != DLK_NONE) {
+        return false;
+    }
+    dlk_pending_undo(book, hold, DLK_OP_GIVE_UP, hold->now.token, entry);
+    dlk_belief_reset(&hold->now);
+    return true;
+}
+
 /* An operator takes a hold away: it is believed no longer, and given back, which is what the
  * server waits for. One that is not held any more has been given back already, or is about to. */
 bool dlk_book_noticed(struct dlk_book *book, const struct dlk_reply *reply)
@@ -227,6 +240,9 @@ bool dlk_book_noticed(struct dlk_book *book, const struct dlk_reply *reply)
         if (hold->in_use && hold->now.state == DLK_ENTRY_HELD
             && hold->now.token == reply->token) {
             dlk_hold_break(book, hold);
+            break;
+        }
+        if (hold->in_use && break_ticket(book, hold, reply->entry)) {
             break;
         }
         note_broken(book, hold->in_use ? hold->running : DLK_NONE, reply->token);
