@@ -76,12 +76,15 @@ def persist(
             if outcome is Outcome.DONE or outcome is Outcome.REFUSED:
                 return handle, outcome is Outcome.DONE
             if outcome is Outcome.DEADLOCK:
-                raise deadlock(client, int(handle.acquire.value))
-            handle.abandon()
-            client._await(outcome, handle.name, until)
-            handle = client._take(key, handle.actor, until)
-            if watch is not None:
-                watch.begin(handle)
+                if not handle.name.table.fading(handle.actor) or time.monotonic() >= until:
+                    raise deadlock(client, int(handle.acquire.value))
+                time.sleep(_calls.FADING_S)
+            else:
+                handle.abandon()
+                client._await(outcome, handle.name, until)
+                handle = client._take(key, handle.actor, until)
+                if watch is not None:
+                    watch.begin(handle)
             if wait_ms not in (0, FOREVER):
                 wait_ms = max(math.ceil((until - time.monotonic()) * 1000), 1)
             _calls.fill_acquire(handle, asked._replace(wait_ms=wait_ms))

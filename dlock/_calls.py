@@ -28,6 +28,9 @@ SHARED: Final = _core.DLK_MODE_SHARED
 FOREVER: Final = _core.DLK_WAIT_FOREVER
 PENDING: Final = _core.DLK_STATUS_PENDING
 
+# After a refused wait, when the cycle may go through a lease of the asker's own that has ended here
+# and not yet at the server: how long until it is asked again.
+FADING_S: Final = 0.01
 LEASE_MS_MAX: Final = 0xFFFFFFFE
 _U32_MAX: Final = 0xFFFFFFFF
 _INT64_MIN: Final = -(2**63)

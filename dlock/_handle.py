@@ -229,6 +229,12 @@ class NameTable:
         never used again, what it may hold is given back."""
         handle.abandon()
 
+    def fading(self, actor: int) -> bool:
+        """Does this actor hold something that may not be believed any more? The server, which
+        learns of it last, takes it back within moments."""
+        views = [look(handle) for handle in list(self.handles.values()) if handle.actor == actor]
+        return any(view.token and not view.left_ms for view in views)
+
     # ---- Names -----------------------------------------------------------------------------------
 
     def enter(self, key: Key, lock_id: int, slot: int) -> None:

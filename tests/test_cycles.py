@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 from control_client import TIMEOUT, Client, raw
+from proxy import Proxy
 from registry_world import World
 
+import dlock
+import dlock.aio
 from dlock import _core
 from dlock.control import messages as m
 from dlock.control.codec import encode
@@ -206,3 +212,53 @@ def test_from_end_to_end(server: Server) -> None:
     assert stats["DEADLOCK_STEPS"] > 0
     one.close()
     other.close()
+
+
+@pytest.fixture
+def proxied() -> Iterator[Proxy]:
+    server = Server(ServerConfig(host="127.0.0.1", port=0, wait_mode="block"))
+    proxy = Proxy(server)
+    yield proxy
+    proxy.close()
+    server.stop()
+
+
+LATE_S = 0.4  # the server hears of the lease so much later than it was asked for
+
+
+def test_a_lease_of_ones_own_that_is_over_here_and_not_there_is_no_cycle(proxied: Proxy) -> None:
+    """The server still counts the hold, which this thread has no longer."""
+    with dlock.connect(proxied.address) as client:
+        lock, other = (client.lock("fading", lease=0.5, renew=False) for _ in range(2))
+        with lock:
+            pass
+        proxied.silence()
+        mended = threading.Timer(LATE_S, proxied.mend)
+        mended.start()
+        assert lock.acquire()
+        while lock.held:
+            time.sleep(0.001)
+        assert other.acquire(timeout=20)
+        other.release()
+        mended.join()
+        with pytest.raises(dlock.LockLost):
+            lock.release()
+
+
+def test_nor_is_it_one_between_tasks(proxied: Proxy) -> None:
+    async def program() -> None:
+        async with await dlock.aio.connect(proxied.address) as client:
+            lock, other = (client.lock("fading", lease=0.5, renew=False) for _ in range(2))
+            async with lock:
+                pass
+            proxied.silence()
+            asyncio.get_running_loop().call_later(LATE_S, proxied.mend)
+            assert await lock.acquire()
+            while lock.held:
+                await asyncio.sleep(0.001)
+            assert await other.acquire(timeout=20)
+            await other.release()
+            with pytest.raises(dlock.LockLost):
+                await lock.release()
+
+    asyncio.run(program())

@@ -7,11 +7,12 @@ dlock/aio/client.py; what an exception in the middle leaves behind, in dlock/aio
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from dlock import _calls, _core
-from dlock._calls import FOREVER, Asked, Outcome
+from dlock._calls import FADING_S, FOREVER, Asked, Outcome
 from dlock._handle import Handle
 from dlock._retry import Backoff
 from dlock._session import REPLY_TIMEOUT_MS
@@ -57,12 +58,15 @@ async def persist(
             if outcome is Outcome.DONE or outcome is Outcome.REFUSED:
                 return handle, outcome is Outcome.DONE
             if outcome is Outcome.DEADLOCK:
-                raise await client.deadlock(int(handle.acquire.value))
-            handle.abandon()
-            await recover(client, handle, outcome, backoff, deadline)
-            handle = await client.take(key, handle.actor, deadline)
-            if watch is not None:
-                watch.begin(handle)
+                if not handle.name.table.fading(handle.actor) or time.monotonic() >= deadline:
+                    raise await client.deadlock(int(handle.acquire.value))
+                await asyncio.sleep(FADING_S)
+            else:
+                handle.abandon()
+                await recover(client, handle, outcome, backoff, deadline)
+                handle = await client.take(key, handle.actor, deadline)
+                if watch is not None:
+                    watch.begin(handle)
             if wait_ms not in (0, FOREVER):
                 wait_ms = max(int((deadline - time.monotonic()) * 1000), 1)
             fill(handle, asked._replace(wait_ms=wait_ms))
