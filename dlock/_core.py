@@ -217,17 +217,23 @@ class LockView(NamedTuple):
 class Claim(NamedTuple):
     """struct dlk_claim: what a client says about one lock to a new primary."""
 
-    lock_id: int
-    kind: int
     owner: int
     token: int
     stamp: int
+    lock_id: int
+    slot: int
+    kind: int
+    size: int
     state: int
     mode: int
     count: int  # type: ignore[assignment]  # the field name of C, not tuple.count
     remaining_ms: int
     lapsed: int
     leased: int
+    request_id: int
+    wait_ms: int
+    flags: int
+    result: int
 
 
 _REQUEST = layout("dlk_request", Request._fields)

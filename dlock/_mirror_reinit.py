@@ -25,7 +25,9 @@ from dlock.types import DlockStatus
 
 _log = logging.getLogger("dlock.client")
 
-_CLAIM_FIELDS: Final = frozenset(_core.Claim._fields) & {one.name for one in fields(LockClaim)}
+_CLAIM_FIELDS: Final = frozenset(_core.Claim._fields) & (
+    {one.name for one in fields(LockClaim)} - {"size"}
+)
 
 
 def client_reinit(client_id: int, ip_str: str | None) -> DlockStatus:

@@ -8,7 +8,7 @@
 #include <time.h>
 
 #include "clock.h"
-#include "dlock_abi.h"
+#include "abi_bench.h"
 
 /* CPU time of this process, all its threads together. */
 static inline uint64_t dlk_bench_cpu_ns(void)

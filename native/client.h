@@ -17,7 +17,7 @@
 #include "adaptive.h"
 #include "client_book.h"
 #include "clock.h"
-#include "dlock_abi.h"
+#include "abi_client.h"
 
 enum {
     DLK_INBOX_BYTES = 65536,

@@ -16,7 +16,7 @@
 #include <stdbool.h>
 
 #include "client_book_map.h"
-#include "dlock_abi.h"
+#include "abi_client.h"
 #include "heap.h"
 
 #define DLK_NEVER_NS UINT64_MAX

@@ -1,6 +1,7 @@
 /*
  * The one definition of every struct, number and limit that crosses a boundary: between C files,
- * between C and Python (cffi reads this file as its cdef), and between machines (the frames).
+ * between C and Python (cffi reads this file as its cdef), and between machines (the frames). The
+ * client library's own are in abi_client.h, those of the measuring ends in abi_bench.h.
  *
  * Rules for this file: only plain C declarations that pycparser understands; no macros with
  * arguments, no conditionals except the include guard, no includes but <stdint.h> and <stddef.h>
@@ -155,7 +156,8 @@ enum dlk_result {
     DLK_RESULT_STOPPING,     /* the server ends; a waiter is woken with this */
     DLK_RESULT_REFUSED,      /* ATTACH: unknown session, wrong secret or superseded */
     DLK_RESULT_DEADLOCK,     /* LOCK, REDEEM: would close a cycle of waits; value: its number */
-    DLK_RESULT_BROKEN,       /* NOTICE: an operator takes the hold away: give it up, UNLOCK it */
+    DLK_RESULT_BROKEN,       /* NOTICE: an operator takes the hold away: give it up, UNLOCK it.
+                              * (A NOTICE with NOT_HELD: another claim is newer; it is lost) */
     DLK_RESULT_ACTION,       /* engine to plane only: carry out the cell operation, then answer */
     DLK_RESULT_COUNT
 };
@@ -225,7 +227,7 @@ enum dlk_command_op {
     DLK_COMMAND_LOCK_CLOSE,        /* slot, id: nobody has got it; ends when its last hold ends */
     DLK_COMMAND_CELL_OPEN,         /* slot, id: object id, value */
     DLK_COMMAND_CELL_CLOSE,        /* slot, id */
-    DLK_COMMAND_READY,             /* value 1: grant; 0: answer NOT_READY */
+    DLK_COMMAND_READY,             /* value: enum dlk_readiness; otherwise NOT_READY is answered */
     DLK_COMMAND_EPOCH,             /* value: the epoch to take when this one's counter ends */
     DLK_COMMAND_TOKEN_FLOOR,       /* value: tokens and stamps from now on are above it */
     DLK_COMMAND_GRACE,             /* value: ms that every session gets at least from now */
@@ -236,11 +238,26 @@ enum dlk_command_op {
     DLK_COMMAND_VIEW,              /* slot, id: value: the address of size (1..DLK_LOOK_MAX) struct
                                     * dlk_entry_view, the sender's until DONE, whose value says how
                                     * many there are, written at most size */
-    DLK_COMMAND_SURVEY             /* slot: the first of at most DLK_LOOK_MAX that are looked at;
+    DLK_COMMAND_SURVEY,            /* slot: the first of at most DLK_LOOK_MAX that are looked at;
                                     * value: the address of size (1..DLK_LOOK_MAX) struct
                                     * dlk_lock_view; DONE: value: how many open locks were written,
                                     * slot: where to go on, DLK_NONE: that was the last */
+    DLK_COMMAND_SESSION_END,       /* slot, id: after SESSION_ENDED: what it had may be freed now.
+                                    * DONE: value: how many leased holds of it stay */
+    DLK_COMMAND_CLAIM,             /* slot, id: the session; value: the address of size
+                                    * (1..DLK_BATCH_MAX) struct dlk_claim, the sender's until DONE;
+                                    * kind 1: lapsed holds of its session are believed. Writes a
+                                    * result into each; only while the engine recovers */
+    DLK_COMMAND_CONFIRMED          /* plane only: value: when (dlk_now_ns) the look at the state
+                                    * directory began that found it to be ours */
 };
+
+/* value of READY. RECOVERING: claims are taken; locks whose state is known for certain are served,
+ * to sessions that were opened early. ttl_ms: how long leases of claims last at least from ALL. */
+enum dlk_readiness { DLK_READY_NONE = 0, DLK_READY_ALL = 1, DLK_READY_RECOVERING = 2 };
+
+/* kind of SESSION_OPEN. */
+enum dlk_session_kind { DLK_SESSION_PLAIN = 0, DLK_SESSION_EARLY = 1 };
 
 struct dlk_command {
     uint32_t op;
@@ -258,7 +275,8 @@ struct dlk_command {
 
 enum dlk_event_op {
     DLK_EVENT_DONE = 1,      /* cookie, result: a command was carried out or refused */
-    DLK_EVENT_SESSION_ENDED, /* slot, id: expired; it is over for both planes */
+    DLK_EVENT_SESSION_ENDED, /* slot, id: expired; it is over for both planes. What it had stays
+                              * until SESSION_END */
     DLK_EVENT_SESSION_FREED, /* slot, id: its last leased hold is over; the slot may be reused */
     DLK_EVENT_LOCK_CLOSED,   /* slot, id: after LOCK_CLOSE; the slot may be reused */
     DLK_EVENT_LINK_LOST,     /* slot, id: the session's data connection is gone */
@@ -287,6 +305,29 @@ enum dlk_fault {
     DLK_FAULT_FLAGS,
     DLK_FAULT_OUTPUT,      /* more answers unread than one connection may have */
     DLK_FAULT_COUNT
+};
+
+/* What a client says at a new primary of one lock and owner of its: it holds it, stands in its
+ * queue, has a ticket, or has only got it. */
+struct dlk_claim {
+    uint64_t owner;
+    uint64_t token;        /* HELD: the hold's token */
+    uint64_t stamp;        /* QUEUED, TICKET: its place in the queue */
+    uint32_t lock_id;
+    uint32_t slot;
+    uint32_t kind;
+    uint32_t size;         /* semaphores; else 1 */
+    uint32_t state;        /* enum dlk_entry_state; FREE: got, but not held */
+    uint32_t mode;
+    uint32_t count;        /* HELD: re-entries, the first included */
+    uint32_t remaining_ms; /* HELD: of the lease, 0: none, or lapsed; QUEUED: the lease asked for */
+    uint32_t lapsed;       /* HELD: 1: its authority had ended by this client's clock */
+    uint32_t leased;       /* HELD: 1: the authority is a lease, 0: the session */
+    uint32_t request_id;   /* QUEUED: of the request whose answer is awaited */
+    uint32_t wait_ms;      /* QUEUED: how long it waits yet */
+    uint32_t flags;        /* enum dlk_request_flag: FINAL_EXPIRY of a hold, TICKET of a waiter */
+    uint32_t result;       /* engine: GRANTED, QUEUED, TICKETED, DONE (got): taken over; NOT_HELD:
+                            * lost; NO_LOCK: another lock is there now; NO_RESOURCE; INVALID */
 };
 
 struct dlk_event {
@@ -339,6 +380,10 @@ enum dlk_counter {
     DLK_COUNT_DEADLOCKS,         /* waits refused because they would have closed a cycle */
     DLK_COUNT_DEADLOCK_STEPS,    /* entries looked at to find them */
     DLK_COUNT_DEADLOCK_GIVEN_UP, /* looks that became too long: the request waits */
+    DLK_COUNT_CLAIMS_LIVE,       /* holds got back from clients that could still believe in them */
+    DLK_COUNT_CLAIMS_LAPSED,     /* accepted though their session had lapsed */
+    DLK_COUNT_CLAIMS_LOST,       /* refused: a lapsed lease, or a newer claim, or no room */
+    DLK_COUNT_CLAIMS_DISPLACED,  /* accepted before a newer claim came */
     /* the plane's */
     DLK_COUNT_CONNECTIONS,
     DLK_COUNT_BAD_REQUEST,
@@ -348,6 +393,7 @@ enum dlk_counter {
     DLK_COUNT_SEND_FAIL,
     DLK_COUNT_REPLIES_DROPPED,
     DLK_COUNT_STALLS,
+    DLK_COUNT_UNCONFIRMED, /* times that it held back until the state directory was confirmed */
     DLK_COUNT_MAX
 };
 
@@ -421,11 +467,12 @@ struct dlk_plane_config {
     struct dlk_limits limits;
     uint32_t epoch;
     uint32_t wait_mode;  /* enum dlk_wait_mode */
-    uint32_t ready;      /* 1: grants from the start */
+    uint32_t ready;      /* enum dlk_readiness at the start */
     uint32_t spin_us;    /* adaptive: the longest spin; 0: the default */
     char host[64];       /* numeric address to listen on */
     uint32_t port;       /* 0: any */
     uint32_t stall_ms;   /* a longer gap between two turns is a stall; 0: the default */
+    uint32_t confirm_ms; /* for how long after CONFIRMED it may serve; 0: for ever */
 };
 
 struct dlk_plane;
@@ -444,311 +491,7 @@ int dlk_plane_event_fd(const struct dlk_plane *plane);
 void dlk_plane_event_fd_clear(struct dlk_plane *plane);
 void dlk_plane_counters(const struct dlk_plane *plane, uint64_t *out, size_t count);
 
-/* ---- Client (client.h) ---- */
-
-enum dlk_verb {
-    DLK_VERB_TRYLOCK = 1,
-    DLK_VERB_LOCK,
-    DLK_VERB_UNLOCK,
-    DLK_VERB_EXTEND,
-    DLK_VERB_FETCH_ADD,
-    DLK_VERB_COMPARE_SWAP,
-    DLK_VERB_READ,
-    DLK_VERB_PING,
-    DLK_VERB_LOOK /* the state as last seen; asks and takes nothing, SUCCESS. What trylock, lock
-                   * with expire_time 0 mean in the mirror; looked at before mode and ticket. A
-                   * TRYLOCK or LOCK with lease_ms 0 takes a hold without a lease. */
-};
-
-struct dlk_waiter;
-
-/* One operation: what is asked, what came of it. The caller owns it, zeroed at first, and keeps it
- * alive and in place until its status is not PENDING or dlk_client_cancel returned; it may be used
- * again then. Only the "in" fields need to be set. */
-struct dlk_call {
-    /* in */
-    uint32_t verb;     /* enum dlk_verb */
-    uint32_t lock_id;  /* or object id */
-    uint64_t owner;
-    uint32_t mode;
-    uint32_t lease_ms; /* what the user asked for; RW never sends it */
-    uint32_t wait_ms;
-    uint32_t flags;    /* enum dlk_request_flag */
-    uint64_t operand;  /* addend, compare; EXTEND: the token of the hold that is meant, 0: any */
-    uint64_t swap;
-    uint64_t cookie;   /* the caller's own; dlk_client_collect returns it */
-    uint32_t renew;    /* TRYLOCK, LOCK with a lease: 1: the keeper extends it while it is held */
-    /* out: the state of the hold afterwards, as this client knows it */
-    int32_t status;    /* enum dlk_status */
-    uint32_t result;   /* enum dlk_result of the reply; DLK_RESULT_COUNT: decided here */
-    uint64_t value;    /* objects; DEADLOCK: the cycle's number; UNLOCK: left_ms as it was before */
-    uint64_t token;
-    uint64_t time_out; /* Unix time, seconds; 0: nothing held */
-    uint32_t kind;
-    uint32_t holder;   /* own client id while held, else 0 */
-    uint32_t count;    /* re-entries, the first included */
-    uint32_t held_mode;
-    uint32_t readers;
-    uint32_t sent;     /* 1: the server may have had the request; 0: it certainly has not */
-    uint16_t n_exclusive;
-    uint16_t n_shared;
-    uint16_t m_exclusive;
-    uint16_t m_shared;
-    uint64_t left_ms; /* how long the hold's authority (lease or session) still runs by this
-                       * client's clock, rounded down; 0: nothing held, or suspended */
-    /* private to the client library */
-    uint32_t slot;
-    uint32_t phase;
-    uint64_t deadline_ns;
-    struct dlk_waiter *waiter;
-    struct dlk_call *next;          /* posted: in the list of its place */
-    struct dlk_call *previous;
-    struct dlk_call *watched_next;  /* posted: in the wheel of deadlines */
-    struct dlk_call **watched_from; /* what points to it there; NULL: it is not in it */
-    uint32_t place;                 /* 0: not posted, or collected */
-};
-
-struct dlk_client_config {
-    uint32_t wait_mode;        /* enum dlk_wait_mode */
-    uint32_t reply_timeout_ms;
-    uint32_t spin_us;          /* adaptive: the longest spin; 0: the default */
-    uint64_t number;           /* how notices name this client; 0: it gets none */
-};
-
-/* What the control plane hands out for a data connection. */
-struct dlk_link {
-    char host[64];      /* numeric */
-    uint32_t port;
-    uint32_t client_id;
-    uint32_t session_slot;
-    uint32_t attach;
-    uint32_t epoch;
-    uint32_t session_ttl_ms;
-    uint32_t max_lease_ms;
-    uint32_t timeout_ms; /* of connecting and attaching together */
-    uint8_t secret[16];
-};
-
-/* A claim as update_all_locks sends it. */
-struct dlk_claim {
-    uint32_t lock_id;
-    uint32_t kind;
-    uint64_t owner;
-    uint64_t token;
-    uint64_t stamp;
-    uint32_t state; /* enum dlk_entry_state: HELD; TICKET; FREE: got, but not held. A hold whose
-                     * lease or session has ended by this client's clock is HELD with lapsed 1 */
-    uint32_t mode;
-    uint32_t count;
-    uint32_t remaining_ms; /* of the lease; 0: no lease, or lapsed */
-    uint32_t lapsed;       /* 1: the authority ended before this claim was made */
-    uint32_t leased;       /* 1: the authority is a lease, 0: the session */
-};
-
-/* What a client does is in docs/client.md. Any thread may call anything at any time; statuses are
- * those of enum dlk_status. PENDING always means: nothing is wrong, call again (the wait was
- * interrupted by a signal, or DLK_WAIT_SLICE_MS are over). FORKED: the client is the parent's. */
-struct dlk_client;
-
-struct dlk_client *dlk_client_new(const struct dlk_client_config *config);
-void dlk_client_free(struct dlk_client *client);
-/* Connects; an older connection ends first, and with it every pending call (BAD_RESPONSE).
- * SUCCESS, PENDING (call again with the same link), BAD_RESPONSE (no answer in timeout_ms, or
- * refused). */
-int dlk_client_attach(struct dlk_client *client, const struct dlk_link *link);
-void dlk_client_detach(struct dlk_client *client);
-int dlk_client_attached(struct dlk_client *client); /* 1: a living connection */
-/* Debts: unlocks and cancels without an answer. Sends again those that need it and waits for the
- * answers, at most timeout_ms and at most a slice. SUCCESS: none left; PENDING; NOT_READY: the
- * server does not serve yet, they are kept; BAD_RESPONSE: no connection. */
-int dlk_client_settle(struct dlk_client *client, uint32_t timeout_ms);
-uint32_t dlk_client_debts(struct dlk_client *client);
-/* Makes (lock, owner) known, not held; known already: takes the slot, keeps the state. */
-int dlk_client_add_lock(struct dlk_client *client, uint32_t lock_id, uint32_t slot, uint32_t kind,
-                        uint64_t owner);
-/* May it be released? LOCK_NOT_GET, ERROR (held), TICKET_TO_UNLOCK, EASYNC (an operation runs on
- * it), or SUCCESS. Changes nothing. */
-int dlk_client_may_drop_lock(struct dlk_client *client, uint32_t lock_id, uint64_t owner);
-/* Forgets it, if it may; with force whatever its state. Asks nothing of the server. */
-int dlk_client_drop_lock(struct dlk_client *client, uint32_t lock_id, uint64_t owner, int force);
-int dlk_client_add_object(struct dlk_client *client, uint32_t object_id, uint32_t slot);
-int dlk_client_drop_object(struct dlk_client *client, uint32_t object_id);
-/* call: submits and waits; wait: goes on waiting; start: submits; poll: looks, never waits. Each
- * returns the call's status. call and wait give up after reply_timeout_ms (BAD_RESPONSE); who
- * polls keeps the time, and cancels. */
-int dlk_client_call(struct dlk_client *client, struct dlk_call *call);
-int dlk_client_wait(struct dlk_client *client, struct dlk_call *call);
-int dlk_client_start(struct dlk_client *client, struct dlk_call *call);
-int dlk_client_poll(struct dlk_client *client, struct dlk_call *call);
-/* Undoes a call, whatever became of it meanwhile; its caller was interrupted. A lock or ticket that
- * it asked for is given back, also one that was granted in this moment; the count of a re-entry is
- * undone; an unlock is kept as a debt until it is answered. */
-void dlk_client_cancel(struct dlk_client *client, struct dlk_call *call);
-/* Carries out the items in order, as single calls would be, and waits; each has its own status.
- * SUCCESS: every item is done; PENDING: go on with dlk_client_batch_wait; EINVAL: more than
- * DLK_INFLIGHT_MAX / 2 items. To give up, cancel every item. */
-int dlk_client_batch(struct dlk_client *client, struct dlk_call *calls, size_t count);
-int dlk_client_batch_wait(struct dlk_client *client, struct dlk_call *calls, size_t count);
-/* Submits what it can without waiting; go on with batch_wait or batch_poll. */
-int dlk_client_batch_start(struct dlk_client *client, struct dlk_call *calls, size_t count);
-int dlk_client_batch_poll(struct dlk_client *client, struct dlk_call *calls, size_t count);
-
-/* ---- Calls that no thread waits for: futures, asyncio ---- */
-
-/* What has become of a posted call; the rest is in the call itself. */
-struct dlk_ended {
-    uint64_t cookie;
-    int32_t status;
-    uint32_t result;
-};
-
-/* Starts a call that nobody waits for. PENDING: collect will return it, once; anything else: it has
- * ended already, and collect will not. EASYNC: it is posted already. Calls that are put off, since
- * another runs on their hold, keep their order. The frame goes out with dlk_client_flush or the
- * next collect, whichever is first. The call stays in place until it was collected or cancelled
- * (dlk_client_cancel, as any other: it is never collected then). Nobody waits for it by wait or
- * poll. A connection that ends, ends it: BAD_RESPONSE, to be collected. */
-int dlk_client_post(struct dlk_client *client, struct dlk_call *call);
-/* SUCCESS: nothing is left to be sent; PENDING: the connection takes no more now, the next collect
- * goes on. Never waits. */
-int dlk_client_flush(struct dlk_client *client);
-/* Reads what is there (unless a thread reads already), begins what was put off, ends the posted
- * calls that got no answer in time (BAD_RESPONSE), sends, and writes the posted calls that have
- * ended. Never waits. Returns how many it wrote; when that is `room`, there may be more. To be
- * called when dlk_client_collect_fd is readable, and every 0.5 s for the deadlines. */
-size_t dlk_client_collect(struct dlk_client *client, struct dlk_ended *out, size_t room);
-/* The same, but waits for the first to end, at most timeout_ms and at most a slice. 0: none yet. */
-size_t dlk_client_collect_wait(struct dlk_client *client, struct dlk_ended *out, size_t room,
-                               uint32_t timeout_ms);
-/* One descriptor for the client's life, readable while collect has something to do, whichever
- * connection the client has. Made when it is first asked for; -1 and errno: it can not be, or the
- * client is the parent's (ECHILD). To be polled only; the client closes it. */
-int dlk_client_collect_fd(struct dlk_client *client);
-/* What this client has got and holds: returns how many claims there are, writes at most room. */
-size_t dlk_client_claims(struct dlk_client *client, struct dlk_claim *out, size_t room);
-/* After a re-initialisation: the next call on each held rw lock asks the server. */
-void dlk_client_unverify(struct dlk_client *client);
-uint64_t dlk_client_session_left_ms(struct dlk_client *client);
-/* Replies that were dropped because they name another client, epoch or request. */
-uint64_t dlk_client_ignored(struct dlk_client *client);
-/* Heartbeats of every client in the process, from one thread that stays in C. run returns 0 after
- * a stop; each stop ends one run, the present or the next. ERROR: it runs already. */
-int dlk_keeper_run(void);
-void dlk_keeper_stop(void);
-
-/* ---- Notices: what has become of holds and sessions without a call ---- */
-
-/* Each is told once, when it happens. They only tell: whether a hold may be believed is computed
- * from the clock when it is asked for (call.left_ms). */
-enum dlk_notice_kind {
-    DLK_NOTICE_LOST = 1,  /* the hold is held no more: the server said so when it was asked */
-    DLK_NOTICE_BROKEN,    /* an operator took the hold away; it is lost, and was given back */
-    DLK_NOTICE_SUSPENDED, /* the hold's own authority (its lease) could have ended */
-    DLK_NOTICE_CONFIRMED, /* it had been suspended, and is held: nobody had it in between */
-    /* Of the client: lock_id, owner and token are 0. */
-    DLK_NOTICE_LINK_DOWN,         /* the data connection has failed; nobody asked for that */
-    DLK_NOTICE_SESSION_SUSPENDED, /* the session, and with it what is held without a lease */
-    DLK_NOTICE_SESSION_CONFIRMED,
-    DLK_NOTICE_REMOVED,           /* the server has ended the session */
-    DLK_NOTICE_OVERFLOW           /* of every client (client 0): some were not kept, look at all */
-};
-
-struct dlk_notice {
-    uint64_t client; /* dlk_client_config.number */
-    uint64_t owner;
-    uint64_t token;
-    uint32_t lock_id;
-    uint32_t kind; /* enum dlk_notice_kind */
-};
-
-/* The notices of all clients of this process, oldest first; for one thread. Waits for the first,
- * at most timeout_ms; returns how many it wrote, 0 when the time is over or after
- * dlk_notices_wake. A forked child begins with none. */
-size_t dlk_notices_wait(struct dlk_notice *out, size_t room, uint32_t timeout_ms);
-void dlk_notices_wake(void); /* ends one wait, the present or the next */
-
-/* ---- Benchmarks (docs/benchmarks.md) ---- */
-
-/* The measuring ends, in C so that no interpreter is measured. Each runs for about duration_ms in
- * the calling thread, and returns 0 or an errno. No server and no client calls them. */
-struct dlk_bench_result {
-    uint64_t count;      /* pairs, or messages that came back */
-    uint64_t refused;    /* BUSY */
-    uint64_t errors;     /* answers that fit no question */
-    uint64_t elapsed_ns;
-    uint64_t cpu_ns;     /* of the calling process, its other threads included */
-    uint64_t samples;    /* how many were written */
-};
-
-/* The engine alone: pairs of LOCK and UNLOCK. */
-struct dlk_bench_engine {
-    uint32_t kind;        /* enum dlk_kind */
-    uint32_t mode;        /* enum dlk_mode */
-    uint32_t locks;
-    uint32_t sessions;
-    uint32_t batch;       /* requests a step */
-    uint32_t held;        /* locks held before the first of them is unlocked, >= batch */
-    uint32_t duration_ms;
-    uint32_t bare;        /* 1: one 8-byte word a lock in the place of the engine */
-};
-
-/* Resident bytes of an engine, each stage on top of the one before. */
-struct dlk_bench_memory {
-    uint64_t empty;
-    uint64_t opened;  /* every lock open */
-    uint64_t held;    /* and held, with a lease */
-    uint64_t queued;  /* and wanted by one more, who waits */
-};
-
-enum dlk_bench_work {
-    DLK_BENCH_ECHO = 0, /* any 64 bytes, to dlk_bench_echo */
-    DLK_BENCH_PAIRS = 1 /* LOCK and UNLOCK, to a server; every answer is checked */
-};
-
-/* A load: on each of n connections, `window` requests under way. Request k of connection c works on
- * lock c * window + k of the arrays below, with owner k. */
-struct dlk_bench_load {
-    uint32_t work;      /* enum dlk_bench_work */
-    uint32_t wait_mode; /* BLOCK or POLL */
-    uint32_t connections;
-    uint32_t window;
-    uint32_t mode;      /* enum dlk_mode */
-    uint32_t lease_ms;
-    uint32_t wait_ms;   /* 0: only try */
-    uint32_t duration_ms;
-    uint32_t hand_over; /* 1: a sample is the time from an UNLOCK to the next grant; 0: from a
-                         * request to its answer */
-    uint32_t samples_room;
-    const int32_t *fds; /* connected; attached where there is a server */
-    const uint32_t *client_ids;
-    const uint32_t *lock_ids;
-    const uint32_t *slots;
-    uint64_t *counts;      /* by connection: pairs or messages */
-    uint32_t *samples_ns;  /* or NULL */
-};
-
-/* Clients of the client library, a thread each, all on one lock: waits, holds, unlocks. A sample is
- * the time from before one thread's unlock to the return of the next one's lock. */
-struct dlk_bench_crowd {
-    uint32_t clients;
-    uint32_t lock_id;
-    uint32_t mode;
-    uint32_t lease_ms;
-    uint32_t wait_ms;
-    uint32_t duration_ms;
-    uint32_t hold_us;           /* asleep, so that everybody else has come to rest in the queue */
-    uint32_t samples_room;
-    struct dlk_client **client; /* each has got the lock, with owner 0 */
-    uint64_t *counts;           /* by client: grants */
-    uint32_t *samples_ns;
-};
-
-int dlk_bench_engine(const struct dlk_bench_engine *config, struct dlk_bench_result *result);
-int dlk_bench_memory(uint32_t locks, struct dlk_bench_memory *memory);
-int dlk_bench_load(const struct dlk_bench_load *load, struct dlk_bench_result *result);
-int dlk_bench_crowd(const struct dlk_bench_crowd *crowd, struct dlk_bench_result *result);
-/* Accepts this many connections and echoes what they send until all have closed. */
-int dlk_bench_echo(int32_t listener, uint32_t connections, uint32_t wait_mode);
+/* ---- Of all ---- */
 
 uint64_t dlk_now_ns(void); /* CLOCK_BOOTTIME */
 const char *dlk_result_text(uint32_t result);

@@ -1,6 +1,8 @@
-"""Writes the C source of the cffi module from dlock_abi.h; CMake runs it, import never does.
+"""Writes the C source of the cffi module from the ABI headers; CMake runs it, import never does.
 
-Usage: generate_cffi.py ABI_HEADER OUTPUT_C
+Usage: generate_cffi.py OUTPUT_C ABI_HEADER...
+
+Each header is read for itself; the last one includes those before it.
 """
 
 import re
@@ -18,10 +20,11 @@ def declarations(header: str) -> str:
     )
 
 
-def main(header_path: str, output_path: str) -> None:
+def main(output_path: str, *header_paths: str) -> None:
     builder = cffi.FFI()
-    builder.cdef(declarations(Path(header_path).read_text(encoding="utf-8")))
-    builder.set_source("dlock._native", '#include "dlock_abi.h"')
+    for header in map(Path, header_paths):
+        builder.cdef(declarations(header.read_text(encoding="utf-8")))
+    builder.set_source("dlock._native", f'#include "{Path(header_paths[-1]).name}"')
     builder.emit_c_code(output_path)
 
 

@@ -51,7 +51,7 @@ def _layer(files: str, above: str = "", pure: bool = False) -> CLayer:
 
 
 C_LAYERS = {
-    "abi": _layer("dlock_abi.h abi_check.c text.c", pure=True),
+    "abi": _layer("dlock_abi.h abi_client.h abi_bench.h abi_check.c text.c", pure=True),
     "rules": _layer("rules.[ch]", "abi", pure=True),
     "heap": _layer("heap.[ch]", "abi", pure=True),
     "engine": _layer("engine*.[ch]", "abi rules heap", pure=True),
@@ -156,8 +156,8 @@ PYTHON_RULES = {
 }
 
 
-# The one definition of everything that crosses a boundary stays one file.
-LINES_MAX = {"dlock_abi.h": 800}
+# What crosses the boundary between the engine, the plane, the wire and Python stays one file.
+LINES_MAX = {"dlock_abi.h": 700}
 
 
 def sources(*patterns: str) -> list[Path]:

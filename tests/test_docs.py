@@ -20,10 +20,11 @@ DOCS = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md
 
 @pytest.fixture(scope="module")
 def abi() -> cffi.FFI:
-    """The header as cffi understands it, without compiling anything."""
+    """The headers as cffi understands them, without compiling anything."""
     ffi = cffi.FFI()
-    header = (ROOT / "native" / "dlock_abi.h").read_text(encoding="utf-8")
-    ffi.cdef(generate_cffi.declarations(header))
+    for name in ("dlock_abi.h", "abi_client.h", "abi_bench.h"):
+        header = (ROOT / "native" / name).read_text(encoding="utf-8")
+        ffi.cdef(generate_cffi.declarations(header))
     return ffi
 
 

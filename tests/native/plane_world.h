@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 #include "clock.h"
-#include "dlock_abi.h"
+#include "abi_client.h"
 
 enum { WORLD_PATIENCE_MS = 30000, WORLD_EVENTS = 4096, WORLD_TTL_MS = 60000 };
 

@@ -4,6 +4,7 @@
  */
 #include <stdio.h>
 
+#include "abi_bench.h"
 #include "client_world.h"
 
 enum { CONNECTIONS = 4, WINDOW = 8, DURATION_MS = 20, SAMPLES = 4096 };
