@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,14 @@ if TYPE_CHECKING:
     from mirror_tools import FarService, Service
 
 StartService = Callable[..., "Service"]
+
+# What ignores a signal hands that down to every program that it starts: a shell to what it starts
+# in the background, nohup to all. The programs of the tests must not, for they are sent these
+# signals on purpose; a handler is not handed down.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda _number, _frame: None)
 
 
 @pytest.fixture
