@@ -18,7 +18,7 @@ from dlock.types import DlockStatus
 
 T = TypeVar("T")
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 20.0
 ATOMIC, RW, FAIR, SEMAPHORE = range(4)
 
 
@@ -32,6 +32,14 @@ def until(condition: Callable[[], bool], seconds: float = TIMEOUT_S) -> None:
 
 def key(name: str, kind: int = ATOMIC, size: int = 1) -> Key:
     return name.encode(), kind, size
+
+
+def ended(handle: Handle, call: Any) -> int:
+    """Makes a call and waits for its end; the core comes back from a wait now and then."""
+    status: int = lib.dlk_client_call(handle.client, call)
+    while status == lib.DLK_STATUS_PENDING:
+        status = lib.dlk_client_wait(handle.client, call)
+    return status
 
 
 class ByHand:
@@ -68,12 +76,10 @@ class ByHand:
     def lock(self, handle: Handle) -> int:
         """Tries only."""
         handle.acquire.wait_ms = 0
-        status: int = lib.dlk_client_call(handle.client, handle.acquire)
-        return status
+        return ended(handle, handle.acquire)
 
     def unlock(self, handle: Handle) -> int:
-        status: int = lib.dlk_client_call(handle.client, handle.release)
-        return status
+        return ended(handle, handle.release)
 
     def close(self) -> None:
         self.session.end()
@@ -88,9 +94,7 @@ def acquire(client: Client, wanted: Key, actor: int = 0, seconds: float = TIMEOU
     until_s = time.monotonic() + seconds
     handle = client._take(wanted, actor, until_s)
     while True:
-        status = lib.dlk_client_call(handle.client, handle.acquire)
-        while status == lib.DLK_STATUS_PENDING:
-            status = lib.dlk_client_wait(handle.client, handle.acquire)
+        status = ended(handle, handle.acquire)
         outcome = judge_acquire(status, wanted[0], 0)
         if outcome is Outcome.DONE:
             return handle
@@ -102,9 +106,7 @@ def acquire(client: Client, wanted: Key, actor: int = 0, seconds: float = TIMEOU
 
 def release(handle: Handle) -> Outcome:
     """Gives it back; what became of that."""
-    status = lib.dlk_client_call(handle.client, handle.release)
-    while status == lib.DLK_STATUS_PENDING:
-        status = lib.dlk_client_wait(handle.client, handle.release)
+    status = ended(handle, handle.release)
     outcome = judge_release(status, handle.name.key[0])
     if outcome is Outcome.DONE:
         handle.name.table.give_back(handle)

@@ -99,21 +99,28 @@ def test_an_address_file_may_appear_later(server: Server, tmp_path: Path) -> Non
     timer.join()
 
 
+def is_refused(address: str, why: str) -> None:
+    """Asked again while an answer takes longer than a client that is in a hurry gives it."""
+
+    def is_told_why() -> bool:
+        with pytest.raises(errors.ConnectError) as raised:
+            dlock.connect(address, timeout=0.1)
+        return why in str(raised.value)
+
+    until(is_told_why)
+
+
 def test_a_server_that_settles_is_waited_for() -> None:
-    server = Server(ServerConfig(**SETTINGS, settle_blindly=True, session_ttl_ms=1000))
-    with pytest.raises(errors.ConnectError, match="predecessor"):
-        dlock.connect(server.address, timeout=0.1)
+    server = Server(ServerConfig(**SETTINGS, settle_blindly=True, session_ttl_ms=3000))
+    is_refused(server.address, "predecessor")
     dlock.connect(server.address).close()
     server.stop()
 
 
 def test_a_full_server_says_so(server: Server) -> None:
     full = Server(ServerConfig(**SETTINGS, max_clients=1))
-    with (
-        dlock.connect(full.address),
-        pytest.raises(errors.ConnectError, match="--max-clients"),
-    ):
-        dlock.connect(full.address, timeout=0.1)
+    with dlock.connect(full.address):
+        is_refused(full.address, "--max-clients")
     full.stop()
 
 
@@ -183,7 +190,7 @@ def test_closing_ends_every_wait(server: Server, background) -> None:
     two.close()
     for wait in waits:
         with pytest.raises(errors.ClientClosed):
-            wait.result(timeout=10)
+            wait.result(timeout=30)
     release(held)
     one.close()
 
@@ -200,7 +207,7 @@ def test_closing_from_another_thread_while_names_are_asked_for(server: Server, b
     client.close()
     for worker in workers:
         with pytest.raises(errors.ClientClosed):
-            worker.result(timeout=10)
+            worker.result(timeout=30)
     until(lambda: server.stats()["locks"] == 0)
 
 
@@ -246,17 +253,17 @@ def busy():
 def test_at_exit_everything_is_free_at_once(server: Server, how: str) -> None:
     process = run_python(EXITS + how + "\n", server.address, Path(__file__).parent)
     assert line_of(process) == "holds"
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert server.stats()["clients"] == 0  # not after the session's time to live
     with dlock.connect(server.address) as client:
-        release(acquire(client, key("a"), seconds=3))
+        release(acquire(client, key("a")))
 
 
 def test_an_exit_without_a_server_does_not_hang(server: Server) -> None:
     process = run_python(EXITS + "sys.stdin.read()", server.address, Path(__file__).parent)
     assert line_of(process) == "holds"
     server.stop()
-    process.communicate("", timeout=20)
+    process.communicate("", timeout=60)
     assert process.returncode == 0
 
 
@@ -302,7 +309,7 @@ def test_a_forked_child_may_not_use_it_and_the_parent_goes_on(server: Server) ->
     process = run_python(FORKS, server.address, Path(__file__).parent)
     assert line_of(process) == "8"
     assert line_of(process) == "True DONE 2"
-    process.communicate("", timeout=10)
+    process.communicate("", timeout=60)
     assert process.returncode == 0
 
 
@@ -311,4 +318,4 @@ def test_import_dlock_starts_nothing() -> None:
         "import sys, threading, dlock\n"
         "print(threading.active_count(), 'asyncio' in sys.modules, 'dlock.server' in sys.modules)")
     assert line_of(process) == "1 False False"
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)

@@ -7,10 +7,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from session_tools import ATOMIC, FAIR, RW, SEMAPHORE, ByHand, key, until
+from session_tools import ATOMIC, FAIR, RW, SEMAPHORE, ByHand, ended, key, until
 
 from dlock import _handle
-from dlock._core import lib
 from dlock.control.messages import GetLocks, ReleaseLocks
 from dlock.errors import KindMismatch, LeaseTooLong, ServerFull
 from dlock.server import Server, ServerConfig
@@ -154,14 +153,12 @@ def test_many_threads_on_one_name(one: ByHand) -> None:
             handle = names.take(wanted, actor)
             assert handle is not None
             assert handle.owner >> 32 == actor
-            status = lib.dlk_client_call(handle.client, handle.acquire)
-            while status == lib.DLK_STATUS_PENDING:
-                status = lib.dlk_client_wait(handle.client, handle.acquire)
+            status = ended(handle, handle.acquire)
             inside[0] += 1
             clashes.append(inside[0])
             grants.append(status)
             inside[0] -= 1
-            assert lib.dlk_client_call(handle.client, handle.release) == S.SUCCESS
+            assert ended(handle, handle.release) == S.SUCCESS
             names.give_back(handle)
 
     threads = [threading.Thread(target=work, args=(actor,)) for actor in range(1, 13)]
