@@ -275,7 +275,7 @@ def test_a_client_of_the_python_api_is_told(service: Service) -> None:
         lock.acquire()
         assert the_holder(client.admin).program == "nightly"
         assert client.admin.break_lock("n") == (lock.token,)
-        assert lock.lost.wait(10)
+        assert lock.lost.wait(30)
         assert not lock.held
         with pytest.raises(Broken):
             lock.release()

@@ -205,7 +205,7 @@ def test_lock_is_handed_over_by_unlock(service: Service, background, kind: Dlock
     time.sleep(0.05)
     assert not waiting.done()
     dclient.unlock(one, lock_id)
-    status, state = waiting.result(timeout=5)
+    status, state = waiting.result(timeout=30)
     assert status is S.SUCCESS
     assert state.token > token
     assert dclient.trylock(one, ex(lock_id))[0] is (S.EAGAIN if kind is FAIR else S.FAIL)
@@ -223,7 +223,7 @@ def test_a_waiting_lock_delays_no_other_call_of_its_client(service: Service, bac
     assert get(two, LockDesc(b"meanwhile", ATOMIC))
     assert not waiting.done()
     dclient.unlock(one, held)
-    assert waiting.result(timeout=5)[0] is S.SUCCESS
+    assert waiting.result(timeout=30)[0] is S.SUCCESS
 
 
 def test_a_lease_that_ends_wakes_the_waiter(service: Service) -> None:
@@ -334,7 +334,7 @@ def test_long_leases_are_declared_to_a_server_that_writes_them_down(
 
 
 def test_leased_holds_outlive_the_session_and_others_do_not(start_service) -> None:
-    service = start_service(session_ttl=1)
+    service = start_service(session_ttl=3)
     one, two = service.client(), service.client()
     atomic, rw = service.lock(ATOMIC, one, two), service.lock(RW, one, two)
     dclient.trylock(one, ex(atomic))

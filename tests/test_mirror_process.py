@@ -35,7 +35,7 @@ def say(*words):
 
 
 def test_a_killed_client_frees_what_its_session_held(start_service, background) -> None:
-    service = start_service(session_ttl=1)
+    service = start_service(session_ttl=3, client={"lock_wait": 30})
     me, other = service.client(), service.client()
     names = {kind: LockDesc(b"%d" % kind, kind) for kind in (ATOMIC, RW, FAIR)}
     atomic, rw, fair = (get(me, desc) for desc in names.values())
@@ -47,7 +47,7 @@ def test_a_killed_client_frees_what_its_session_held(start_service, background) 
         CLIENT
         + """
 atomic, rw, fair = get(b"0", 0), get(b"1", 1), get(b"2", 2)
-say(dclient.trylock(me, ex(atomic, 3))[0].name, dclient.trylock(me, ex(rw))[0].name,
+say(dclient.trylock(me, ex(atomic, 9))[0].name, dclient.trylock(me, ex(rw))[0].name,
     dclient.trylock(me, ex(fair))[0].name)
 time.sleep(60)
 """,
@@ -58,7 +58,7 @@ time.sleep(60)
     process.kill()
     process.wait()
     assert dclient.trylock(me, ex(fair))[0] is S.EAGAIN  # behind the ticket
-    assert waiting.result(timeout=5)[0] is S.SUCCESS  # the rw hold ended with the session
+    assert waiting.result(timeout=30)[0] is S.SUCCESS  # the rw hold ended with the session
     assert dclient.trylock(me, ex(atomic))[0] is S.FAIL  # the lease did not
     dclient.unlock(other, fair)
     assert dclient.trylock(me, ex(fair))[0] is S.SUCCESS  # the ticket is gone
@@ -93,10 +93,9 @@ sys.stdin.read()
     get(other, LockDesc(b"2", FAIR))
     dclient.unlock(me, atomic)
     dclient.unlock(me, fair)
-    time.sleep(0.1)
     assert dclient.trylock(other, ex(atomic))[0] is S.SUCCESS
     assert dclient.trylock(other, ex(fair))[0] is S.SUCCESS
-    process.communicate("", timeout=10)
+    process.communicate("", timeout=60)
 
 
 def test_signals_are_handled_while_a_lock_waits(service: Service) -> None:
@@ -120,7 +119,7 @@ say(dclient.lock(me, ex(lock_id))[0].name)
         assert line_of(process) == "handled"
     dclient.unlock(me, lock_id)
     assert line_of(process) == "SUCCESS"  # the wait went on
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
 
 
 def test_a_forked_child_may_not_use_its_parents_client(service: Service) -> None:
@@ -158,7 +157,7 @@ say(dclient.trylock(me, ex(lock_id))[0].name, dclient.unlock(me, lock_id)[0].nam
     )
     assert line_of(process) == "12 True SUCCESS FAIL"
     assert line_of(process) == "ALREADY_LOCKED ALREADY_LOCKED SUCCESS"
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
 
 
 @pytest.mark.parametrize("how", ["pass", "raise SystemExit(0)"])
@@ -181,12 +180,12 @@ say("ends")
         service.port,
     )
     assert line_of(process) == "ends"
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == 0
 
 
 def test_a_ticket_and_a_place_of_a_killed_waiter_are_freed(start_service) -> None:
-    service = start_service(session_ttl=1)
+    service = start_service(session_ttl=3)
     me, other = service.client(), service.client()
     desc = LockDesc(b"1", RW)
     lock_id = get(me, desc)

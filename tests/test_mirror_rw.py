@@ -55,10 +55,10 @@ def test_a_waiting_writer_stops_new_readers(service: Service, background) -> Non
     assert dclient.trylock(reader, sh(lock_id))[0] is S.ALREADY_LOCKED  # not a new reader
     dclient.unlock(reader, lock_id)
     dclient.unlock(reader, lock_id)
-    assert writing.result(timeout=5)[0] is S.SUCCESS
+    assert writing.result(timeout=30)[0] is S.SUCCESS
     assert not reading.done()
     dclient.unlock(writer, lock_id)
-    assert reading.result(timeout=5)[0] is S.SUCCESS
+    assert reading.result(timeout=30)[0] is S.SUCCESS
 
 
 def test_there_is_no_lease(service: Service) -> None:
