@@ -6,15 +6,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from cli_tools import Done, dlock, finish, start, started
 from mirror_tools import Service, free_port, line_of, run_python, until
 
 from dlock.admin import Admin, LockDetails
+from dlock.cli.child import Command
+from dlock.cli.run import _wait
 
 SERVER = """
 import signal, sys
@@ -263,6 +268,25 @@ def test_a_signal_ends_the_wait(where: str, tmp_path: Path, number: signal.Signa
             assert waiters(where) == 0
             end.touch()
             assert finish(one).code == 0
+
+
+def test_a_wait_that_is_interrupted_when_its_time_is_over_hands_nothing_on() -> None:
+    """As by a debugger: then Python returns a signal that is none."""
+    handed_on: list[int] = []
+    command = SimpleNamespace(send=handed_on.append)
+    former = signal.signal(signal.SIGALRM, lambda _number, _frame: time.sleep(0.1))
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
+        for _ in range(5):
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            _wait({signal.SIGUSR2}, 0.05, cast(Command, command))
+        assert not handed_on
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR2)
+        _wait({signal.SIGUSR2}, 20, cast(Command, command))
+    finally:
+        signal.signal(signal.SIGALRM, former)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    assert handed_on == [signal.SIGUSR2]
 
 
 def test_what_nohup_ignores_does_not_end_the_wait(where: str, tmp_path: Path) -> None:

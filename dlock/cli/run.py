@@ -259,7 +259,9 @@ def _wait(waited_for: set[signal.Signals], pause: float | None, command: Command
     """Until a signal, which it hands on, or for so long."""
     found = signal.sigwaitinfo(waited_for) if pause is None \
         else signal.sigtimedwait(waited_for, pause)
-    if found is None or found.si_signo in (signal.SIGCHLD, signal.SIGCONT):
+    # Interrupted when its time is just over, sigtimedwait of CPython 3.11 returns what was never
+    # filled in: any number may stand there.
+    if found is None or found.si_signo not in waited_for - {signal.SIGCHLD, signal.SIGCONT}:
         return
     if found.si_code == SI_KERNEL and found.si_signo in OF_TERMINAL:
         return
