@@ -120,7 +120,8 @@ def _enter(
     """At one server."""
     host: str = yield Connect(endpoint, max(0.01, min(TRY_S, _left_s(deadline))))
     if old is not None and not old.ended:
-        request = ClientReinit(*VERSIONS, old.id, old.secret, seen.epoch, seen.incarnation)
+        request = ClientReinit(
+            *VERSIONS, old.id, old.secret, seen.epoch, seen.incarnation, 1, options.info)
         welcome = yield from _ask_until_ready(request, backoff, deadline)
         if welcome.status is not _REMOVED:
             _check(welcome, seen)

@@ -11,11 +11,11 @@ import logging
 import queue
 import threading
 import time
-from dataclasses import fields
 from typing import Final
 
 from dlock import _core, _mirror_data
 from dlock._core import lib
+from dlock._info import client_info
 from dlock._mirror_check import bad_address
 from dlock._mirror_client import STATUSES, VERSIONS, MirrorClient, judge
 from dlock._mirror_enter import Refusal, enter_client
@@ -25,9 +25,7 @@ from dlock.types import DlockStatus
 
 _log = logging.getLogger("dlock.client")
 
-_CLAIM_FIELDS: Final = frozenset(_core.Claim._fields) & (
-    {one.name for one in fields(LockClaim)} - {"size"}
-)
+_CLAIM_FIELDS: Final = frozenset(LockClaim._fields) - {"descriptor", "size"}
 
 
 def client_reinit(client_id: int, ip_str: str | None) -> DlockStatus:
@@ -59,7 +57,8 @@ def _reopen(client: MirrorClient, address: str) -> DlockStatus:
     taken = False
     try:
         request = ClientReinit(
-            *VERSIONS, client.id, client.secret, client.epoch, client.incarnation
+            *VERSIONS, client.id, client.secret, client.epoch, client.incarnation, 0,
+            client_info(),
         )
         try:
             welcome = link.request(request, timeout_s)

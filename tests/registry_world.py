@@ -31,7 +31,7 @@ TTL_MS = 10_000
 
 def reinit(welcome: m.Welcome, secret: bytes | None = None) -> m.ClientReinit:
     return m.ClientReinit(1, 1, welcome.client_id, secret or welcome.secret, welcome.epoch,
-                          welcome.incarnation)
+                          welcome.incarnation, 0, {"host": "here"})
 
 
 @dataclass

@@ -103,7 +103,7 @@ PUBLIC = (
 )
 
 PURE = tuple(
-    f"dlock.control.{name}*" for name in ("messages", "fields", "codec", "registry", "recovery")
+    f"dlock.control.{name}*" for name in ("messages", "fields", "codec", "registry", "roster")
 )
 MIRROR = ("dlock.dclient", "dlock._mirror*")
 API = (

@@ -187,7 +187,7 @@ def test_statistics() -> None:
         assert client.welcome is not None
         client.ask(m.ObjectRelease(5))
         with Client(HOST, port, init=False) as other:
-            other.ask(m.ClientReinit(1, 1, client.welcome.client_id, b"x" * 16, 0, 0))
+            other.ask(m.ClientReinit(1, 1, client.welcome.client_id, b"x" * 16, 0, 0, 0, {}))
             other.ask(m.Heartbeat())
         hostile.sendall(frame(b"\xc1"))
         wanted = DebugStats(LOCK_NOT_GET=2, EINVAL_LOCK_TYPE=1, OBJECT_NOT_GET=1,

@@ -7,16 +7,19 @@ from pathlib import Path
 
 import msgpack
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dlock.control import messages as m
 from dlock.control.codec import MESSAGE_BYTES_MAX, Decoder, decode, encode
+from dlock.control.fields import FlatRecord, Integer, Record
 from dlock.types import DlockStatus
 
 SPEC = m.LockSpec(b"d" * 512, 3, 7)
-CLAIM = m.LockClaim(b"x", 1, 5, 2, 9, 2**62, 0, 1, 0, 3, 1000)
+CLAIM = m.LockClaim(b"x", 1, 5, 7, 2, 9, 2**62, 0, 1, 0, 3, 1000, 0, 1, 77, 2**32 - 1, 2)
 SAMPLES: list[m.Message] = [
     m.ClientInit(1, 1, {"host": "node1", "pid": 7}),
-    m.ClientReinit(1, 2, 0x7FFFFFFF, b"s" * 16, 3, 2**64 - 1),
+    m.ClientReinit(1, 2, 0x7FFFFFFF, b"s" * 16, 3, 2**64 - 1, 1, {"pid": 7}),
     m.ReinitDone(), m.ClientDeinit(), m.Heartbeat(), m.Stats(),
     m.GetLocks((SPEC,) * 31),
     m.ReleaseLocks((1, 2, 0x7FFFFFFF)),
@@ -41,6 +44,10 @@ SAMPLES: list[m.Message] = [
     m.ShowLock(b"d" * 512),
     m.BreakLock(b"d", 2**64 - 1, False),
     m.ListClients(0),
+    m.AwaitReady(60_000),
+    m.Recover(2, (1, 0x7FFFFFFF)),
+    m.RecoveryShown(DlockStatus.SUCCESS, 0, 5, 2, 1, 12_000, 2, (
+        m.AbsentLine(5, 16384, 12_000, 1, "node1 77"), m.AbsentLine(6, 0, 9, 0, ""))),
     m.LockList(DlockStatus.SUCCESS, (m.LockLine(b"d", 3, 7, 1, 2, 3, 65535),) * 512, 5),
     m.LockShown(DlockStatus.SUCCESS, 2, 1, 9, (m.EntryLine(1, 0, 2**62, 5, 1, 7, -1, 0, True),
                                                m.EntryLine(3, 1, 1, 0, 0, 0, 5, 9, False)),
@@ -109,8 +116,14 @@ BAD_BODIES = {
     "lock is a map": wire([6, 0, [{}]]),
     "lock id 0": wire([7, 0, [0]]),
     "lock id too large": wire([7, 0, [2**31]]),
-    "short secret": wire([2, 0, 1, 1, 5, b"x" * 15, 0, 0]),
-    "client id 0": wire([2, 0, 1, 1, 0, b"x" * 16, 0, 0]),
+    "short secret": wire([2, 0, 1, 1, 5, b"x" * 15, 0, 0, 0, {}]),
+    "client id 0": wire([2, 0, 1, 1, 0, b"x" * 16, 0, 0, 0, {}]),
+    "early is a bool": wire([2, 0, 1, 1, 5, b"x" * 16, 0, 0, True, {}]),
+    "early 2": wire([2, 0, 1, 1, 5, b"x" * 16, 0, 0, 2, {}]),
+    "waits too long": wire([20, 0, 60_001]),
+    "evict 3": wire([21, 0, 3, []]),
+    "1025 to evict": wire([21, 0, 2, [1] * 1025]),
+    "evict nobody": wire([21, 0, 2, [0]]),
     "info key is a number": wire([1, 0, 1, 1, {1: "a"}]),
     "info value is a list": wire([1, 0, 1, 1, {"a": []}]),
     "info value is negative": wire([1, 0, 1, 1, {"a": -1}]),
@@ -191,3 +204,40 @@ def test_the_document_shows_this_table() -> None:
     rows = [line for line in control.partition("\n## ")[0].splitlines()
             if line.startswith("| ") and line[2].isdigit()]
     assert rows == [protocol_row(one) for one in m.DECLARATIONS]
+
+
+CLAIM_KINDS = dict(Record(m.LockClaim).fields)
+CLAIM_VALUES = st.one_of(
+    st.sampled_from([None, True, 1.0, "1", [], b"", b"x" * 512, b"x" * 513]),
+    st.integers(-1, 4), st.sampled_from([2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**64 - 1, 2**64]))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.dictionaries(st.integers(0, len(CLAIM_KINDS) - 1), CLAIM_VALUES, max_size=4),
+       st.integers(-1, 1))
+def test_the_claims_that_pass_in_bulk_are_those_that_pass_field_by_field(
+    changes: dict[int, object], more: int
+) -> None:
+    wire = [*CLAIM, 0][:len(CLAIM) + more]
+    for at, value in changes.items():
+        if at < len(wire):
+            wire[at] = value  # type: ignore[call-overload]
+    outcomes = []
+    for record in (Record(m.LockClaim), FlatRecord(m.LockClaim)):
+        try:
+            outcomes.append(record.load(list(wire)))
+        except m.ProtocolError as problem:
+            outcomes.append(str(problem))
+    assert outcomes[0] == outcomes[1]
+    assert type(outcomes[0]) is type(outcomes[1])
+
+
+@pytest.mark.parametrize("name", CLAIM_KINDS)
+def test_each_limit_of_a_claim_is_checked_in_bulk(name: str) -> None:
+    kind = CLAIM_KINDS[name]
+    at = list(CLAIM_KINDS).index(name)
+    bad: list[object] = [None, True, 1.5]
+    bad += [kind.low - 1, kind.high + 1] if isinstance(kind, Integer) else [b"", b"x" * 513]
+    for value in bad:
+        with pytest.raises(m.ProtocolError, match=f"LockClaim.{name}"):
+            FlatRecord(m.LockClaim).load([*CLAIM[:at], value, *CLAIM[at + 1:]])

@@ -9,12 +9,14 @@ from dlock import _core
 from dlock.control import messages as m
 from dlock.control import registry_locks
 from dlock.control.registry_effects import (
+    PersistEnded,
     PersistEpoch,
     PersistLease,
-    PersistSessions,
-    PersistSettled,
+    PersistSession,
+    PersistStruck,
 )
 from dlock.control.registry_sessions import lease_granted_ms, negotiate
+from dlock.control.roster import is_secret_of
 from dlock.types import DlockStatus as S
 
 ATOMIC, RW, FAIR, SEMAPHORE = range(4)
@@ -118,7 +120,7 @@ def test_wrong_secret_and_unknown_client(world: World) -> None:
     welcome = world.init(1)
     assert world.ask(2, reinit(welcome, b"x" * 16)).status is S.CLIENT_REMOVED_BY_SERVER
     assert world.stats()["CLIENT_ID_VERIFY_FAIL"] == 1
-    stranger = m.ClientReinit(1, 1, welcome.client_id ^ 1, welcome.secret, 0, 0)
+    stranger = m.ClientReinit(1, 1, welcome.client_id ^ 1, welcome.secret, 0, 0, 0, {})
     assert world.ask(2, stranger).status is S.CLIENT_REMOVED_BY_SERVER
     assert world.ask(1, m.Heartbeat()).status is S.SUCCESS
     other = world.init(3)
@@ -208,21 +210,36 @@ def test_deinit_frees_leased_holds_too(world: World) -> None:
 
 
 def test_a_promise_is_written_before_it_is_made(world: World) -> None:
-    world.init(1)
+    welcome = world.init(1)
     kinds = [type(effect).__name__ for effect in world.log]
-    assert kinds.index("PersistSessions") < kinds.index("Command")
-    assert world.ask(1, m.DeclareLease(5_000)).status is S.SUCCESS
+    assert kinds.index("PersistSession") < kinds.index("Command")
+    (entry,) = [one.entry for one in world.of(PersistSession)]
+    assert (entry.client_id, entry.lease_ms, entry.ended) == (welcome.client_id, 0, False)
+    assert is_secret_of(entry, welcome.secret)
+    assert not is_secret_of(entry, bytes(16))
+    assert entry.who == "here"
+    assert world.ask(1, m.DeclareLease(TTL_MS + 1)).status is S.SUCCESS
     lease = world.of(PersistLease)
-    assert [one.lease_ms for one in lease] == [8192]
+    assert lease == [PersistLease(welcome.client_id, 16384)]
     sent = next(one for one in world.of(_core.Command)
                 if one.op == _core.DLK_COMMAND_SESSION_LEASE)
-    assert sent.lease_ms == 8192
+    assert sent.lease_ms == 16384
     assert world.log.index(lease[0]) < world.log.index(sent)
-    world.ask(1, m.DeclareLease(8_192))
+    world.ask(1, m.DeclareLease(16_384))
     world.ask(1, m.DeclareLease(1))
     assert len(world.of(PersistLease)) == 1
-    assert world.init(2).declared_lease_ms == 8192, "what is on disk is free for all"
-    assert len(world.of(PersistSessions)) == 1
+    assert world.init(2).declared_lease_ms == TTL_MS, "a declaration is for one session"
+
+
+def test_a_session_is_struck_before_it_is_closed(world: World) -> None:
+    welcome = world.init(1)
+    world.ask(1, m.ClientDeinit())
+    (struck,) = world.of(PersistStruck)
+    assert struck == PersistStruck(welcome.client_id)
+    (closed,) = [one for one in world.of(_core.Command)
+                 if one.op == _core.DLK_COMMAND_SESSION_CLOSE]
+    assert world.log.index(struck) < world.log.index(closed)
+    assert world.of(PersistEnded) == []
 
 
 def test_lease_limits(world: World) -> None:
@@ -234,6 +251,12 @@ def test_lease_limits(world: World) -> None:
         1, 2, 4, 512, 1000, 1000]
 
 
+def test_a_lease_as_long_as_a_session_is_free(world: World) -> None:
+    assert world.init(1).declared_lease_ms == TTL_MS
+    assert world.ask(1, m.DeclareLease(TTL_MS)).status is S.SUCCESS
+    assert world.of(PersistLease) == []
+
+
 def test_without_a_state_directory_max_lease_is_free() -> None:
     world = World(promised_lease_ms=3_600_000)
     assert world.init(1).declared_lease_ms == 3_600_000
@@ -241,23 +264,10 @@ def test_without_a_state_directory_max_lease_is_free() -> None:
     assert world.of(PersistLease) == []
 
 
-def test_promises_are_forgotten_when_nothing_is_left(world: World) -> None:
-    world.init(1)
-    world.take(world.registry.forget_promises())
-    assert world.of(PersistSettled) == []
-    world.ask(1, m.DeclareLease(5_000))
-    world.ask(1, m.ClientDeinit())
-    world.take(world.registry.forget_promises())
-    world.take(world.registry.forget_promises())
-    assert len(world.of(PersistSettled)) == 1
-    assert world.init(2).declared_lease_ms == 0
-    assert len(world.of(PersistSessions)) == 2
-
-
 def test_settling() -> None:
     world = World(settle_until_ns=1_010 * SECOND)
     assert world.init(1).status is S.NOT_READY
-    assert world.ask(1, m.ClientReinit(1, 1, 5, b"x" * 16, 2, 1)).status is S.NOT_READY
+    assert world.ask(1, m.ClientReinit(1, 1, 5, b"x" * 16, 2, 1, 0, {})).status is S.NOT_READY
     assert world.ask(1, m.GetLocks((m.LockSpec(b"a", 0),) * 3)).status is S.NOT_READY
     assert world.ask(1, m.ClientDeinit()).status is S.NOT_READY
     assert world.stats()["NOT_READY"] == 6
@@ -267,12 +277,9 @@ def test_settling() -> None:
     assert world.init(1).status is S.NOT_READY
     world.later(0.1)
     assert world.init(1).status is S.NOT_READY, "the plane does not know yet"
-    assert len(world.of(PersistSettled)) == 1
     world.run()
     assert world.init(1).status is S.SUCCESS
     assert world.registry.next_deadline_ns() is None
-    world.later(1)
-    assert len(world.of(PersistSettled)) == 1
 
 
 def test_the_next_epoch_is_written_before_it_is_taken(world: World) -> None:
@@ -425,9 +432,10 @@ def test_closed_again_after_a_crossing(world: World) -> None:
 def test_claims_are_checked_against_what_is_got(world: World) -> None:
     world.init(1)
     lock = world.get(1, b"a", FAIR)
-    good = m.LockClaim(b"a", 1, lock.lock_id, FAIR, 0, 5, 0, 1, 0, 1, 100)
-    claims = (good, m.LockClaim(b"b", 1, lock.lock_id, FAIR, 0, 5, 0, 1, 0, 1, 100),
-              m.LockClaim(b"a", 1, lock.lock_id + 1, FAIR, 0, 5, 0, 1, 0, 1, 100),
-              m.LockClaim(b"a", 1, lock.lock_id, RW, 0, 5, 0, 1, 0, 1, 100))
+    rest = (0, 5, 0, 1, 0, 1, 100, 0, 1, 0, 0, 0)
+    good = m.LockClaim(b"a", 1, lock.lock_id, 0, FAIR, *rest)
+    claims = (good, m.LockClaim(b"b", 1, lock.lock_id, 0, FAIR, *rest),
+              m.LockClaim(b"a", 1, lock.lock_id + 1, 0, FAIR, *rest),
+              m.LockClaim(b"a", 1, lock.lock_id, 0, RW, *rest))
     assert world.ask(1, m.UpdateLocks(claims)).statuses == (
         S.SUCCESS, S.LOCK_NOT_GET, S.LOCK_NOT_GET, S.LOCK_NOT_GET)

@@ -97,7 +97,7 @@ def test_a_session_survives_its_connection_and_is_superseded(server: Server) -> 
         assert welcome is not None
         one.get(b"a")
         with Client(server.host, server.port, init=False) as two:
-            again = two.ask(m.ClientReinit(1, 1, welcome.client_id, welcome.secret, 1, 0))
+            again = two.ask(m.ClientReinit(1, 1, welcome.client_id, welcome.secret, 1, 0, 0, {}))
             assert (again.status, again.attach) == (S.SUCCESS, 2)
             assert two.ask(m.ReinitDone()).status is S.SUCCESS
             assert two.get(b"a")[0].status is S.ERROR
@@ -117,7 +117,7 @@ def test_a_silent_session_ends() -> None:
             with pytest.raises(LinkError):
                 one.ask(m.Heartbeat())
         with Client(server.host, server.port, init=False) as two:
-            again = two.ask(m.ClientReinit(1, 1, welcome.client_id, welcome.secret, 1, 0))
+            again = two.ask(m.ClientReinit(1, 1, welcome.client_id, welcome.secret, 1, 0, 0, {}))
             assert again.status is S.CLIENT_REMOVED_BY_SERVER
             assert two.stats()["locks"] == 0
     finally:
@@ -416,7 +416,7 @@ def test_a_restart_waits_for_those_who_could_believe(tmp_path: Path) -> None:
         with client(second) as late:
             assert late.welcome is not None
             assert late.welcome.status is S.SUCCESS
-            assert late.welcome.declared_lease_ms == 0
+            assert late.welcome.declared_lease_ms == 1000
             assert late.ask(m.ClientDeinit()).status is S.SUCCESS
     finally:
         second.stop()
@@ -446,7 +446,7 @@ def test_nothing_is_promised_that_cannot_be_written(tmp_path: Path) -> None:
     with client(server) as one:
         (tmp_path / "state.new").mkdir()
         with pytest.raises(LinkError):
-            one.ask(m.DeclareLease(1500))
+            one.ask(m.DeclareLease(60_001))
         assert server.wait(TIMEOUT)
         assert "must not promise" in (server.failure or "")
     server.stop()

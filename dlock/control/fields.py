@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from operator import le
 from typing import Annotated, Any, ClassVar, Final, Protocol, get_args, get_origin, get_type_hints
 
 from dlock.types import DlockStatus
@@ -96,6 +97,26 @@ class Binary:
 
 
 @dataclass(frozen=True, slots=True)
+class Text:
+    """Text of at most so many bytes as UTF-8."""
+
+    high: int
+
+    @property
+    def text(self) -> str:
+        return f"text of at most {self.high} bytes"
+
+    def load(self, wire: object) -> str:
+        if not isinstance(wire, str):
+            raise ProtocolError(f"{type(wire).__name__} where text belongs")
+        if len(wire.encode("utf-8", "surrogatepass")) > self.high:
+            raise ProtocolError(f"a text of more than {self.high} bytes")
+        return wire
+
+    dump = load
+
+
+@dataclass(frozen=True, slots=True)
 class StatusCode:
     """A number of DlockStatus."""
 
@@ -146,10 +167,7 @@ class Table:
 
     @staticmethod
     def _check_text(value: object, most: int) -> None:
-        if not isinstance(value, str):
-            raise ProtocolError(f"{type(value).__name__} where text belongs")
-        if len(value.encode("utf-8", "surrogatepass")) > most:
-            raise ProtocolError(f"a text of more than {most} bytes")
+        Text(most).load(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,15 +198,16 @@ class Many:
 
 
 class Record:
-    """A dataclass whose annotated fields travel as one array, in their order."""
+    """A dataclass or named tuple whose annotated fields travel as one array, in their order."""
 
     __slots__ = ("fields", "kind")
 
     def __init__(self, kind: type[Any]) -> None:
         hints = get_type_hints(kind, include_extras=True)
+        names = getattr(kind, "_fields", None) or tuple(one.name for one in fields(kind))
         self.kind = kind
         self.fields: tuple[tuple[str, Kind], ...] = tuple(
-            (one.name, _kind_of(hints[one.name])) for one in fields(kind)
+            (name, _kind_of(hints[name])) for name in names
         )
 
     @property
@@ -217,6 +236,34 @@ class Record:
             except ProtocolError as problem:
                 raise ProtocolError(f"{self.kind.__name__}.{name}: {problem}") from None
         return wire
+
+
+class FlatRecord(Record):
+    """A Record of a named tuple of bytes first and integers behind them, of which very many are
+    read: what is right is told in bulk; for everything else the fields say what is wrong."""
+
+    __slots__ = ("_bytes", "_highs", "_lows", "_make", "_types")
+
+    def __init__(self, kind: type[Any]) -> None:
+        super().__init__(kind)
+        kinds = [one for _, one in self.fields]
+        first, integers = kinds[0], [one for one in kinds[1:] if isinstance(one, Integer)]
+        if not isinstance(first, Binary) or len(integers) != len(kinds) - 1:
+            raise TypeError(f"{kind.__name__} is not flat")
+        self._make = kind._make
+        self._bytes = first
+        self._types = [bytes] + [int] * len(integers)
+        self._lows = [one.low for one in integers]
+        self._highs = [one.high for one in integers]
+
+    def load(self, wire: object) -> Any:
+        if type(wire) is list and list(map(type, wire)) == self._types:
+            integers = wire[1:]
+            if (self._bytes.low <= len(wire[0]) <= self._bytes.high
+                    and all(map(le, self._lows, integers))
+                    and all(map(le, integers, self._highs))):
+                return self._make(wire)
+        return super().load(wire)
 
 
 def _kind_of(hint: Any) -> Kind:

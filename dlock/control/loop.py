@@ -32,10 +32,11 @@ from dlock.control.registry_effects import (
     Effect,
     Look,
     Note,
+    Persist,
     PersistEpoch,
     PersistLease,
-    PersistSessions,
-    PersistSettled,
+    PersistSession,
+    PersistStruck,
 )
 from dlock.control.state_dir import StateDir
 
@@ -97,6 +98,7 @@ class ControlLoop:
         self._numbers = 0
         self._commands: deque[Command] = deque()  # what the ring had no room for
         self._looks = LookArrays()
+        self._roster: set[int] = set()
         self._unfinished: deque[Connection] = deque()  # input that the closed gate cut off
         self._counters: Counter[str] = Counter()
         self._counter_names = _core.counter_names()
@@ -153,7 +155,6 @@ class ControlLoop:
                 self._carry_out(self._registry.tick(now_ns))
                 self._flush_commands(now_ns)
                 self._accept_again(now_ns)
-            self._carry_out(self._registry.forget_promises())
         finally:
             self._close_all()
 
@@ -174,7 +175,6 @@ class ControlLoop:
         if self._registry.phase is Phase.SETTLING:
             left_ns = max(0, (self._registry.next_deadline_ns() or 0) - now_ns)
             log_event(logging.INFO, "settling", {"seconds_left": round(left_ns / SECOND_NS, 1)})
-        self._carry_out(self._registry.forget_promises())
 
     def _woken(self, _now_ns: int) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -227,6 +227,8 @@ class ControlLoop:
             if isinstance(effect, Answer):
                 self._answer(effect.connection, effect.request_id, effect.message)
             elif isinstance(effect, Command):
+                if effect.op == _core.DLK_COMMAND_READY and self._state is not None:
+                    self._state.settled()
                 self._send_command(effect)
             elif isinstance(effect, Look):
                 self._send_command(self._looks.lend(effect))
@@ -243,18 +245,19 @@ class ControlLoop:
         if self._commands or not self._plane.send_command(command):
             self._commands.append(command)
 
-    def _persist(
-        self, state: StateDir,
-        effect: PersistEpoch | PersistLease | PersistSessions | PersistSettled,
-    ) -> None:
-        if isinstance(effect, PersistSessions):
-            state.sessions_open(self._session_ttl_ms)
+    def _persist(self, state: StateDir, effect: Persist) -> None:
+        if isinstance(effect, PersistSession):
+            if not self._roster:
+                state.sessions_open(self._session_ttl_ms)
+            self._roster.add(effect.entry.client_id)
         elif isinstance(effect, PersistLease):
             state.lease_promised(effect.lease_ms)
         elif isinstance(effect, PersistEpoch):
             state.epoch_taken(effect.epoch)
-        else:
-            state.settled()
+        elif isinstance(effect, PersistStruck):
+            self._roster.discard(effect.client_id)
+            if not self._roster:
+                state.settled()
 
     # ---- Connections -----------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Final
 
-from dlock.control.fields import U32_MAX, Integer, Many, Record, StatusCode
+from dlock.control.fields import U32_MAX, FlatRecord, Integer, Many, Record, StatusCode
 from dlock.control.fields import ProtocolError as ProtocolError
 from dlock.control.messages_base import BATCH_MAX as BATCH_MAX
 from dlock.control.messages_base import DESCRIPTOR_BYTES_MAX as DESCRIPTOR_BYTES_MAX
@@ -25,21 +25,21 @@ from dlock.control.messages_base import (
     U32,
     U64,
     AnyStatus,
+    Bit,
     Counters,
     Descriptor,
-    EntryState,
     Epoch,
     Id,
     IdOrMinusOne,
     IdOrZero,
     Info,
     LockKind,
-    Mode,
     Secret,
 )
 from dlock.control.messages_base import Message as Message
 from dlock.control.messages_base import Reply as Reply
 from dlock.control.messages_base import Request as Request
+from dlock.control.messages_base import Status as Status
 from dlock.control.messages_operate import BreakLock as BreakLock
 from dlock.control.messages_operate import BrokenLock as BrokenLock
 from dlock.control.messages_operate import ClientLine as ClientLine
@@ -55,6 +55,11 @@ from dlock.control.messages_operate import LockList as LockList
 from dlock.control.messages_operate import LockShown as LockShown
 from dlock.control.messages_operate import ShowLock as ShowLock
 from dlock.control.messages_operate import WhoLine as WhoLine
+from dlock.control.messages_recover import AbsentLine as AbsentLine
+from dlock.control.messages_recover import AwaitReady as AwaitReady
+from dlock.control.messages_recover import LockClaim as LockClaim
+from dlock.control.messages_recover import Recover as Recover
+from dlock.control.messages_recover import RecoveryShown as RecoveryShown
 from dlock.types import DlockStatus
 
 # ---- Parts of messages ---------------------------------------------------------------------------
@@ -77,31 +82,7 @@ class LockResult:
     slot: U32 = NONE
 
 
-@dataclass(frozen=True, slots=True)
-class LockClaim:
-    """What a client says about one lock (and owner) of it; from lock_id on as struct dlk_claim."""
-
-    descriptor: Descriptor
-    size: U32
-    lock_id: Id
-    kind: LockKind
-    owner: U64
-    token: U64
-    stamp: U64
-    state: EntryState
-    mode: Mode
-    count: U32
-    remaining_ms: U32
-
-
 # ---- Replies -------------------------------------------------------------------------------------
-
-@dataclass(frozen=True, slots=True)
-class Status(Message):
-    """The outcome alone."""
-
-    status: AnyStatus
-
 
 @dataclass(frozen=True, slots=True)
 class Welcome(Message):
@@ -167,7 +148,9 @@ class ClientInit(Request[Welcome]):
 
 @dataclass(frozen=True, slots=True)
 class ClientReinit(Request[Welcome]):
-    """Takes a session up again on this connection; its older connections are closed."""
+    """Takes a session up again on this connection; its older connections are closed. `seen_...`:
+    the newest primary that the client has heard of; `early`: it can make use of a server that
+    recovers, for locks whose state is known already; `info`: as in ClientInit."""
 
     version_min: U16
     version_max: U16
@@ -175,6 +158,8 @@ class ClientReinit(Request[Welcome]):
     secret: Secret = field(repr=False)
     seen_epoch: Epoch
     seen_incarnation: U64
+    early: Bit
+    info: Info
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +202,7 @@ class DeclareLease(Request[Status]):
 class UpdateLocks(Request[Statuses]):
     """What the client has got and holds, one status a claim."""
 
-    claims: Annotated[tuple[LockClaim, ...], Many(Record(LockClaim), 1, BATCH_MAX)]
+    claims: Annotated[tuple[LockClaim, ...], Many(FlatRecord(LockClaim), 1, BATCH_MAX)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +274,8 @@ DECLARATIONS: Final = tuple(
         (17, ShowLock, LockShown),
         (18, BreakLock, BrokenLock),
         (19, ListClients, ClientList),
+        (20, AwaitReady, Status),
+        (21, Recover, RecoveryShown),
         (128, Status, None),
         (129, Welcome, None),
         (130, LockIds, None),
@@ -300,6 +287,7 @@ DECLARATIONS: Final = tuple(
         (136, LockShown, None),
         (137, BrokenLock, None),
         (138, ClientList, None),
+        (139, RecoveryShown, None),
     )
 )
 BY_NUMBER: Final[Mapping[int, Declaration]] = {one.number: one for one in DECLARATIONS}

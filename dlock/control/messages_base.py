@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Generic, TypeVar
 
 from dlock import _core
@@ -37,6 +38,7 @@ STATS_KEY_BYTES_MAX: Final = 64
 
 # ---- The kinds in use ----------------------------------------------------------------------------
 
+Bit = Annotated[int, Integer(0, 1)]
 U16 = Annotated[int, Integer(0, U16_MAX)]
 U32 = Annotated[int, Integer(0, U32_MAX)]
 U64 = Annotated[int, Integer(0, U64_MAX)]
@@ -76,3 +78,10 @@ class Request(Message, Generic[Reply]):
     """A message of a client; its parameter is the one type that answers it."""
 
     __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Status(Message):
+    """The outcome alone."""
+
+    status: AnyStatus

@@ -28,7 +28,6 @@ from dlock.control.registry_effects import (
     Note,
     Outbox,
     PersistEpoch,
-    PersistSettled,
     Views,
 )
 from dlock.control.registry_locks import Lock, LockTable
@@ -95,6 +94,11 @@ class Registry:
             self._out.add(AnswerStats(connection, request_id, self.stats()))
         elif isinstance(message, m.ClientInit | m.ClientReinit):
             self._enter(call, message)
+        elif isinstance(message, m.Recover):
+            ready = self.phase is Phase.READY
+            self._out.answer(call, m.RecoveryShown(DlockStatus.SUCCESS, int(ready)))
+        elif isinstance(message, m.AwaitReady) and self.phase is Phase.READY:
+            self._out.status(call, DlockStatus.SUCCESS)
         elif self.phase is not Phase.READY:
             self._out.refuse(call, DlockStatus.NOT_READY)
         elif self._operators.knows(message):
@@ -140,7 +144,6 @@ class Registry:
         until_ns = self._config.settle_until_ns
         if until_ns is not None and not self._becoming_ready and now_ns >= until_ns:
             self._becoming_ready = True
-            self._out.add(PersistSettled())
             self._out.command(Command(_core.DLK_COMMAND_READY, value=1), self._ready)
         return self._out.drain()
 
@@ -152,12 +155,6 @@ class Registry:
         if not self._becoming_ready:
             deadlines.append(self._config.settle_until_ns)
         return min((one for one in deadlines if one is not None), default=None)
-
-    def forget_promises(self) -> list[Effect]:
-        """To be called now and then: when nothing of any session is left, a restart need not
-        wait, and that is worth writing down."""
-        self._sessions.forget_promises()
-        return self._out.drain()
 
     # ---- What others ask -------------------------------------------------------------------------
 

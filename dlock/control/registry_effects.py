@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from dlock import _core
 from dlock._core import Command, EntryView, Event, LockView
 from dlock.control import messages as m
+from dlock.control.roster import RosterEntry
 from dlock.types import DlockStatus
 
 
@@ -45,15 +46,33 @@ class CloseConnection:
 
 
 @dataclass(frozen=True, slots=True)
-class PersistSessions:
-    """Have it on disk that sessions may be open (before the first of them is)."""
+class PersistSession:
+    """Have this session on disk (before it is answered for)."""
+
+    entry: RosterEntry
 
 
 @dataclass(frozen=True, slots=True)
 class PersistLease:
-    """Have it on disk that leases of this length may be asked for (before they may)."""
+    """Have it on disk that this session may ask for leases of this length (before it may)."""
 
+    client_id: int
     lease_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class PersistEnded:
+    """Have it on disk that this session is over but for leased holds (before anything of it is
+    freed)."""
+
+    client_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class PersistStruck:
+    """Have it on disk that nothing of this session is left (before anything of it is freed)."""
+
+    client_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +80,6 @@ class PersistEpoch:
     """Have it on disk that this epoch is in use (before it is)."""
 
     epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class PersistSettled:
-    """Have it on disk that nobody believes in anything of a former primary any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +99,8 @@ class Look:
     command: Command
 
 
-Effect = (Answer | AnswerStats | CloseConnection | Command | Look | Note | PersistEpoch
-          | PersistLease | PersistSessions | PersistSettled)
+Persist = PersistEnded | PersistEpoch | PersistLease | PersistSession | PersistStruck
+Effect = Answer | AnswerStats | CloseConnection | Command | Look | Note | Persist
 
 Views = Sequence[EntryView | LockView]  # what a look has shown
 

@@ -22,14 +22,16 @@ from dlock.control.registry_effects import (
     CloseConnection,
     Note,
     Outbox,
+    PersistEnded,
     PersistLease,
-    PersistSessions,
-    PersistSettled,
+    PersistSession,
+    PersistStruck,
     Slots,
     carried_out,
 )
 from dlock.control.registry_locks import Got as GotLocks
 from dlock.control.registry_objects import Got as GotObjects
+from dlock.control.roster import RosterEntry, verifier_of, who_of
 from dlock.types import DlockStatus
 
 # A session whose control connection speaks is renewed at most this often a session_ttl.
@@ -41,8 +43,9 @@ MS_NS: Final = 1_000_000
 class RegistryConfig:
     """Limits, what a Welcome says, and what the state directory says.
 
-    `promised_lease_ms`: the longest lease that is already on disk; max_lease_ms without a state
-    directory. `settle_until_ns`: None: ready at once. `random_bytes`: for ids and secrets.
+    `promised_lease_ms`: the longest lease that need not be declared, if that is longer than a
+    session lives without being heard of: max_lease_ms where nothing is written down.
+    `settle_until_ns`: None: ready at once. `random_bytes`: for ids and secrets.
     """
 
     random_bytes: Callable[[int], bytes]
@@ -56,6 +59,12 @@ class RegistryConfig:
     max_lease_ms: int = _core.DLK_MAX_LEASE_MS_DEFAULT
     promised_lease_ms: int = 0
     settle_until_ns: int | None = None
+
+    @property
+    def undeclared_lease_ms(self) -> int:
+        """The longest lease that a session may ask for without DeclareLease. A new primary waits
+        for every session for session_ttl, so leases up to that are never written down."""
+        return min(max(self.session_ttl_ms, self.promised_lease_ms), self.max_lease_ms)
 
     @property
     def max_sessions(self) -> int:
@@ -78,6 +87,7 @@ class Client:
     attach: int = 1
     opening: bool = True
     reinitialising: bool = False
+    listed: bool = True
     gone: bool = False
     locks: GotLocks = field(default_factory=dict, repr=False)
     objects: GotObjects = field(default_factory=dict, repr=False)
@@ -116,8 +126,6 @@ class Sessions:
         self._leaving: dict[int, Client] = {}  # by slot: ended, but the slot is not free yet
         self._by_slot: dict[int, Client] = {}  # all of them, those that are leaving too
         self._bound: dict[int, Client] = {}  # connection -> its session
-        self._promised_lease_ms = config.promised_lease_ms
-        self._persisted = False
 
     @property
     def gauges(self) -> dict[str, int]:
@@ -153,13 +161,6 @@ class Sessions:
         if client is not None:
             client.connection = None
 
-    def forget_promises(self) -> None:
-        """Lets a restart wait for nobody, when nothing of any session is left."""
-        if self._persisted and not self._clients and not self._leaving:
-            self._persisted = False
-            self._promised_lease_ms = self._config.promised_lease_ms
-            self._out.add(PersistSettled())
-
     # ---- Beginning -------------------------------------------------------------------------------
 
     def init(self, call: Call, message: m.ClientInit, version: int) -> None:
@@ -174,13 +175,11 @@ class Sessions:
             return
         client = Client(
             self._new_id(), slot, self._config.random_bytes(m.SECRET_BYTES), call.connection,
-            min(self._promised_lease_ms, self._config.max_lease_ms), dict(message.info),
-            call.now_ns, call.now_ns)
+            self._config.undeclared_lease_ms, dict(message.info), call.now_ns, call.now_ns)
         self._clients[client.id] = self._bound[call.connection] = client
         self._by_slot[slot] = client
-        if not self._persisted:
-            self._persisted = True
-            self._out.add(PersistSessions())
+        self._out.add(PersistSession(RosterEntry(
+            client.id, 0, False, verifier_of(client.secret), who_of(client.info))))
         self._out.command(
             Command(_core.DLK_COMMAND_SESSION_OPEN, slot=slot, id=client.id, secret=client.secret,
                     attach=client.attach, ttl_ms=self._config.session_ttl_ms,
@@ -201,6 +200,7 @@ class Sessions:
             del self._clients[client.id]
             self._unbind(client)
             self._free(client)
+            self._strike(client)
             self._out.refuse(call, DlockStatus.SERVER_NO_RESOURCE)
         elif client.connection is None:
             self._close(client, call.now_ns)  # Nobody will ever know its secret.
@@ -290,11 +290,9 @@ class Sessions:
             self._out.status(call, DlockStatus.EINVAL)
             return
         granted_ms = lease_granted_ms(call.message.lease_ms, self._config.max_lease_ms)
-        if granted_ms > self._promised_lease_ms:
-            self._promised_lease_ms = granted_ms
-            self._out.add(PersistLease(granted_ms))
-        if granted_ms > client.declared_lease_ms:
+        if call.message.lease_ms > client.declared_lease_ms:
             client.declared_lease_ms = granted_ms
+            self._out.add(PersistLease(client.id, granted_ms))
             self._out.command(
                 Command(_core.DLK_COMMAND_SESSION_LEASE, slot=client.slot, id=client.id,
                         lease_ms=granted_ms),
@@ -313,9 +311,15 @@ class Sessions:
 
     def _close(self, client: Client, now_ns: int) -> None:
         """Ends a session that has not ended by itself."""
+        self._strike(client)
         self._out.command(
             Command(_core.DLK_COMMAND_SESSION_CLOSE, slot=client.slot, id=client.id))
         self._drop(client, now_ns)
+
+    def _strike(self, client: Client) -> None:
+        if client.listed:
+            client.listed = False
+            self._out.add(PersistStruck(client.id))
 
     def _drop(self, client: Client, now_ns: int) -> None:
         client.gone = True
@@ -333,6 +337,7 @@ class Sessions:
         client = self._clients.get(event.id)
         if client is None or client.slot != event.slot:
             return  # It left by itself meanwhile.
+        self._out.add(PersistEnded(client.id))
         self._drop(client, now_ns)
         self._out.add(Note("session expired", client.named))
         # What was asked before is answered (CLIENT_REMOVED_BY_SERVER) before the end.
@@ -351,6 +356,7 @@ class Sessions:
         if client is not None and client.id == event.id:
             del self._leaving[event.slot]
             self._free(client)
+            self._strike(client)
 
     def _free(self, client: Client) -> None:
         del self._by_slot[client.slot]
