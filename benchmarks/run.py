@@ -13,7 +13,8 @@ from typing import Final
 from benchmarks import machine, peers, report
 from benchmarks.plan import Plan
 
-PARTS: Final = ("engine", "floor", "latency", "throughput", "handover", "crowd", "api")
+PARTS: Final = ("engine", "floor", "latency", "throughput", "handover", "crowd", "api", "recovery",
+                "failover")
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 
 
@@ -28,6 +29,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="of each single measurement (default 1)")
     parser.add_argument("--names", type=int, default=20_000, metavar="N",
                         help="used once each in the part api (default 20,000; try 1,000,000)")
+    parser.add_argument("--large", action="store_true",
+                        help="recover 1,000,000 locks too (several GiB, many minutes)")
     parser.add_argument("--quick", action="store_true",
                         help="one short run of everything, small; its figures mean nothing")
     parser.add_argument("--install-peers", action="store_true",
@@ -48,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     if arguments.install_peers:
         peers.install()
-    plan = Plan(arguments.runs, arguments.seconds, names=arguments.names)
+    plan = Plan(arguments.runs, arguments.seconds, names=arguments.names, large=arguments.large)
     if arguments.quick:
         plan = Plan(1, min(arguments.seconds, 0.05), quick=True)
     facts = {**machine.facts(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
