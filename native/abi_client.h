@@ -39,6 +39,8 @@ struct dlk_call {
     uint64_t swap;
     uint64_t cookie;   /* the caller's own; dlk_client_collect returns it */
     uint32_t renew;    /* TRYLOCK, LOCK with a lease: 1: the keeper extends it while it is held */
+    uint32_t epoch;    /* objects: of the primary at which it was got: at another one this id may
+                        * be another object's (OBJECT_NOT_GET); 0: not looked at */
     /* out: the state of the hold afterwards, as this client knows it */
     int32_t status;    /* enum dlk_status */
     uint32_t result;   /* enum dlk_result of the reply; DLK_RESULT_COUNT: decided here */
@@ -176,6 +178,9 @@ size_t dlk_client_claims(struct dlk_client *client, struct dlk_claim *out, size_
 /* After a re-initialisation: the next call on each held rw lock asks the server. */
 void dlk_client_unverify(struct dlk_client *client);
 uint64_t dlk_client_session_left_ms(struct dlk_client *client);
+/* The control plane of the primary of this epoch has said that the session was renewed, by a
+ * heartbeat that was sent at sent_ns (dlk_now_ns): as if a PING of then had been answered. */
+void dlk_client_heard(struct dlk_client *client, uint32_t epoch, uint64_t sent_ns);
 /* Replies that were dropped because they name another client, epoch or request. */
 uint64_t dlk_client_ignored(struct dlk_client *client);
 /* Heartbeats of every client in the process, from one thread that stays in C. run returns 0 after

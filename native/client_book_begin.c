@@ -287,7 +287,8 @@ static enum dlk_turn begin_object(struct dlk_book *book, struct dlk_call *call, 
                                   const struct dlk_request **request)
 {
     uint32_t slot = dlk_map_get(&book->objects, call->lock_id, 0);
-    if (slot == DLK_NONE) {
+    bool stale = call->epoch != 0 && call->epoch != book->epoch;
+    if (slot == DLK_NONE || stale) {
         return decide(book, NULL, call, DLK_STATUS_OBJECT_NOT_GET, now_ns);
     }
     uint32_t op = call->verb == DLK_VERB_FETCH_ADD     ? DLK_OP_FETCH_ADD

@@ -105,6 +105,18 @@ uint64_t dlk_client_session_left_ms(struct dlk_client *client)
     return left_ms;
 }
 
+void dlk_client_heard(struct dlk_client *client, uint32_t epoch, uint64_t sent_ns)
+{
+    if (dlk_client_forked(client)) {
+        return;
+    }
+    dlk_client_lock(client);
+    if (epoch == client->book.epoch && !client->book.removed) {
+        dlk_book_renew(&client->book, sent_ns, DLK_RESULT_DONE, dlk_now_ns());
+    }
+    dlk_client_unlock(client);
+}
+
 uint64_t dlk_client_ignored(struct dlk_client *client)
 {
     if (dlk_client_forked(client)) {

@@ -358,6 +358,20 @@ static void test_objects(void)
     struct dlk_call read = {.verb = DLK_VERB_READ, .lock_id = 8};
     dlk_book_prepare(&read);
     assert(run(&book, read, R(NO_OBJECT)) == S(OBJECT_NOT_GET));
+
+    /* An id of an earlier epoch may be another object's. */
+    dlk_book_prepare(&read);
+    assert(dlk_book_add_object(&book, 8, 4) == S(SUCCESS));
+    read.epoch = EPOCH;
+    assert(run(&book, read, R(DONE)) == S(SUCCESS));
+    struct dlk_link successor = LINK;
+    successor.epoch = EPOCH + 1;
+    dlk_book_attach(&book, &successor, T0, T0);
+    assert(run(&book, read, 0) == S(OBJECT_NOT_GET));
+    read.epoch = EPOCH + 1;
+    dlk_book_prepare(&read);
+    assert(begin(&book, &read, T0)->op == O(READ));
+    assert(dlk_book_lose(&book, read.slot, false, T0) == &read);
     assert(dlk_book_drop_object(&book, 8) == S(SUCCESS));
     assert(dlk_book_drop_object(&book, 8) == S(OBJECT_NOT_GET));
     dlk_book_free(&book);

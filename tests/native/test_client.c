@@ -39,6 +39,19 @@ static void test_one_call(struct world *world, uint32_t slot, uint32_t wait_mode
     dlk_client_free(user.client);
 }
 
+/* A heartbeat over the control plane counts from when it was sent, in the same epoch only. */
+static void test_heard(struct world *world)
+{
+    struct user user = join(world, 3);
+    uint64_t later_ns = dlk_now_ns() + (uint64_t)WORLD_TTL_MS * DLK_NS_PER_MS;
+    dlk_client_detach(user.client);
+    dlk_client_heard(user.client, user.link.epoch + 1, later_ns);
+    assert(dlk_client_session_left_ms(user.client) <= WORLD_TTL_MS);
+    dlk_client_heard(user.client, user.link.epoch, later_ns);
+    assert(dlk_client_session_left_ms(user.client) > WORLD_TTL_MS);
+    dlk_client_free(user.client);
+}
+
 int main(void)
 {
     struct dlk_plane_config config = world_config();
@@ -51,6 +64,7 @@ int main(void)
     test_one_call(&world, 0, DLK_WAIT_BLOCK);
     test_one_call(&world, 1, DLK_WAIT_ADAPTIVE);
     test_one_call(&world, 2, DLK_WAIT_POLL);
+    test_heard(&world);
     world_stop(&world);
     printf("done\n");
     return 0;
