@@ -352,11 +352,6 @@ uint32_t dlk_engine_epoch(const struct dlk_engine *engine)
     return engine->epoch;
 }
 
-uint32_t dlk_engine_client_id(const struct dlk_engine *engine, uint32_t session)
-{
-    return session < engine->limits.max_sessions ? engine->sessions[session].client_id : 0;
-}
-
 bool dlk_engine_attach_allowed(const struct dlk_engine *engine, const struct dlk_attach *attach)
 {
     if (attach->session_slot >= engine->limits.max_sessions) {

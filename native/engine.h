@@ -30,8 +30,6 @@ enum { DLK_STEP_MAX = 1024 };
 
 /* May this frame open a data connection for its session? Constant time in the secret. */
 bool dlk_engine_attach_allowed(const struct dlk_engine *engine, const struct dlk_attach *attach);
-/* The client id of a session slot in use, else 0. */
-uint32_t dlk_engine_client_id(const struct dlk_engine *engine, uint32_t session);
 uint32_t dlk_engine_epoch(const struct dlk_engine *engine);
 
 #endif

@@ -162,13 +162,13 @@ static void session_unlink(struct dlk_engine *engine, struct entry *entry)
         engine->entries[entry->session_next].session_prev = entry->session_prev;
     }
     session->n_entries--;
-    if (session->state == SESSION_ENDED || entry_breaking(entry)) {
+    if (session->state == SESSION_LEAVING || entry_breaking(entry)) {
         dlk_heap_remove(&engine->ends, engine->limits.max_locks + entry_index(engine, entry));
     }
     if (entry_breaking(entry)) {
         session->n_breaking--;
     }
-    if (session->state == SESSION_ENDED) {
+    if (session->state == SESSION_LEAVING) {
         dlk_session_entry_gone(engine, entry->session);
     }
 }

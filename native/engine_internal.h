@@ -56,7 +56,12 @@ struct entry {
 _Static_assert(sizeof(struct lock) == 64, "a lock is one cache line");
 _Static_assert(sizeof(struct entry) == 64, "an entry is one cache line");
 
-enum session_state { SESSION_FREE = 0, SESSION_OPEN, SESSION_ENDED };
+enum session_state {
+    SESSION_FREE = 0,
+    SESSION_OPEN,
+    SESSION_ENDED,  /* keeps what it had, until the control plane has written that it is gone */
+    SESSION_LEAVING /* only leased holds are left, each until its end */
+};
 
 struct session {
     uint64_t deadline_ns;
@@ -89,7 +94,7 @@ struct dlk_engine {
     uint32_t next_epoch; /* may be taken when this one's counter ends; 0: not yet known */
     uint64_t token;      /* the last one given */
     uint64_t grace_ns;   /* no session ends before this */
-    struct dlk_heap ends;     /* ids: locks, then entries: of ended sessions, and breaking ones */
+    struct dlk_heap ends;     /* ids: locks, then entries: of leaving sessions, and breaking ones */
     struct dlk_heap expiries; /* ids: sessions; a key may be early, never late */
     struct dlk_heap waits;    /* ids: entries */
     struct deadlocks *deadlocks;

@@ -3,13 +3,14 @@
 
 #include <string.h>
 
-static bool session_is(const struct dlk_engine *engine, const struct dlk_command *command)
+static bool session_is(const struct dlk_engine *engine, const struct dlk_command *command,
+                       enum session_state state)
 {
     if (command->slot >= engine->limits.max_sessions) {
         return false;
     }
     const struct session *session = &engine->sessions[command->slot];
-    return session->state == SESSION_OPEN && session->client_id == command->id;
+    return session->state == state && session->client_id == command->id;
 }
 
 static void renew(struct dlk_engine *engine, uint32_t slot, uint64_t now_ns)
@@ -49,7 +50,7 @@ static uint32_t session_open(struct dlk_engine *engine, const struct dlk_command
 static uint32_t session_supersede(struct dlk_engine *engine, const struct dlk_command *command,
                                   uint64_t now_ns)
 {
-    if (!session_is(engine, command)) {
+    if (!session_is(engine, command, SESSION_OPEN)) {
         return DLK_RESULT_REMOVED;
     }
     set_secret(&engine->sessions[command->slot], command);
@@ -57,63 +58,89 @@ static uint32_t session_supersede(struct dlk_engine *engine, const struct dlk_co
     return DLK_RESULT_DONE;
 }
 
-/* The slot is free again once nothing of an ended session is left. */
+/* The slot is free again once nothing is left of a session that is leaving. */
 void dlk_session_entry_gone(struct dlk_engine *engine, uint32_t slot)
 {
     struct session *session = &engine->sessions[slot];
-    if (session->state == SESSION_ENDED && session->n_entries == 0) {
+    if (session->state == SESSION_LEAVING && session->n_entries == 0) {
         dlk_event_push(engine, DLK_EVENT_SESSION_FREED, slot, session->client_id);
         session->state = SESSION_FREE;
         session->client_id = 0;
     }
 }
 
-/* Removes the session's entries, leased holds only if asked to; the locks settle afterwards, so
- * that nothing is granted to the session on its way out. */
-static void remove_entries(struct dlk_engine *engine, uint32_t slot, bool leased_too,
-                           uint64_t now_ns)
+/* Nobody is there any more to be told of a grant. */
+static void end_waits(struct dlk_engine *engine, uint32_t slot, uint64_t now_ns)
 {
-    uint32_t index = engine->sessions[slot].entries;
-    while (index != DLK_NONE) {
+    const struct session *session = &engine->sessions[slot];
+    for (uint32_t index = session->entries; session->n_queued != 0 && index != DLK_NONE;) {
         struct entry *entry = &engine->entries[index];
         struct lock *lock = &engine->locks[entry->lock];
         index = entry->session_next;
-        bool leased = entry->state == DLK_ENTRY_HELD && entry->end_ns != DLK_NEVER;
-        if (leased && !leased_too) {
-            dlk_heap_set(&engine->ends, engine->limits.max_locks + entry_index(engine, entry),
-                         entry->end_ns);
-            continue;
-        }
         if (entry->state == DLK_ENTRY_QUEUED) {
             dlk_reply_entry(engine, entry, DLK_RESULT_REMOVED, now_ns);
+            dlk_entry_remove(engine, entry);
+            dlk_lock_settle_later(engine, lock, now_ns);
         }
-        dlk_entry_remove(engine, entry);
-        dlk_lock_settle_later(engine, lock, now_ns);
     }
 }
 
+/* It is over for both planes. What it had stays until SESSION_END: before anything of it is given
+ * to others, the state directory says that nobody waits for it any more. */
 void dlk_session_expire(struct dlk_engine *engine, uint32_t slot, uint64_t now_ns)
 {
     struct session *session = &engine->sessions[slot];
     dlk_heap_remove(&engine->expiries, slot);
     engine->counters[DLK_COUNT_SESSIONS_EXPIRED]++;
     dlk_event_push(engine, DLK_EVENT_SESSION_ENDED, slot, session->client_id);
-    remove_entries(engine, slot, false, now_ns);
+    end_waits(engine, slot, now_ns);
     session->state = SESSION_ENDED;
-    dlk_session_entry_gone(engine, slot);
 }
 
+/* Frees what the session has, leased holds only if asked to: those that stay end by timer from now
+ * on. The locks settle afterwards, so that nothing is granted to the session on its way out. */
+static void leave(struct dlk_engine *engine, uint32_t slot, bool leased_too, uint64_t now_ns)
+{
+    struct session *session = &engine->sessions[slot];
+    dlk_heap_remove(&engine->expiries, slot);
+    end_waits(engine, slot, now_ns);
+    for (uint32_t index = session->entries; index != DLK_NONE;) {
+        struct entry *entry = &engine->entries[index];
+        struct lock *lock = &engine->locks[entry->lock];
+        index = entry->session_next;
+        if (entry->state == DLK_ENTRY_HELD && entry->end_ns != DLK_NEVER && !leased_too) {
+            dlk_heap_set(&engine->ends, engine->limits.max_locks + entry_index(engine, entry),
+                         entry->end_ns);
+        } else {
+            dlk_entry_remove(engine, entry);
+            dlk_lock_settle_later(engine, lock, now_ns);
+        }
+    }
+    session->state = SESSION_LEAVING;
+    dlk_session_entry_gone(engine, slot);
+    dlk_run_ends(engine, now_ns);
+}
+
+/* Also of a session that has ended meanwhile: its client has said that it holds nothing. */
 static uint32_t session_close(struct dlk_engine *engine, const struct dlk_command *command,
                               uint64_t now_ns)
 {
-    if (!session_is(engine, command)) {
+    if (!session_is(engine, command, SESSION_OPEN)
+        && !session_is(engine, command, SESSION_ENDED)) {
         return DLK_RESULT_REMOVED;
     }
-    dlk_heap_remove(&engine->expiries, command->slot);
-    remove_entries(engine, command->slot, true, now_ns);
-    engine->sessions[command->slot].state = SESSION_ENDED;
-    dlk_session_entry_gone(engine, command->slot);
-    dlk_run_ends(engine, now_ns);
+    leave(engine, command->slot, true, now_ns);
+    return DLK_RESULT_DONE;
+}
+
+static uint32_t session_end(struct dlk_engine *engine, const struct dlk_command *command,
+                            uint64_t now_ns, uint64_t *stay)
+{
+    if (!session_is(engine, command, SESSION_ENDED)) {
+        return DLK_RESULT_REMOVED;
+    }
+    leave(engine, command->slot, false, now_ns);
+    *stay = engine->sessions[command->slot].n_entries;
     return DLK_RESULT_DONE;
 }
 
@@ -194,7 +221,7 @@ static uint32_t set_token_floor(struct dlk_engine *engine, uint64_t token)
 
 static uint32_t session_lease(struct dlk_engine *engine, const struct dlk_command *command)
 {
-    if (!session_is(engine, command)) {
+    if (!session_is(engine, command, SESSION_OPEN)) {
         return DLK_RESULT_REMOVED;
     }
     if (command->lease_ms > engine->limits.max_lease_ms) {
@@ -227,7 +254,7 @@ static uint32_t carry_out(struct dlk_engine *engine, const struct dlk_command *c
     case DLK_COMMAND_SESSION_SUPERSEDE:
         return session_supersede(engine, command, now_ns);
     case DLK_COMMAND_SESSION_RENEW:
-        if (!session_is(engine, command)) {
+        if (!session_is(engine, command, SESSION_OPEN)) {
             return DLK_RESULT_REMOVED;
         }
         renew(engine, command->slot, now_ns);
@@ -236,6 +263,8 @@ static uint32_t carry_out(struct dlk_engine *engine, const struct dlk_command *c
         return session_lease(engine, command);
     case DLK_COMMAND_SESSION_CLOSE:
         return session_close(engine, command, now_ns);
+    case DLK_COMMAND_SESSION_END:
+        return session_end(engine, command, now_ns, value);
     case DLK_COMMAND_LOCK_OPEN:
         return lock_open(engine, command);
     case DLK_COMMAND_LOCK_CLOSE:
@@ -280,7 +309,7 @@ void dlk_engine_command(struct dlk_engine *engine, const struct dlk_command *com
 }
 
 /* Every lock that is due, and every hold whose lease is over and that ends with it whether anybody
- * waits or not: of an ended session, or breaking. */
+ * waits or not: of a session that is leaving, or breaking. */
 void dlk_run_ends(struct dlk_engine *engine, uint64_t now_ns)
 {
     while (dlk_heap_first_ns(&engine->ends) <= now_ns) {

@@ -132,8 +132,8 @@ static int check_holders(const struct dlk_engine *engine, const struct lock *loc
         if (dlk_heap_has(&engine->waits, i)) {
             return BROKEN_WAIT;
         }
-        bool ended = engine->sessions[entry->session].state == SESSION_ENDED;
-        bool timed = entry->end_ns != DLK_NEVER && (ended || entry_breaking(entry));
+        bool leaving = engine->sessions[entry->session].state == SESSION_LEAVING;
+        bool timed = entry->end_ns != DLK_NEVER && (leaving || entry_breaking(entry));
         if (dlk_heap_has(&engine->ends, engine->limits.max_locks + i) != timed) {
             return BROKEN_BREAKING;
         }
@@ -200,7 +200,8 @@ static int check_session(const struct dlk_engine *engine, const struct session *
     for (uint32_t i = session->entries; i != DLK_NONE; i = engine->entries[i].session_next) {
         const struct entry *entry = &engine->entries[i];
         bool lasting = entry->state == DLK_ENTRY_HELD && entry->end_ns != DLK_NEVER;
-        if (session->state == SESSION_ENDED && !lasting) {
+        if ((session->state == SESSION_LEAVING && !lasting)
+            || (session->state == SESSION_ENDED && entry->state == DLK_ENTRY_QUEUED)) {
             return BROKEN_SESSION;
         }
         queued += entry->state == DLK_ENTRY_QUEUED;

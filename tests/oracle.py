@@ -35,7 +35,7 @@ from oracle_state import (
 
 
 def remove(world: World, lock: Lock, entry: Entry, out: Output) -> None:
-    """Takes an entry away, and with it what only it kept: a closing lock, an ended session."""
+    """Takes an entry away, and with it what only it kept: a closing lock, a leaving session."""
     if entry in lock.queue:
         lock.queue.remove(entry)
         lock.served[entry.mode] += 1
@@ -49,7 +49,7 @@ def remove(world: World, lock: Lock, entry: Entry, out: Output) -> None:
 
 def free_session_if_over(world: World, slot: int, out: Output) -> None:
     session = world.sessions.get(slot)
-    if session is None or not session.ended:
+    if session is None or not session.leaving:
         return
     if all(entry.session != slot for _, entry in world.all_entries()):
         del world.sessions[slot]
@@ -355,8 +355,7 @@ def tick(world: World, now: int, sessions_now: int = 0) -> Output:
         session.ended = True
         out.events.append(Event("SESSION_ENDED", session.slot, session.id))
     for session in due:
-        end_entries(world, session, out, keep_leased=True)
-        free_session_if_over(world, session.slot, out)
+        end_waits(world, session, out)
     end_holds_and_settle(world, now, out)
     for lock, entry in list(world.all_entries()):
         if entry.wait_end is not None and entry.wait_end <= now:
@@ -366,24 +365,32 @@ def tick(world: World, now: int, sessions_now: int = 0) -> Output:
 
 
 def end_holds_and_settle(world: World, now: int, out: Output) -> None:
-    """Leased holds of ended sessions, and breaking ones, end on time; everybody else's when
+    """Leased holds of leaving sessions, and breaking ones, end on time; everybody else's when
     somebody waits."""
     for lock, entry in list(world.all_entries()):
-        if entry.lapsed(now) and (entry.breaking or world.sessions[entry.session].ended):
+        if entry.lapsed(now) and (entry.breaking or world.sessions[entry.session].leaving):
             remove(world, lock, entry, out)
     for lock in list(world.locks.values()):
         settle(world, lock, now, out)
 
 
-def end_entries(world: World, session: Session, out: Output, keep_leased: bool) -> None:
+def end_waits(world: World, session: Session, out: Output) -> None:
     for lock, entry in list(world.all_entries()):
-        if entry.session != session.slot:
-            continue
-        if keep_leased and entry.state == "HELD" and entry.end is not None:
-            continue
-        if entry.state == "QUEUED":
+        if entry.session == session.slot and entry.state == "QUEUED":
             out.others.append(Reply("REMOVED", entry.session, entry.request_id))
-        remove(world, lock, entry, out)
+            remove(world, lock, entry, out)
+
+
+def leave(world: World, session: Session, now: int, out: Output, keep_leased: bool) -> None:
+    """Frees what the session has, but leased holds that are to stay until they end."""
+    session.ended = session.leaving = True
+    end_waits(world, session, out)
+    for lock, entry in list(world.all_entries()):
+        leased = entry.state == "HELD" and entry.end is not None
+        if entry.session == session.slot and not (leased and keep_leased):
+            remove(world, lock, entry, out)
+    free_session_if_over(world, session.slot, out)
+    end_holds_and_settle(world, now, out)
 
 
 def end_wait(world: World, lock: Lock, entry: Entry, now: int, out: Output) -> None:
@@ -402,7 +409,7 @@ def next_due(world: World) -> int | None:
     for lock, entry in world.all_entries():
         if entry.wait_end is not None:
             due.append(entry.wait_end)
-        if entry.end is not None and (entry.breaking or world.sessions[entry.session].ended):
+        if entry.end is not None and (entry.breaking or world.sessions[entry.session].leaving):
             due.append(entry.end)
         if lock.queue and world.ready:
             if entry.end is not None:

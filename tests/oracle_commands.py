@@ -6,9 +6,8 @@ Like oracle.py it may not import anything of dlock.
 from __future__ import annotations
 
 from oracle import (
-    end_entries,
     end_holds_and_settle,
-    free_session_if_over,
+    leave,
     notice,
     remove,
     renew,
@@ -21,7 +20,7 @@ def command(world: World, order: Command, now: int) -> Output:
     """The DONE event comes first; where the command is refused its result is INVALID."""
     out = Output()
     if order.op.startswith("SESSION_"):
-        done, value = session_command(world, order, now, out), 0
+        done, value = session_command(world, order, now, out)
     elif order.op.startswith("LOCK_"):
         done, value = lock_command(world, order, out)
     elif order.op == "BREAK":
@@ -33,27 +32,32 @@ def command(world: World, order: Command, now: int) -> Output:
     return out
 
 
-def session_command(world: World, order: Command, now: int, out: Output) -> bool:
+def session_command(world: World, order: Command, now: int, out: Output) -> tuple[bool, int]:
     session = world.sessions.get(order.slot)
     if order.op == "SESSION_OPEN":
         if session is not None:
-            return False
+            return False, 0
         ttl = order.ttl_ms * MS
         world.sessions[order.slot] = Session(order.slot, order.id, ttl, order.lease_ms, now + ttl)
-        return True
-    if session is None or session.id != order.id or session.ended:
-        return False
+        return True, 0
+    if session is None or session.id != order.id or session.leaving:
+        return False, 0
+    if order.op == "SESSION_CLOSE":
+        leave(world, session, now, out, keep_leased=False)
+        return True, 0
+    if order.op == "SESSION_END":
+        if not session.ended:
+            return False, 0
+        leave(world, session, now, out, keep_leased=True)
+        return True, sum(entry.session == order.slot for _, entry in world.all_entries())
+    if session.ended:
+        return False, 0
     if order.op == "SESSION_LEASE":
         session.max_lease_ms = order.lease_ms
-    elif order.op in ("SESSION_RENEW", "SESSION_SUPERSEDE"):
-        renew(session, now)
     else:
-        assert order.op == "SESSION_CLOSE"
-        session.ended = True
-        end_entries(world, session, out, keep_leased=False)
-        free_session_if_over(world, session.slot, out)
-        end_holds_and_settle(world, now, out)
-    return True
+        assert order.op in ("SESSION_RENEW", "SESSION_SUPERSEDE")
+        renew(session, now)
+    return True, 0
 
 
 def lock_command(world: World, order: Command, out: Output) -> tuple[bool, int]:

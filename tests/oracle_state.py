@@ -162,7 +162,8 @@ class Session:
     ttl: int
     max_lease_ms: int
     deadline: int
-    ended: bool = False
+    ended: bool = False  # it is over, but keeps what it had until SESSION_END
+    leaving: bool = False  # only leased holds are left
 
 
 @dataclass

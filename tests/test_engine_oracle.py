@@ -62,7 +62,7 @@ OPS = [
 JUDGED = ["now", "now", "never", "before"]
 SPANS = [1, 999, MS - 1, 300 * MS, 1000 * MS, 2000 * MS, 6000 * MS]
 COMMANDS = [
-    *["RENEW", "SUPERSEDE", "LEASE", "CLOSE", "LOCK", "LOCK"],
+    *["RENEW", "SUPERSEDE", "LEASE", "CLOSE", "END", "END", "END", "LOCK", "LOCK"],
     *["GRACE", "UNREADY", "READY", "READY", "READY"],
     *["BREAK", "BREAK", "BREAK", "BREAK", "BREAK NOW", "ATTACH", "ATTACH"],
 ]
@@ -236,7 +236,7 @@ class World:
         """A command of the control plane that makes sense now, or brings back what is gone."""
         session = self.pair.world.sessions.get(slot % SESSIONS)
         lock = self.pair.world.locks.get(slot)
-        if op in ("RENEW", "CLOSE", "LEASE", "SUPERSEDE"):
+        if op in ("RENEW", "CLOSE", "END", "LEASE", "SUPERSEDE"):
             if session is None:
                 self.open_session(slot % SESSIONS)
             else:

@@ -181,7 +181,8 @@ def test_the_readers_of_a_group_are_granted_in_the_order_of_the_queue() -> None:
 
 @pytest.mark.parametrize("after_ms", [TTL_MS - 1, TTL_MS])
 def test_what_a_session_leaves_behind(after_ms: int) -> None:
-    """No lease, a place and a ticket go with the session; a leased hold waits for its lease."""
+    """A place goes with the session. No lease and a ticket go when that is written down; a leased
+    hold waits for its lease."""
     game = Game()
     game.lock(0, "ATOMIC", lease_ms=20_000)
     game.lock(0, "RW")
@@ -193,12 +194,14 @@ def test_what_a_session_leaves_behind(after_ms: int) -> None:
         game.pair.command(Command("SESSION_RENEW", slot, 50 + slot))
     told = game.pair.tick()
     ended = after_ms == TTL_MS
+    removed = [(r.result, r.request_id) for r in told.others]
+    assert removed == ([("REMOVED", queued.request_id)] if ended else [])
+    assert [event.op for event in told.events] == (["SESSION_ENDED"] if ended else [])
+    done = game.pair.command(Command("SESSION_END", 0, 50)).events[0]
+    assert (done.result, done.value) == (("DONE", 1) if ended else ("INVALID", 0))
     left = {kind: len(game.pair.engine.view(slot)) for slot, kind in enumerate(KINDS)}
     assert left == (
         {"ATOMIC": 1, "RW": 0, "FAIR": 1, "SEMAPHORE": 0}
         if ended
         else {"ATOMIC": 1, "RW": 1, "FAIR": 3, "SEMAPHORE": 0}
     )
-    removed = [(r.result, r.request_id) for r in told.others]
-    assert removed == ([("REMOVED", queued.request_id)] if ended else [])
-    assert [event.op for event in told.events] == (["SESSION_ENDED"] if ended else [])

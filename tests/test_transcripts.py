@@ -9,6 +9,7 @@ line. DLOCK_REWRITE=1 writes the answers anew: read the difference before it is 
     NAME redeems LOCK [lease 5s] [wait 3s]      its ticket
     NAME unlocks LOCK | extends LOCK [lease 5s] | gives up LOCK | cancels LOCK | repeats LOCK
     NAME pings | leaves | heartbeats
+    NAME is struck                              off the state directory, after its session ended
     time 5s                                     passes, and what is due ends
     LOCK closes | LOCK opens
     server ready | server not ready
@@ -75,6 +76,8 @@ class Story:
         if words[0] == "show":
             return self.show(words[1])
         name, verb = words[0], words[1]
+        if verb == "is" and name in self.people:
+            return self.tell(self.pair.command(self.session_command(name, "is")))
         if verb in ("is", "closes", "opens"):
             return self.tell(self.pair.command(self.lock_command(name, verb, words[2:])))
         if verb in ("joins", "leaves", "heartbeats"):
@@ -95,7 +98,7 @@ class Story:
         if name not in self.people:
             self.people.append(name)
         slot = self.people.index(name)
-        op = {"joins": "OPEN", "leaves": "CLOSE", "heartbeats": "RENEW"}[verb]
+        op = {"joins": "OPEN", "leaves": "CLOSE", "heartbeats": "RENEW", "is": "END"}[verb]
         return Command(f"SESSION_{op}", slot, 1000 + slot, ttl_ms=TTL_MS, lease_ms=MAX_LEASE_MS)
 
     def request(self, name: str, verb: str, words: list[str]) -> Request:
@@ -167,8 +170,9 @@ class Story:
 
     def event_words(self, event: Event) -> str:
         if event.op == "DONE":
-            closed = "closed, nobody holds it" if event.value else ""
-            return closed if event.result == "DONE" else "refused"
+            closed = event.value and event.id in {order.id for order in self.locks.values()}
+            done = "closed, nobody holds it" if closed else ""
+            return done if event.result == "DONE" else "refused"
         kind, what = event.op.lower().split("_")
         names = self.people if kind == "session" else list(self.locks)
         return (

@@ -126,7 +126,7 @@ class Registry:
         elif event.op == _core.DLK_EVENT_SESSION_ENDED:
             self._sessions.ended(event, now_ns)
         elif event.op == _core.DLK_EVENT_SESSION_FREED:
-            self._sessions.freed(event, now_ns)
+            self._sessions.freed(event)
         elif event.op == _core.DLK_EVENT_LOCK_CLOSED:
             self._locks.closed(event)
         elif event.op == _core.DLK_EVENT_EPOCH_LOW:

@@ -340,6 +340,7 @@ class Sessions:
         self._out.add(PersistEnded(client.id))
         self._drop(client, now_ns)
         self._out.add(Note("session expired", client.named))
+        self._out.command(Command(_core.DLK_COMMAND_SESSION_END, slot=client.slot, id=client.id))
         # What was asked before is answered (CLIENT_REMOVED_BY_SERVER) before the end.
         self._out.when_done(self._out.last_cookie, partial(self._close_connection, client))
 
@@ -349,9 +350,8 @@ class Sessions:
             self._unbind(client)
             self._out.add(CloseConnection(connection, "session expired"))
 
-    def freed(self, event: Event, now_ns: int) -> None:
-        """SESSION_FREED of the plane."""
-        self.ended(event, now_ns)
+    def freed(self, event: Event) -> None:
+        """SESSION_FREED of the plane, after SESSION_CLOSE or SESSION_END."""
         client = self._leaving.get(event.slot)
         if client is not None and client.id == event.id:
             del self._leaving[event.slot]

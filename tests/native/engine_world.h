@@ -87,6 +87,12 @@ static inline uint32_t session_command(struct world *world, uint32_t op, uint32_
                                                .attach = 1});
 }
 
+/* What an ended session had may be freed. */
+static inline void session_end(struct world *world, uint32_t slot)
+{
+    assert(session_command(world, DLK_COMMAND_SESSION_END, slot) == DLK_RESULT_DONE);
+}
+
 static inline uint32_t lock_command(struct world *world, uint32_t op, uint32_t slot)
 {
     static const uint32_t kinds[] = {DLK_KIND_ATOMIC, DLK_KIND_RW, DLK_KIND_FAIR,

@@ -170,7 +170,8 @@ struct sim_world {
     uint64_t ready_at_ns; /* not before: holds of the epoch before may be believed in */
     bool slot_used[SIM_SESSIONS];
     int session_link[SIM_SESSIONS];
-    uint32_t roster[SIM_SESSIONS]; /* client ids of the sessions that have not ended */
+    uint32_t roster[SIM_SESSIONS]; /* client ids of the sessions that have not been struck */
+    uint64_t strike_at_ns[SIM_SESSIONS]; /* when an ended one is; 0: it has not ended */
     bool attach_used[SIM_SESSIONS];
     uint64_t deadline_ns[SIM_SESSIONS]; /* of the session, unless a grace is longer */
     int queue[SIM_LINKS];

@@ -72,7 +72,7 @@ static inline void sim_renewed(struct sim_world *world, uint32_t session)
 static inline void sim_session_ended(struct sim_world *world, uint32_t slot)
 {
     int number = world->session_link[slot];
-    world->roster[slot] = 0;
+    world->strike_at_ns[slot] = world->now + sim_delay_ns(world);
     if (number < 0) {
         return;
     }
@@ -182,8 +182,26 @@ static inline void sim_carry_out(struct sim_world *world, const struct sim_order
     }
 }
 
+/* What an ended session had is freed when the roster does not name it any more. */
+static inline void sim_strike(struct sim_world *world, uint32_t slot)
+{
+    world->strike_at_ns[slot] = 0;
+    struct dlk_event done = sim_command(
+        world, &(struct dlk_command){.op = DLK_COMMAND_SESSION_END, .slot = slot,
+                                     .id = world->roster[slot]});
+    if (done.result == DLK_RESULT_DONE) { /* else it has been closed meanwhile */
+        world->roster[slot] = 0;
+    }
+    sim_outbox(world);
+}
+
 static inline void sim_commands(struct sim_world *world)
 {
+    for (uint32_t slot = 0; slot < SIM_SESSIONS; slot++) {
+        if (world->strike_at_ns[slot] != 0 && world->strike_at_ns[slot] <= world->now) {
+            sim_strike(world, slot);
+        }
+    }
     for (size_t i = 0; i < world->n_orders;) {
         struct sim_order order = world->orders[i];
         if (order.at_ns > world->now) {
@@ -371,6 +389,7 @@ static inline void sim_succeed(struct sim_world *world)
         world->slot_used[slot] = world->roster[slot] != 0;
         world->session_link[slot] = -1;
         world->attach_used[slot] = true;
+        world->strike_at_ns[slot] = 0;
         sim_renewed(world, slot);
         if (world->roster[slot] != 0) {
             sim_command(world, &(struct dlk_command){.op = DLK_COMMAND_SESSION_OPEN,

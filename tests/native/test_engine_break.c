@@ -95,6 +95,7 @@ static void it_ends_with_its_session(struct world *world)
     later(world, 5000);
     assert(ask(world, request(world, DLK_OP_PING, 1, RW)).result == DLK_RESULT_DONE);
     later(world, 5000);
+    session_end(world, 0);
     assert(entries(world, RW) == 1);
     assert(unlock(world, RW, other).result == DLK_RESULT_RELEASED);
 }
@@ -163,6 +164,7 @@ static void a_hold_of_an_ended_session(struct world *world)
     dlk_engine_tick(world->engine, world->now, world->now + ms(TTL_MS)); /* its session ends */
     take_outbox(world);
     assert(event(world, DLK_EVENT_SESSION_ENDED, 0) != NULL);
+    session_end(world, 0);
 
     assert(break_holds(world, ATOMIC, 0, 0) == DLK_RESULT_DONE && met == 1);
     assert(world->n_told == 0 && entries(world, ATOMIC) == 1);

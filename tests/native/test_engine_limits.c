@@ -82,7 +82,10 @@ static void one_unlock_may_grant_to_thousands(struct world *world)
     }
     assert(granted == READERS + DLK_STEP_MAX - 1);
     dlk_engine_clear(world->engine);
-    later(world, TTL_MS); /* and one tick takes them all away */
+    later(world, TTL_MS);
+    for (uint32_t slot = 0; slot < SESSIONS; slot++) { /* and the sessions take them all along */
+        session_end(world, slot);
+    }
     assert(dlk_engine_entries_in_use(world->engine) == 0);
 }
 

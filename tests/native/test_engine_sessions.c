@@ -24,9 +24,19 @@ static void a_session_that_ends_frees_what_depends_on_it(struct world *world)
     assert(late.result == DLK_RESULT_NOT_HELD); /* others stand behind it */
     later(world, 1);
     assert(event(world, DLK_EVENT_SESSION_ENDED, 0) != NULL);
-    assert(event(world, DLK_EVENT_SESSION_FREED, 0)->id == 1000);
     assert(told(world, waiting).result == DLK_RESULT_REMOVED);
+    assert(told(world, behind).result == DLK_RESULT_COUNT); /* its hold and its ticket stay ... */
+    assert(entries(world, RW) == 1 && entries(world, FAIR) == 1 && entries(world, ATOMIC) == 2);
+    assert(session_command(world, DLK_COMMAND_SESSION_END, 1) == DLK_RESULT_REMOVED);
+    assert(session_command(world, DLK_COMMAND_SESSION_OPEN, 0) == DLK_RESULT_INVALID);
+    renew(world, 1);
+    later(world, TTL_MS - 1);
+    assert(entries(world, ATOMIC) == 2 && world->n_told == 0);
+    session_end(world, 0); /* ... until that is written down */
+    assert(event(world, DLK_EVENT_DONE, 0)->value == 0);
+    assert(event(world, DLK_EVENT_SESSION_FREED, 0)->id == 1000);
     assert(told(world, behind).result == DLK_RESULT_GRANTED);
+    assert(session_command(world, DLK_COMMAND_SESSION_END, 0) == DLK_RESULT_REMOVED);
     assert(entries(world, RW) == 0 && entries(world, FAIR) == 0 && entries(world, ATOMIC) == 1);
     assert(unlock(world, ATOMIC, lost).result == DLK_RESULT_REMOVED);
     assert(redeem(world, place, 0, 0).result == DLK_RESULT_REMOVED);
@@ -42,6 +52,8 @@ static void a_leased_hold_outlives_its_session_until_its_end(struct world *world
     uint32_t waiter = wait(world, 1, ATOMIC, EX, 9000).request_id;
     later(world, 1000);
     assert(event(world, DLK_EVENT_SESSION_ENDED, 5) != NULL);
+    session_end(world, 5);
+    assert(event(world, DLK_EVENT_DONE, 5)->value == 2);
     assert(event(world, DLK_EVENT_SESSION_FREED, 5) == NULL);
     assert(entries(world, ATOMIC) == 2 && entries(world, SEMAPHORE) == 1);
     assert(command(world, brief) != DLK_RESULT_DONE); /* the slot is not free yet */
@@ -101,6 +113,39 @@ static void who_leaves_frees_leased_holds_too(struct world *world)
     assert(session_command(world, DLK_COMMAND_SESSION_RENEW, 0) != DLK_RESULT_DONE);
     assert(session_command(world, DLK_COMMAND_SESSION_OPEN, 0) == DLK_RESULT_DONE);
     assert(session_command(world, DLK_COMMAND_SESSION_OPEN, 0) != DLK_RESULT_DONE);
+}
+
+/* Its client said good-bye while it ended: SESSION_CLOSE crossed SESSION_ENDED, and nobody sends
+ * SESSION_END. */
+static void who_leaves_too_late_frees_everything_all_the_same(struct world *world)
+{
+    leased(world, 0, ATOMIC, EX, MAX_LEASE_MS);
+    try(world, 0, RW, EX);
+    later(world, TTL_MS - 1);
+    struct dlk_request longer = lock_request(world, 0, FAIR, EX, MAX_LEASE_MS, 0, 0);
+    dlk_engine_tick(world->engine, world->now, world->now + ms(1));
+    take_outbox(world);
+    assert(event(world, DLK_EVENT_SESSION_ENDED, 0) != NULL);
+    assert(ask(world, longer).result == DLK_RESULT_REMOVED);
+    assert(session_command(world, DLK_COMMAND_SESSION_CLOSE, 0) == DLK_RESULT_DONE);
+    assert(event(world, DLK_EVENT_SESSION_FREED, 0) != NULL);
+    assert(dlk_engine_entries_in_use(world->engine) == 0);
+}
+
+/* The lease of an ended session runs on: it may be over when what it had is freed, or before. */
+static void a_lease_may_end_before_what_its_session_had_is_freed(struct world *world)
+{
+    leased(world, 0, ATOMIC, EX, MAX_LEASE_MS);
+    leased(world, 0, FAIR, EX, MAX_LEASE_MS);
+    later(world, TTL_MS); /* lapsed, and nobody wanted them */
+    assert(event(world, DLK_EVENT_SESSION_ENDED, 0) != NULL);
+    assert(dlk_engine_entries_in_use(world->engine) == 2);
+    assert(session_command(world, DLK_COMMAND_SESSION_OPEN, 4) == DLK_RESULT_DONE);
+    assert(try(world, 4, FAIR, EX).result == DLK_RESULT_GRANTED);
+    session_end(world, 0);
+    assert(event(world, DLK_EVENT_DONE, 0)->value == 0);
+    assert(event(world, DLK_EVENT_SESSION_FREED, 0) != NULL);
+    assert(dlk_engine_entries_in_use(world->engine) == 1);
 }
 
 static void nothing_is_granted_to_who_ends_in_the_same_tick(struct world *world)
@@ -207,6 +252,7 @@ static void a_closing_lock_waits_for_the_leases_of_ended_sessions(struct world *
     assert(event(world, DLK_EVENT_LOCK_CLOSED, ATOMIC) == NULL);
     later(world, TTL_MS - MAX_LEASE_MS); /* lapsed, and now its session ends */
     assert(event(world, DLK_EVENT_SESSION_ENDED, 0) != NULL);
+    session_end(world, 0);
     assert(event(world, DLK_EVENT_SESSION_FREED, 0) != NULL);
     assert(event(world, DLK_EVENT_LOCK_CLOSED, ATOMIC) != NULL);
 }
@@ -306,6 +352,10 @@ int main(void)
         {"grace holds for all and longer than a renewal",
          grace_holds_for_all_and_longer_than_a_renewal, 0},
         {"who leaves frees leased holds too", who_leaves_frees_leased_holds_too, 0},
+        {"who leaves too late frees everything all the same",
+         who_leaves_too_late_frees_everything_all_the_same, 0},
+        {"a lease may end before what its session had is freed",
+         a_lease_may_end_before_what_its_session_had_is_freed, 0},
         {"nothing is granted to who ends in the same tick",
          nothing_is_granted_to_who_ends_in_the_same_tick, 0},
         {"a new connection needs the new attach number",

@@ -165,6 +165,11 @@ static void empty(struct world *world)
     const struct act tick = {.op = ACT_TICK};
     world->now += EMPTY_AFTER * UNIT;
     assert(walk_act(world, &tick) && world->broken == NULL);
+    for (uint8_t slot = 0; slot < SESSIONS; slot++) {
+        const struct act end = {.op = ACT_END, .session = slot};
+        assert(world->session[slot] != IS_ENDED
+               || (walk_act(world, &end) && world->broken == NULL));
+    }
     assert(world->count == 0 && dlk_engine_entries_in_use(world->engine) == 0);
     for (uint32_t slot = 0; slot < SESSIONS; slot++) {
         assert(world->session[slot] == IS_FREE);

@@ -217,18 +217,21 @@ static void expiry_frees_and_closes(struct world *world)
     uint64_t before = world_count(world, DLK_COUNT_SESSIONS_EXPIRED);
 
     peer_join(&b, world, 31);
+    struct dlk_command end = {.op = DLK_COMMAND_SESSION_END, .slot = 30, .id = 1030};
     world_open_session(world, 30, 1030, 1, 300);
     peer_attach(&a, world, 30, 1030, 1);
     struct dlk_reply held = peer_lock(&a, LOCK, 0);
-    if (held.result == DLK_RESULT_GRANTED) { /* else this machine slept through the session */
-        struct dlk_reply queued = peer_lock(&b, LOCK, DLK_WAIT_FOREVER);
-        if (queued.result == DLK_RESULT_QUEUED) {
-            queued = peer_next(&b);
-        }
-        assert(queued.result == DLK_RESULT_GRANTED && queued.token > held.token);
-    }
-    assert(peer_closed(&a));
+    struct dlk_reply queued = peer_lock(&b, LOCK, DLK_WAIT_FOREVER);
     assert(world_slot_event(world, DLK_EVENT_SESSION_ENDED, 30).id == 1030);
+    assert(peer_closed(&a));
+    if (held.result == DLK_RESULT_GRANTED) { /* else this machine slept through the session */
+        assert(queued.result == DLK_RESULT_QUEUED); /* what was held stays until SESSION_END */
+        assert(world_command(world, end) == DLK_RESULT_DONE);
+        queued = peer_next(&b);
+    } else {
+        assert(world_command(world, end) == DLK_RESULT_DONE);
+    }
+    assert(queued.result == DLK_RESULT_GRANTED && queued.token > held.token);
     assert(world_slot_event(world, DLK_EVENT_SESSION_FREED, 30).id == 1030);
     world_await_count(world, DLK_COUNT_SESSIONS_EXPIRED, before + 1);
     peer_close(&a);

@@ -28,6 +28,7 @@ enum act_op {
     ACT_CANCEL_HOLD,
     ACT_RESEND,
     ACT_LEAVE,   /* the session closes, and opens again */
+    ACT_END,     /* after it ended: what it had may be freed */
     ACT_RETURN,  /* opens again after it ended */
     ACT_CLOSE,   /* the lock: nobody has got it */
     ACT_OPEN,    /* the lock again */
@@ -56,7 +57,7 @@ struct known {
     bool waits;    /* told QUEUED, and nothing since */
 };
 
-enum session_is { IS_FREE, IS_OPEN, IS_ENDED };
+enum session_is { IS_FREE, IS_OPEN, IS_ENDED, IS_LEAVING };
 
 struct world {
     struct dlk_engine *engine;
@@ -187,7 +188,8 @@ static inline void walk_command(struct world *world, uint32_t op, uint32_t slot)
     command.kind = world->kind;
     command.size = world->size;
     command.value = 1; /* READY */
-    if (op >= DLK_COMMAND_SESSION_OPEN && op <= DLK_COMMAND_SESSION_CLOSE) {
+    if ((op >= DLK_COMMAND_SESSION_OPEN && op <= DLK_COMMAND_SESSION_CLOSE)
+        || op == DLK_COMMAND_SESSION_END) {
         command.id = slot + 1;
         command.ttl_ms = TTL * UNIT_MS;
         command.lease_ms = 10 * UNIT_MS;
@@ -213,11 +215,18 @@ static inline bool walk_carry_out(struct world *world)
     struct dlk_request request;
     switch (world->act.op) {
     case ACT_LEAVE:
-        if (world->session[slot] != IS_OPEN) {
+        if (world->session[slot] != IS_OPEN && world->session[slot] != IS_ENDED) {
             return false;
         }
         walk_command(world, DLK_COMMAND_SESSION_CLOSE, slot);
         walk_session_open(world, slot);
+        return true;
+    case ACT_END:
+        if (world->session[slot] != IS_ENDED) {
+            return false;
+        }
+        walk_command(world, DLK_COMMAND_SESSION_END, slot);
+        world->session[slot] = IS_LEAVING;
         return true;
     case ACT_RETURN:
         if (world->session[slot] != IS_FREE) {

@@ -122,8 +122,8 @@ static inline const char *take_events(struct world *world)
             if (world->act.op == ACT_LEAVE && world->act.session == slot) {
                 continue; /* and is open again by now */
             }
-            if (world->session[slot] != IS_ENDED) {
-                return "a session was freed that had not ended";
+            if (world->session[slot] != IS_LEAVING) {
+                return "a session was freed that may have something";
             }
             world->session[slot] = IS_FREE;
         } else if (events[i].op == DLK_EVENT_LOCK_CLOSED) {
@@ -237,7 +237,8 @@ static inline const char *check_exclusion(const struct world *world)
 static inline bool is_over(const struct world *world, size_t index)
 {
     const struct known *old = &world->before[index];
-    bool ended = world->session[old->view.session] != IS_OPEN;
+    enum session_is session = world->session[old->view.session];
+    bool ended = session != IS_OPEN && session != IS_ENDED;
     if (held(old)) {
         return old->view.end_ns == NEVER ? ended : old->view.end_ns <= world->now;
     }
@@ -326,10 +327,15 @@ static inline const char *check_waiters(const struct world *world)
         if (breaking(known) && (stays || !held(known))) {
             return "a broken hold stays beyond its lease";
         }
+        bool ticked = world->act.op == ACT_TICK || world->act.op == ACT_END;
         bool keeps = held(known) && known->view.end_ns != NEVER
-                     && (world->act.op != ACT_TICK || !lapsed(world, known));
-        if (world->session[known->view.session] != IS_OPEN && !keeps) {
-            return "an ended session keeps what it may not";
+                     && !(ticked && lapsed(world, known));
+        enum session_is session = world->session[known->view.session];
+        if (session != IS_OPEN && session != IS_ENDED && !keeps) {
+            return "a leaving session keeps what it may not";
+        }
+        if (session == IS_ENDED && known->waits) {
+            return "an ended session waits";
         }
     }
     for (size_t i = 0; i < world->count_before; i++) {
@@ -356,8 +362,8 @@ static inline uint64_t due(const struct world *world)
     bool queue = world->count != 0 && !held(&world->known[world->count - 1]);
     for (size_t i = 0; i < world->count; i++) {
         const struct known *known = &world->known[i];
-        bool ended = world->session[known->view.session] == IS_ENDED;
-        bool timed = held(known) && (queue || ended || breaking(known));
+        bool leaving = world->session[known->view.session] == IS_LEAVING;
+        bool timed = held(known) && (queue || leaving || breaking(known));
         uint64_t end = timed ? known->view.end_ns : known->wait_end;
         if (known->claim_end < end && i + 1 < world->count) {
             end = known->claim_end;
