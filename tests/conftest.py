@@ -9,11 +9,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from mirror_tools import FarService, Service
 
 StartService = Callable[..., "Service"]
+
+# How fast a machine is says nothing about what is tested on it.
+settings.register_profile(
+    "any machine", settings.get_profile(settings.get_current_profile_name()), deadline=None,
+    suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 # What ignores a signal hands that down to every program that it starts: a shell to what it starts
 # in the background, nohup to all. The programs of the tests must not, for they are sent these

@@ -288,7 +288,7 @@ def test_a_stopped_client_keeps_the_hold_until_its_session_ends(
     start_service: Callable[..., Service], background: Background, stopped: Callable[..., Any]
 ) -> None:
     """It can be continued at any moment, and would believe until then."""
-    service = start_service(session_ttl=2)
+    service = start_service(session_ttl=4)
     client = service.client()
     lock = named(client, b"n", RW)
     process = stopped(service, RW, 1)

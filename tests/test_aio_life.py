@@ -39,8 +39,8 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def short_lived() -> Iterator[Server]:
-    """A server whose sessions end after a second."""
-    one = Server(ServerConfig(port=0, session_ttl_ms=1000))
+    """A server whose sessions end after 3 s."""
+    one = Server(ServerConfig(port=0, session_ttl_ms=3000))
     yield one
     one.stop()
 

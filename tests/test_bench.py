@@ -194,7 +194,7 @@ def test_what_takes_turns_is_compared_with_the_first(
         around.append("out")
 
     found = task.in_turn([task.Variant("short", lambda: time.sleep(0.0005)),
-                          task.Variant("long", lambda: time.sleep(0.005), held)], 0.03)
+                          task.Variant("long", lambda: time.sleep(0.05), held)], 0.03)
     assert capsys.readouterr().out.split() == ["ready", "warm", "done"]
     assert found["variants"]["short"]["more_us"] == 0
     assert found["variants"]["long"]["more_us"] > 1000

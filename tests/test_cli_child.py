@@ -156,7 +156,8 @@ def test_all_that_it_started_is_ended(tmp_path: Path) -> None:
 while len(open({str(pids)!r}).read().split() if os.path.exists({str(pids)!r}) else []) < 4:
     time.sleep(0.01)
 command.ask_all_to_end()
-time.sleep(0.2)
+while command.poll() is None:
+    time.sleep(0.01)
 left = command.end_all()
 print(left, command.exit_code)
 """

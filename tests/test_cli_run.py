@@ -48,8 +48,8 @@ class Far:
 
 @pytest.fixture
 def far() -> Iterator[Far]:
-    """A server whose sessions last for 2 s."""
-    one = Far(2000)
+    """A server whose sessions last for 4 s."""
+    one = Far(4000)
     yield one
     one.process.kill()
     one.process.communicate()
@@ -418,8 +418,8 @@ def test_kill_ends_it_before_the_server_could_pass_the_lock_on(far: Far) -> None
 
 def test_the_hold_is_renewed_for_as_long_as_it_runs(far: Far) -> None:
     """Longer than the session and the lease, both kept alive in the background."""
-    for flags in ([], ["--lease", "2"]):
-        done = run("a", "--on-lost", "kill", *flags, "--", "sleep", "3", where=far.address)
+    for flags in ([], ["--lease", "4"]):
+        done = run("a", "--on-lost", "kill", *flags, "--", "sleep", "5", where=far.address)
         assert (done.code, done.err) == (0, "")
 
 

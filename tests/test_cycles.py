@@ -238,7 +238,7 @@ def test_a_lease_of_ones_own_that_is_over_here_and_not_there_is_no_cycle(proxied
         assert lock.acquire()
         while lock.held:
             time.sleep(0.001)
-        assert other.acquire(timeout=20)
+        assert other.acquire(timeout=20, lease=30)
         other.release()
         mended.join()
         with pytest.raises(dlock.LockLost):
@@ -256,7 +256,7 @@ def test_nor_is_it_one_between_tasks(proxied: Proxy) -> None:
             assert await lock.acquire()
             while lock.held:
                 await asyncio.sleep(0.001)
-            assert await other.acquire(timeout=20)
+            assert await other.acquire(timeout=20, lease=30)
             await other.release()
             with pytest.raises(dlock.LockLost):
                 await lock.release()

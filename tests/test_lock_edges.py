@@ -7,6 +7,7 @@ import asyncio
 import gc
 import pickle
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -147,7 +148,7 @@ def test_an_extension_that_comes_late_extends_nobody_elses_hold(
     from dlock import _attempt
 
     name = fresh_name()
-    lock, next_lock = client.lock(name, lease=5, renew=False), client.lock(name)
+    lock, next_lock = client.lock(name, lease=60, renew=False), client.lock(name)
     lock.acquire()
     extend = _attempt.extend
 
@@ -168,8 +169,8 @@ def test_an_extension_that_comes_late_extends_nobody_elses_hold(
 
 def test_what_a_future_got_can_be_extended(client: Client) -> None:
     lock = client.lock(fresh_name())
-    assert lock.acquire_future(lease=5).result(20)
-    assert lock.extend(30) > 20
+    assert lock.acquire_future(lease=20).result(20)
+    assert lock.extend(60) > 40
     lock.release()
 
 
@@ -193,8 +194,8 @@ def test_a_semaphore_gives_the_rest_back_when_one_slot_was_lost(
 
 @pytest.fixture
 def far() -> Iterator[tuple[Service, Proxy]]:
-    """A server whose sessions end after a second, and a network to it."""
-    with serving(session_ttl_ms=1000) as one:
+    """A server whose sessions end after 3 s, and a network to it."""
+    with serving(session_ttl_ms=3000) as one:
         proxy = Proxy(one.server)
         yield one, proxy
         proxy.close()
@@ -261,7 +262,7 @@ def test_an_asyncio_multi_whose_time_is_over_gives_all_back_though_one_was_lost(
     async def program() -> None:
         async with aio.connect(service.address) as client:
             locks = [client.lock(name) for name in names]
-            waiting = asyncio.ensure_future(client.multi(locks).acquire(timeout=1))
+            waiting = asyncio.ensure_future(client.multi(locks).acquire(timeout=3))
             await aio_until(lambda: service.waiters(names[2]) == 1)
             service.admin.break_lock(names[0])
             assert not await waiting
@@ -360,11 +361,12 @@ def test_a_try_at_a_new_primary_that_forgot_the_name_is_made(tmp_path: Path) -> 
 
 
 class _Alarm:
-    """Runs something in a signal handler of the main thread."""
+    """Runs something in a signal handler of the main thread, as soon as `when` holds."""
 
-    def __init__(self, work: Callable[[], object]) -> None:
+    def __init__(self, work: Callable[[], object], when: Callable[[], bool]) -> None:
         self.outcome: object = None
         self._work = work
+        self._sender = threading.Thread(target=self._send, args=(when, threading.get_ident()))
         self._former = signal.signal(signal.SIGALRM, self._handle)
 
     def _handle(self, _number: int, _frame: object) -> None:
@@ -373,12 +375,17 @@ class _Alarm:
         except DlockError as problem:
             self.outcome = problem
 
+    @staticmethod
+    def _send(when: Callable[[], bool], receiver: int) -> None:
+        until(when)
+        signal.pthread_kill(receiver, signal.SIGALRM)
+
     def __enter__(self) -> _Alarm:
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        self._sender.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        self._sender.join()
         signal.signal(signal.SIGALRM, self._former)
 
 
@@ -394,7 +401,7 @@ def test_a_signal_handler_may_use_locks_while_its_thread_waits_for_one(
             blocker.release()
         return True
 
-    with _Alarm(handler) as alarm, client.lock(name):
+    with _Alarm(handler, lambda: service.waiters(name) == 1) as alarm, client.lock(name):
         assert alarm.outcome is True
 
 
@@ -409,7 +416,8 @@ def test_a_signal_handler_that_interrupts_the_asking_for_a_name_is_refused_not_h
             return client.lock(fresh_name()).acquire()
 
         proxy.silence()
-        with _Alarm(handler) as alarm, client.lock(fresh_name()):
+        asking = client._naming.locked
+        with _Alarm(handler, asking) as alarm, client.lock(fresh_name()):
             assert isinstance(alarm.outcome, DlockError), alarm.outcome
             assert "signal handler" in str(alarm.outcome)
         with client.lock(fresh_name()):  # and nothing of that stays

@@ -63,7 +63,7 @@ def port(tmp_path: Path) -> Iterator[int]:
         address = address_file.read_text(encoding="utf-8").splitlines()[0]
         yield int(address.rpartition(":")[2])
         server.send_signal(signal.SIGTERM)
-        assert server.wait(10) == 0
+        assert server.wait(60) == 0
     finally:
         if server.poll() is None:
             server.kill()

@@ -404,8 +404,8 @@ def test_a_restart_waits_for_those_who_could_believe(tmp_path: Path) -> None:
     with client(first) as one:
         assert one.ask(m.DeclareLease(1500)).status is S.SUCCESS
         first.stop()
-    second = Server(config)
     started = time.monotonic()
+    second = Server(config)
     try:
         assert second.epoch == first.epoch + 1
         assert second.settle_ms == 2048 + 250 + 100 + 5

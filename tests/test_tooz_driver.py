@@ -23,7 +23,7 @@ from tooz import coordination  # noqa: E402
 import dlock  # noqa: E402
 from dlock.tooz_driver import DlockDriver, DlockLock  # noqa: E402
 
-TTL_MS = 1000
+TTL_MS = 3000
 Start = Callable[..., DlockDriver]
 
 

@@ -30,7 +30,7 @@ def test_their_tests_pass(tmp_path: Path) -> None:
     for package in NEEDED:
         pytest.importorskip(package, reason=f"no {package}: pip install 'dlock[test-hpc]'")
     report = tmp_path / "report.xml"
-    with serving(session_ttl_ms=2000) as service:
+    with serving(session_ttl_ms=10_000) as service:
         # The executor with a thread stops slowly (a second each); test_tooz_driver.py uses it.
         url = f"dlock://{service.address}?executor=synchronous"
         done = subprocess.run(
