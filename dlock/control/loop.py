@@ -238,7 +238,7 @@ class ControlLoop:
                 self._end(effect)
             elif isinstance(effect, Note):
                 log_event(effect.level, effect.event, effect.fields)
-            elif self._state is not None:
+            elif isinstance(effect, Persist) and self._state is not None:
                 self._persist(self._state, effect)
 
     def _send_command(self, command: Command) -> None:

@@ -83,6 +83,25 @@ class PersistEpoch:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeHigherEpoch:
+    """Stop serving, and start anew above this epoch, on the same control socket: a client has seen
+    a newer primary than this one, and there is nothing on disk that would have told."""
+
+    epoch_above: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFormerRoster:
+    """Read what the former primary has written once more, and hand it to `Registry.roster_read`:
+    from now on it writes nothing any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetFormer:
+    """The recovery is over: what former primaries have written may go."""
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Something for the log: an event, its fields, and a level of the logging module."""
 
@@ -100,7 +119,8 @@ class Look:
 
 
 Persist = PersistEnded | PersistEpoch | PersistLease | PersistSession | PersistStruck
-Effect = Answer | AnswerStats | CloseConnection | Command | Look | Note | Persist
+Effect = (Answer | AnswerStats | CloseConnection | Command | ForgetFormer | Look | Note | Persist
+          | ReadFormerRoster | TakeHigherEpoch)
 
 Views = Sequence[EntryView | LockView]  # what a look has shown
 

@@ -31,6 +31,7 @@ from dlock.control.registry_effects import (
 )
 from dlock.control.registry_locks import Got as GotLocks
 from dlock.control.registry_objects import Got as GotObjects
+from dlock.control.registry_recovery import RecoveryPlan
 from dlock.control.roster import RosterEntry, verifier_of, who_of
 from dlock.types import DlockStatus
 
@@ -45,7 +46,8 @@ class RegistryConfig:
 
     `promised_lease_ms`: the longest lease that need not be declared, if that is longer than a
     session lives without being heard of: max_lease_ms where nothing is written down.
-    `settle_until_ns`: None: ready at once. `random_bytes`: for ids and secrets.
+    `settle_until_ns`: None: ready at once. `random_bytes`: for ids and secrets. `recovery`: what is
+    to be waited for, None: nothing. `durable`: epoch and roster are on disk.
     """
 
     random_bytes: Callable[[int], bytes]
@@ -59,6 +61,8 @@ class RegistryConfig:
     max_lease_ms: int = _core.DLK_MAX_LEASE_MS_DEFAULT
     promised_lease_ms: int = 0
     settle_until_ns: int | None = None
+    recovery: RecoveryPlan | None = None
+    durable: bool = True
 
     @property
     def undeclared_lease_ms(self) -> int:
