@@ -14,7 +14,7 @@ from control_client import TIMEOUT
 
 from dlock.control import messages as m
 from dlock.control.codec import Decoder, encode
-from dlock.control.link import ControlLink, LinkError
+from dlock.control.link import WINDOW, ControlLink, LinkError
 from dlock.server import Server, ServerConfig, listen
 from dlock.types import DlockStatus as S
 
@@ -246,3 +246,87 @@ def test_a_farewell_arrives_and_is_not_waited_for(server: Server) -> None:
     while server.stats()["clients"] or server.stats()["locks"]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+# ---- streams -------------------------------------------------------------------------------------
+
+
+def asks(count: int) -> list[m.Heartbeat]:
+    return [m.Heartbeat() for _ in range(count)]
+
+
+def test_a_stream_keeps_a_window_and_the_order() -> None:
+    most = 0
+
+    def answer_late(connection: socket.socket, decoder: Decoder) -> None:
+        nonlocal most
+        waiting: list[int] = []
+        for left in range(100, 0, -1):
+            waiting.append(take(connection, decoder)[0])
+            most = max(most, len(waiting))
+            if len(waiting) == WINDOW or left == 1:
+                while waiting:
+                    number = waiting.pop()  # the newest first
+                    connection.sendall(encode(number, m.Status(S.DONE)))
+
+    link, thread = peer(answer_late)
+    assert link.stream(asks(100), TIMEOUT, TIMEOUT) == [m.Status(S.DONE)] * 100
+    thread.join(TIMEOUT)
+    assert most == WINDOW
+
+
+def test_a_stream_stops_when_its_time_is_over_and_the_link_goes_on(server: Server) -> None:
+    link = ControlLink.connect(server.host, server.port, TIMEOUT)
+    assert link.request(m.ClientInit(1, 1, {}), TIMEOUT).status is S.SUCCESS
+    assert link.stream(asks(5), 0, TIMEOUT) == [m.Status(S.SUCCESS)]
+    assert link.stream(asks(50), TIMEOUT, TIMEOUT) == [m.Status(S.SUCCESS)] * 50
+    assert link.stream([], TIMEOUT, TIMEOUT) == []
+    assert link.request(m.Heartbeat(), TIMEOUT).status is S.SUCCESS
+
+
+@pytest.mark.parametrize(
+    "script", [silent_end, half, rubbish, other_id, other_type, twice])
+def test_whatever_goes_wrong_in_a_stream_closes_the_link(script: Script) -> None:
+    link, thread = peer(script)
+    with pytest.raises(LinkError):
+        link.stream(asks(40), TIMEOUT, TIMEOUT)
+    assert link.closed
+    thread.join(TIMEOUT)
+    assert not any(one.name == "dlock-claims" for one in threading.enumerate())
+
+
+def test_a_stream_without_answers_ends_in_time() -> None:
+    end = threading.Event()
+
+    def read_nothing(connection: socket.socket, decoder: Decoder) -> None:
+        end.wait(TIMEOUT)
+
+    link, thread = peer(read_nothing)
+    claims = [m.ObjectGet(b"x" * 512, 0) for _ in range(100_000)]
+    with pytest.raises(LinkError, match="no answer in time"):
+        link.stream(claims, TIMEOUT, 0.2)
+    end.set()
+    thread.join(TIMEOUT)
+
+
+def test_a_stream_that_cannot_be_sent_closes_the_link(server: Server) -> None:
+    link = ControlLink.connect(server.host, server.port, TIMEOUT)
+    with pytest.raises(LinkError):
+        link.stream([m.ObjectGet(b"x", 0), m.ObjectGet(b"x" * 600, 0)], TIMEOUT, TIMEOUT)
+    assert link.closed
+    with pytest.raises(LinkError, match="the link is closed"):
+        link.stream(asks(1), TIMEOUT, TIMEOUT)
+
+
+def test_an_interrupted_stream_closes_the_link() -> None:
+    def interrupt(connection: socket.socket, decoder: Decoder) -> None:
+        take(connection, decoder)
+        os.kill(os.getpid(), signal.SIGINT)
+        connection.recv(1 << 20)
+        connection.recv(1)
+
+    link, thread = peer(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        link.stream(asks(40), TIMEOUT, TIMEOUT)
+    assert link.closed
+    thread.join(TIMEOUT)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, cast
 
 from dlock.control.codec import Decoder, encode
@@ -21,6 +22,7 @@ from dlock.control.fields import U32_MAX, ProtocolError
 from dlock.control.messages import BY_MESSAGE, Message, Reply, Request
 
 RECEIVE_BYTES: Final = 65536
+WINDOW: Final = 16  # requests of a stream that may be without an answer at a time
 
 
 class LinkError(Exception):
@@ -125,13 +127,73 @@ class ControlLink:
             self._lock.release()
             self._reap()
         answers = [replies[number] for number in ids]
+        self._check(messages, answers)
+        return answers
+
+    def _check(self, messages: Iterable[Request[Any]], answers: Sequence[Message]) -> None:
+        """LinkError, and the link is closed, if an answer is of the wrong type."""
         for message, reply in zip(messages, answers, strict=True):
             expected = BY_MESSAGE[type(message)].reply
             if expected is None or not isinstance(reply, expected):
                 self.close()
                 raise LinkError(
                     f"{type(message).__name__} was answered with {type(reply).__name__}")
-        return answers
+
+    def stream(
+        self, messages: Sequence[Request[Reply]], send_s: float, answer_s: float
+    ) -> list[Reply]:
+        """Sends many requests from a thread of its own, while this one takes in the answers; at
+        most WINDOW are without one at a time, so neither end has to keep much.
+
+        After `send_s` seconds no more are sent (the first always is). Returns the answers to those
+        that were, in the order of the requests: fewer than there are messages if time was short.
+        LinkError closes the link: nothing came for `answer_s` seconds, or it broke."""
+        if self._pid != os.getpid():
+            raise LinkError("the link belongs to the parent process")
+        if not self._lock.acquire(timeout=max(answer_s, 0)):
+            raise LinkError("another request did not end in time")
+        try:
+            if self._socket is None:
+                raise LinkError("the link is closed")
+            self._socket.settimeout(answer_s)
+            sender = _Sender(self._socket, messages, self._request_id, send_s)
+            answered = False
+            try:
+                sender.start()
+                replies = self._take_answers(self._socket, sender)
+                answered = True
+            finally:
+                if not answered:
+                    self.close()  # which also ends the sender
+                sender.give_up()
+            self._request_id = sender.request_id
+        finally:
+            self._lock.release()
+            self._reap()
+        self._check(messages[:len(replies)], replies)
+        return cast("list[Reply]", replies)
+
+    def _take_answers(self, connected: socket.socket, sender: _Sender) -> list[Message]:
+        """Every answer to what the sender sends, until it has ended."""
+        replies: dict[int, Message] = {}
+        try:
+            while sender.awaits_answer():
+                while (taken := self._decoder.take()) is None:
+                    received = connected.recv(RECEIVE_BYTES)
+                    if not received:
+                        raise LinkError("the server closed the connection")
+                    self._decoder.feed(received)
+                request_id, reply = taken
+                if not sender.answered(request_id):
+                    raise LinkError("the server answered something that was not asked")
+                replies[request_id] = reply
+        except TimeoutError:
+            raise LinkError("no answer in time") from None
+        except (OSError, ProtocolError) as problem:
+            raise LinkError(f"the link broke: {problem}") from None
+        if self._decoder.pending_bytes:
+            raise LinkError("the server answered something that was not asked")
+        return [replies[request_id] for request_id in sender.sent]
 
     def _encode(self, messages: Sequence[Request[Any]]) -> tuple[list[int], bytes]:
         """A number for each of the messages, and their bytes."""
@@ -192,3 +254,80 @@ def _remaining(deadline: float) -> float:
     if left <= 0:
         raise TimeoutError
     return left
+
+
+class _Sender:
+    """The sending half of a stream. A request is announced before it is sent, so that whoever takes
+    in the answers never waits for one that will not come."""
+
+    def __init__(
+        self, connected: socket.socket, messages: Sequence[Request[Any]], request_id: int,
+        send_s: float,
+    ) -> None:
+        self.request_id = request_id  # the last one used
+        self.sent: list[int] = []
+        self._connected = connected
+        self._messages = messages
+        self._deadline = time.monotonic() + send_s
+        self._unanswered: set[int] = set()
+        self._ended = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="dlock-claims", daemon=True)
+
+    def start(self) -> None:
+        """Begins to send."""
+        self._thread.start()
+
+    def awaits_answer(self) -> bool:
+        """True: an answer is due; False: everything that was sent is answered, and no more is."""
+        with self._changed:
+            while not self._unanswered and not self._ended:
+                self._changed.wait()
+            return bool(self._unanswered)
+
+    def answered(self, request_id: int) -> bool:
+        """Takes note of an answer; False: nothing of that number awaits one."""
+        with self._changed:
+            if request_id not in self._unanswered:
+                return False
+            self._unanswered.discard(request_id)
+            self._changed.notify()
+            return True
+
+    def give_up(self) -> None:
+        """Nothing more is sent; returns when the thread has ended."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _announce(self) -> int | None:
+        """The number of the next request, when its turn has come; None: it is not sent."""
+        with self._changed:
+            while len(self._unanswered) >= WINDOW and not self._ended:
+                self._changed.wait()
+            late = self.sent and time.monotonic() >= self._deadline
+            if self._ended or late:
+                return None
+            self.request_id = (self.request_id + 1) & U32_MAX
+            self.sent.append(self.request_id)
+            self._unanswered.add(self.request_id)
+            self._changed.notify()
+            return self.request_id
+
+    def _run(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            for message in self._messages:
+                request_id = self._announce()
+                if request_id is None:
+                    return
+                self._connected.sendall(encode(request_id, message))
+        except (OSError, ProtocolError):
+            with contextlib.suppress(OSError):  # half a request may be out: the link is over
+                self._connected.shutdown(socket.SHUT_RDWR)
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify()
