@@ -14,11 +14,11 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from dlock import _core
 from dlock._core import ffi, lib
+from dlock._frozen import Frozen
 from dlock._handle import RELEASE_BATCH, Key, NameTable
 from dlock.address import Endpoint
 from dlock.control.messages import (
@@ -50,8 +50,7 @@ _FORKED: Final[int] = _core.DLK_STATUS_FORKED
 # ---- Steps: what a generator may ask of whoever runs it ------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Connect:
+class Connect(Frozen):
     """Open a control link to this server, in place of an older one. Sent back: the numeric address
     of the server (str). LinkError is thrown in when nothing answers within `timeout_s`."""
 
@@ -59,15 +58,13 @@ class Connect:
     timeout_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(Frozen):
     """Call this; it blocks in C, in slices of 50 ms. Sent back: what it returned."""
 
     call: Callable[[], int]
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(Frozen):
     """Wait so long, or until the client is closed."""
 
     seconds: float

@@ -144,6 +144,7 @@ PYTHON_RULES = {
         ("dlock.fence",), ("dlock",), ("dlock.errors",)
     ),
     "the types stand alone": PythonRule(("dlock.types",), ("dlock",), ("dlock._core",)),
+    "what a value is stands alone": PythonRule(("dlock._frozen",), (*IMPURE_MODULES, "dlock")),
     "_core stands alone": PythonRule(("dlock._core",), ("dlock",), ("dlock._native",)),
     "the client does not reach into the server": PythonRule(CLIENT, SERVER),
     "the server does not reach into the client": PythonRule(SERVER, CLIENT),

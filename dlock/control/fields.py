@@ -6,10 +6,10 @@ A kind knows nothing of messages; `messages` combines them. What does not pass i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from operator import le
-from typing import Annotated, Any, ClassVar, Final, Protocol, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Protocol, get_args, get_origin
 
+from dlock._frozen import Frozen
 from dlock.types import DlockStatus
 
 U16_MAX: Final = 2**16 - 1
@@ -35,8 +35,7 @@ class Kind(Protocol):
         """The checked form that msgpack encodes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Integer:
+class Integer(Frozen):
     """An integer from low to high; a bool is none."""
 
     low: int
@@ -60,11 +59,10 @@ class Integer:
         return self.load(int(value))
 
 
-@dataclass(frozen=True, slots=True)
-class Boolean:
+class Boolean(Frozen):
     """True or false; an integer is none."""
 
-    text: ClassVar[str] = "bool"
+    text = "bool"
 
     def load(self, wire: object) -> bool:
         if type(wire) is not bool:
@@ -74,8 +72,7 @@ class Boolean:
     dump = load
 
 
-@dataclass(frozen=True, slots=True)
-class Binary:
+class Binary(Frozen):
     """Bytes, from low to high many."""
 
     low: int
@@ -96,8 +93,7 @@ class Binary:
     dump = load
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(Frozen):
     """Text of at most so many bytes as UTF-8."""
 
     high: int
@@ -116,11 +112,10 @@ class Text:
     dump = load
 
 
-@dataclass(frozen=True, slots=True)
-class StatusCode:
+class StatusCode(Frozen):
     """A number of DlockStatus."""
 
-    text: ClassVar[str] = "status"
+    text = "status"
 
     def load(self, wire: object) -> DlockStatus:
         if type(wire) is not int:
@@ -134,8 +129,7 @@ class StatusCode:
         return int(DlockStatus(value))
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(Frozen):
     """A map of short texts to integers and, if text_bytes is not 0, to texts of at most as many."""
 
     items: int
@@ -170,8 +164,7 @@ class Table:
         Text(most).load(value)
 
 
-@dataclass(frozen=True, slots=True)
-class Many:
+class Many(Frozen):
     """An array of low to high values of one kind; a tuple in Python."""
 
     item: Kind
@@ -198,16 +191,15 @@ class Many:
 
 
 class Record:
-    """A dataclass or named tuple whose annotated fields travel as one array, in their order."""
+    """A Frozen or a named tuple whose annotated fields travel as one array, in their order."""
 
     __slots__ = ("fields", "kind")
 
     def __init__(self, kind: type[Any]) -> None:
-        hints = get_type_hints(kind, include_extras=True)
-        names = getattr(kind, "_fields", None) or tuple(one.name for one in fields(kind))
+        hints = kind.__annotations__
         self.kind = kind
         self.fields: tuple[tuple[str, Kind], ...] = tuple(
-            (name, _kind_of(hints[name])) for name in names
+            (name, _kind_of(hints[name])) for name in kind._fields
         )
 
     @property

@@ -15,7 +15,7 @@ import logging
 import selectors
 import socket
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -50,7 +50,7 @@ SECOND_NS: Final = 1_000_000_000
 _log = logging.getLogger("dlock.control")
 
 
-def log_event(level: int, event: str, fields: dict[str, object]) -> None:
+def log_event(level: int, event: str, fields: Mapping[str, object]) -> None:
     """One event with its fields, as text and as `extra` for handlers that keep fields."""
     if _log.isEnabledFor(level):
         text = "".join(f" {name}={value!r}" for name, value in fields.items())

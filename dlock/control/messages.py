@@ -5,12 +5,10 @@ two equal. Everything that arrives is checked here, at the edge, so that nothing
 value of the wrong type or out of range. This file knows no sockets and no state.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Annotated, Final
 
+from dlock._frozen import Frozen
 from dlock.control.fields import U32_MAX, FlatRecord, Integer, Many, Record, StatusCode
 from dlock.control.fields import ProtocolError as ProtocolError
 from dlock.control.messages_base import BATCH_MAX as BATCH_MAX
@@ -64,8 +62,7 @@ from dlock.types import DlockStatus
 
 # ---- Parts of messages ---------------------------------------------------------------------------
 
-@dataclass(frozen=True, slots=True)
-class LockSpec:
+class LockSpec(Frozen):
     """A lock to get. `size` counts for semaphores only: how many may hold one at a time."""
 
     descriptor: Descriptor
@@ -73,8 +70,7 @@ class LockSpec:
     size: U32 = 1
 
 
-@dataclass(frozen=True, slots=True)
-class LockResult:
+class LockResult(Frozen):
     """What became of one LockSpec; lock_id -1 and slot NONE if there is no lock to use."""
 
     status: AnyStatus
@@ -84,15 +80,14 @@ class LockResult:
 
 # ---- Replies -------------------------------------------------------------------------------------
 
-@dataclass(frozen=True, slots=True)
-class Welcome(Message):
+class Welcome(Message, hidden=("secret",)):
     """A session, and what a data connection needs; meaningful only with SUCCESS."""
 
     status: AnyStatus
     version: U16 = 0
     client_id: IdOrZero = 0
     session_slot: U32 = NONE
-    secret: Secret = field(default=bytes(SECRET_BYTES), repr=False)
+    secret: Secret = bytes(SECRET_BYTES)
     attach: U32 = 0
     data_port: U16 = 0
     epoch: Epoch = 0
@@ -102,7 +97,6 @@ class Welcome(Message):
     declared_lease_ms: U32 = 0
 
 
-@dataclass(frozen=True, slots=True)
 class LockIds(Message):
     """One result an item, in order; empty unless the status is SUCCESS."""
 
@@ -111,7 +105,6 @@ class LockIds(Message):
         tuple[LockResult, ...], Many(Record(LockResult), 0, BATCH_MAX)] = ()
 
 
-@dataclass(frozen=True, slots=True)
 class Statuses(Message):
     """One status an item, in order; empty unless the status is SUCCESS."""
 
@@ -119,7 +112,6 @@ class Statuses(Message):
     statuses: Annotated[tuple[DlockStatus, ...], Many(StatusCode(), 0, BATCH_MAX)] = ()
 
 
-@dataclass(frozen=True, slots=True)
 class ObjectId(Message):
     """An object and where it is; object_id -1 and slot NONE unless the status is SUCCESS."""
 
@@ -128,7 +120,6 @@ class ObjectId(Message):
     slot: U32 = NONE
 
 
-@dataclass(frozen=True, slots=True)
 class StatsReply(Message):
     """Counters and gauges by name."""
 
@@ -137,7 +128,6 @@ class StatsReply(Message):
 
 # ---- Requests ------------------------------------------------------------------------------------
 
-@dataclass(frozen=True, slots=True)
 class ClientInit(Request[Welcome]):
     """Opens a session. `info` (host, pid, user, program, job) is for people to read."""
 
@@ -146,8 +136,7 @@ class ClientInit(Request[Welcome]):
     info: Info
 
 
-@dataclass(frozen=True, slots=True)
-class ClientReinit(Request[Welcome]):
+class ClientReinit(Request[Welcome], hidden=("secret",)):
     """Takes a session up again on this connection; its older connections are closed. `seen_...`:
     the newest primary that the client has heard of; `early`: it can make use of a server that
     recovers, for locks whose state is known already; `info`: as in ClientInit."""
@@ -155,57 +144,49 @@ class ClientReinit(Request[Welcome]):
     version_min: U16
     version_max: U16
     client_id: Id
-    secret: Secret = field(repr=False)
+    secret: Secret
     seen_epoch: Epoch
     seen_incarnation: U64
     early: Bit
     info: Info
 
 
-@dataclass(frozen=True, slots=True)
 class ReinitDone(Request[Status]):
     """Ends a re-initialisation."""
 
 
-@dataclass(frozen=True, slots=True)
 class ClientDeinit(Request[Status]):
     """Ends the session and frees everything of it at once."""
 
 
-@dataclass(frozen=True, slots=True)
 class Heartbeat(Request[Status]):
     """Renews the session; answered after the data plane has confirmed it."""
 
 
-@dataclass(frozen=True, slots=True)
 class GetLocks(Request[LockIds]):
     """Creates or joins locks."""
 
     locks: Annotated[tuple[LockSpec, ...], Many(Record(LockSpec), 1, BATCH_MAX)]
 
 
-@dataclass(frozen=True, slots=True)
 class ReleaseLocks(Request[Statuses]):
     """Lets locks go; the client has made sure that it holds none of them."""
 
     lock_ids: Annotated[tuple[int, ...], Many(Integer(1, ID_MAX), 1, BATCH_MAX)]
 
 
-@dataclass(frozen=True, slots=True)
 class DeclareLease(Request[Status]):
     """Asks to be allowed leases of this length (rounded up to a power of two)."""
 
     lease_ms: Annotated[int, Integer(1, U32_MAX - 1)]
 
 
-@dataclass(frozen=True, slots=True)
 class UpdateLocks(Request[Statuses]):
     """What the client has got and holds, one status a claim."""
 
     claims: Annotated[tuple[LockClaim, ...], Many(FlatRecord(LockClaim), 1, BATCH_MAX)]
 
 
-@dataclass(frozen=True, slots=True)
 class ObjectCreate(Request[ObjectId]):
     """Creates a 64-bit object; the creator owns it, but has not got it."""
 
@@ -214,7 +195,6 @@ class ObjectCreate(Request[ObjectId]):
     lease_s: U32
 
 
-@dataclass(frozen=True, slots=True)
 class ObjectGet(Request[ObjectId]):
     """Gets an object; lease_s 0 renews nothing."""
 
@@ -222,29 +202,25 @@ class ObjectGet(Request[ObjectId]):
     lease_s: U32
 
 
-@dataclass(frozen=True, slots=True)
 class ObjectRelease(Request[Status]):
     """Gives the reference to an object back."""
 
     object_id: Id
 
 
-@dataclass(frozen=True, slots=True)
 class ObjectDestroy(Request[Status]):
     """Destroys an object, or marks it while there are references."""
 
     object_id: Id
 
 
-@dataclass(frozen=True, slots=True)
 class Stats(Request[StatsReply]):
     """Asks for counters and gauges; needs no session."""
 
 
 # ---- The table -----------------------------------------------------------------------------------
 
-@dataclass(frozen=True, slots=True)
-class Declaration:
+class Declaration(Frozen):
     """One row of the protocol. `reply` is None for replies."""
 
     number: int

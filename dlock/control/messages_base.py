@@ -1,15 +1,15 @@
 """What every control message is made of: the kinds of its fields, and what a message is.
 
 `messages` declares the messages with these; this file knows none of them, no sockets and no state.
+Modules that declare messages do without `from __future__ import annotations`: the annotation of a
+field is its kind, not the text of it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, Generic, TypeVar
 
 from dlock import _core
+from dlock._frozen import Frozen
 from dlock.control.fields import (
     U16_MAX,
     U32_MAX,
@@ -65,10 +65,8 @@ Counters = Annotated[
 
 # ---- What travels ------------------------------------------------------------------------------
 
-class Message:
+class Message(Frozen):
     """Whatever travels."""
-
-    __slots__ = ()
 
 
 Reply = TypeVar("Reply", bound=Message)
@@ -77,10 +75,7 @@ Reply = TypeVar("Reply", bound=Message)
 class Request(Message, Generic[Reply]):
     """A message of a client; its parameter is the one type that answers it."""
 
-    __slots__ = ()
 
-
-@dataclass(frozen=True, slots=True)
 class Status(Message):
     """The outcome alone."""
 

@@ -5,12 +5,10 @@ None of them needs a session. Every answer fits one message: what does not is to
 asked for again from where the answer ended. The rows of the protocol's table stand in `messages`.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from dlock import _core
+from dlock._frozen import Frozen
 from dlock.control.fields import U32_MAX, Binary, Integer, Many, Record
 from dlock.control.messages_base import (
     DESCRIPTOR_BYTES_MAX,
@@ -44,8 +42,7 @@ EntryLineState = Annotated[int, Integer(_core.DLK_ENTRY_HELD, _core.DLK_ENTRY_TI
 
 # ---- Parts of messages ---------------------------------------------------------------------------
 
-@dataclass(frozen=True, slots=True)
-class LockLine:
+class LockLine(Frozen):
     """A lock in short. `served` counts, modulo 65536, the requests that were granted or gave up."""
 
     descriptor: Descriptor
@@ -57,8 +54,7 @@ class LockLine:
     served: U32
 
 
-@dataclass(frozen=True, slots=True)
-class EntryLine:
+class EntryLine(Frozen):
     """A holder, waiter or ticket. `token` is the stamp of one that does not hold; `actor` the
     thread or task of the client, 0: not known; `breaking`: its client was asked to give it up."""
 
@@ -73,8 +69,7 @@ class EntryLine:
     breaking: Flag
 
 
-@dataclass(frozen=True, slots=True)
-class CycleEdge:
+class CycleEdge(Frozen):
     """One who waits in a cycle, for the lock of this name (empty: it was gone already); the next
     edge's actor is in its way, and the first one's in the way of the last. `info` is what its
     client says of itself, empty where it would not fit or the client was gone."""
@@ -85,16 +80,14 @@ class CycleEdge:
     info: Info
 
 
-@dataclass(frozen=True, slots=True)
-class WhoLine:
+class WhoLine(Frozen):
     """What a client says of itself."""
 
     client_id: Id
     info: Info
 
 
-@dataclass(frozen=True, slots=True)
-class ClientLine:
+class ClientLine(Frozen):
     """A session. `ended`: only leased holds of it are left; `connected`: on the control plane;
     `locks`: how many it has got."""
 
@@ -108,7 +101,6 @@ class ClientLine:
 
 # ---- Replies -------------------------------------------------------------------------------------
 
-@dataclass(frozen=True, slots=True)
 class LockList(Message):
     """Locks in no order that means anything. `next`: where to go on; NONE: that was all. There
     may be more although none was found so far."""
@@ -118,7 +110,6 @@ class LockList(Message):
     next: U32 = NONE
 
 
-@dataclass(frozen=True, slots=True)
 class LockShown(Message):
     """One lock: its holders, the newest first, then its queue in order, as far as they fit;
     `total`: how many there are. `clients`: who they are, each once."""
@@ -132,7 +123,6 @@ class LockShown(Message):
     total: U32 = 0
 
 
-@dataclass(frozen=True, slots=True)
 class BrokenLock(Message):
     """The tokens of the holds that are broken; `met`: how many they are, if not all are named."""
 
@@ -141,7 +131,6 @@ class BrokenLock(Message):
     met: U32 = 0
 
 
-@dataclass(frozen=True, slots=True)
 class ClientList(Message):
     """Sessions. `next`: where to go on; NONE: that was all."""
 
@@ -150,7 +139,6 @@ class ClientList(Message):
     next: U32 = NONE
 
 
-@dataclass(frozen=True, slots=True)
 class Cycle(Message):
     """A cycle of waits, from who was refused on; `length`: how many edges it has, if not all are
     told."""
@@ -162,7 +150,6 @@ class Cycle(Message):
 
 # ---- Requests ------------------------------------------------------------------------------------
 
-@dataclass(frozen=True, slots=True)
 class ListLocks(Request[LockList]):
     """Asks which locks there are, from `start` (0, or the `next` of an answer) on; busy_only:
     those that somebody holds or waits for."""
@@ -173,14 +160,12 @@ class ListLocks(Request[LockList]):
     busy_only: Flag
 
 
-@dataclass(frozen=True, slots=True)
 class ShowLock(Request[LockShown]):
     """Asks who holds a lock and who waits for it."""
 
     descriptor: Descriptor
 
 
-@dataclass(frozen=True, slots=True)
 class BreakLock(Request[BrokenLock]):
     """Takes the hold with this token away (0: all holds of the lock). now: at once; else its client
     is asked, and it ends with the answer, with its lease or with its session."""
@@ -190,14 +175,12 @@ class BreakLock(Request[BrokenLock]):
     now: Flag
 
 
-@dataclass(frozen=True, slots=True)
 class ListClients(Request[ClientList]):
     """Asks which sessions there are, from `start` (0, or the `next` of an answer) on."""
 
     start: U32
 
 
-@dataclass(frozen=True, slots=True)
 class GetCycle(Request[Cycle]):
     """Asks which cycle a refused wait would have closed, by the number in the refusal."""
 

@@ -2,11 +2,9 @@
 what operators see of it. The rows of the protocol's table stand in `messages`.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from typing import Annotated, Final, NamedTuple
 
+from dlock._frozen import Frozen
 from dlock.control.fields import Integer, Many, Record, Text
 from dlock.control.messages_base import (
     ID_MAX,
@@ -62,8 +60,7 @@ class LockClaim(NamedTuple):
     flags: U32
 
 
-@dataclass(frozen=True, slots=True)
-class AbsentLine:
+class AbsentLine(Frozen):
     """A session that is waited for. `lease_ms`: the longest lease that it declared; `left_ms`: for
     how long it is still waited for; `came`: it has begun to re-initialise; `who`: host and pid."""
 
@@ -76,7 +73,6 @@ class AbsentLine:
 
 # ---- Replies -------------------------------------------------------------------------------------
 
-@dataclass(frozen=True, slots=True)
 class RecoveryShown(Message):
     """How far a recovery is. `ready`: it is over; `left_ms`: it ends at the latest then;
     `absent_total`: how many are waited for, of whom `absent` shows the first."""
@@ -94,14 +90,12 @@ class RecoveryShown(Message):
 
 # ---- Requests ------------------------------------------------------------------------------------
 
-@dataclass(frozen=True, slots=True)
 class AwaitReady(Request[Status]):
     """Is answered when the server is ready, or after wait_ms; needs no session."""
 
     wait_ms: Annotated[int, Integer(0, AWAIT_MS_MAX)]
 
 
-@dataclass(frozen=True, slots=True)
 class Recover(Request[RecoveryShown]):
     """Asks how far the recovery is; `evict`: 0: only that, 1: nobody who is absent is waited for
     any more, 2: these are not waited for any more."""

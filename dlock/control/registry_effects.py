@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from dlock import _core
 from dlock._core import Command, EntryView, Event, LockView
+from dlock._frozen import Frozen
 from dlock.control import messages as m
 from dlock.control.roster import RosterEntry
 from dlock.types import DlockStatus
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Frozen):
     """Send this; of no effect if the connection is gone."""
 
     connection: int
@@ -28,8 +28,7 @@ class Answer:
     message: m.Message
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerStats:
+class AnswerStats(Frozen):
     """Send counters and gauges: these, and those of the loop and of the plane."""
 
     connection: int
@@ -37,81 +36,70 @@ class AnswerStats:
     stats: dict[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class CloseConnection:
+class CloseConnection(Frozen):
     """Close it after what has been answered on it was sent."""
 
     connection: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class PersistSession:
+class PersistSession(Frozen):
     """Have this session on disk (before it is answered for)."""
 
     entry: RosterEntry
 
 
-@dataclass(frozen=True, slots=True)
-class PersistLease:
+class PersistLease(Frozen):
     """Have it on disk that this session may ask for leases of this length (before it may)."""
 
     client_id: int
     lease_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class PersistEnded:
+class PersistEnded(Frozen):
     """Have it on disk that this session is over but for leased holds (before anything of it is
     freed)."""
 
     client_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class PersistStruck:
+class PersistStruck(Frozen):
     """Have it on disk that nothing of this session is left (before anything of it is freed)."""
 
     client_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class PersistEpoch:
+class PersistEpoch(Frozen):
     """Have it on disk that this epoch is in use (before it is)."""
 
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class TakeHigherEpoch:
+class TakeHigherEpoch(Frozen):
     """Stop serving, and start anew above this epoch, on the same control socket: a client has seen
     a newer primary than this one, and there is nothing on disk that would have told."""
 
     epoch_above: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReadFormerRoster:
+class ReadFormerRoster(Frozen):
     """Read what the former primary has written once more, and hand it to `Registry.roster_read`:
     from now on it writes nothing any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class ForgetFormer:
+class ForgetFormer(Frozen):
     """The recovery is over: what former primaries have written may go."""
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(Frozen):
     """Something for the log: an event, its fields, and a level of the logging module."""
 
     event: str
-    fields: dict[str, object] = field(default_factory=dict)
+    fields: Mapping[str, object] = MappingProxyType({})
     level: int = logging.INFO
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(Frozen):
     """Send this command (VIEW, SURVEY) with the address of an array of its size, and hand what was
     written there back with its DONE event. One is under way at a time."""
 

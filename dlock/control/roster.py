@@ -10,15 +10,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from dlock._frozen import Frozen
 
 VERIFIER_BYTES: Final = 16
 WHO_CHARACTERS_MAX: Final = 80
 
 
-@dataclass(frozen=True, slots=True)
-class RosterEntry:
+class RosterEntry(Frozen):
     """A session. `lease_ms`: the longest lease that it declared, 0: none; `ended`: it is over but
     for leased holds; `verifier`: what its secret is checked against; `who`: host and pid, as it
     said them itself."""
