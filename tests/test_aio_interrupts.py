@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from aio_tools import until
 
 from dlock import aio
 from dlock.server import Server, ServerConfig
@@ -135,11 +136,7 @@ async def check(client: aio.Client, other: aio.Client, lock: aio.Lock, where: st
     assert await rival.acquire(timeout=20), where
     await rival.release()
     collector = client._connection.collector
-    for _ in range(50):
-        if not collector.waits:
-            break
-        await asyncio.sleep(0.01)
-    assert not collector.waits, where
+    await until(lambda: not collector.waits)
     assert not collector._releases, where
 
 
