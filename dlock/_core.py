@@ -361,7 +361,8 @@ class Engine:
 
 
 class PlaneConfig(NamedTuple):
-    """struct dlk_plane_config; 0 in spin_us and stall_ms means the default."""
+    """struct dlk_plane_config; 0 in spin_us and stall_ms means the default, 0 in confirm_ms that it
+    needs no CONFIRMED."""
 
     limits: Limits
     epoch: int
@@ -371,6 +372,7 @@ class PlaneConfig(NamedTuple):
     host: str = "127.0.0.1"
     port: int = 0
     stall_ms: int = 0
+    confirm_ms: int = 0
 
 
 class Plane:

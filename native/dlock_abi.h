@@ -249,7 +249,8 @@ enum dlk_command_op {
                                     * kind 1: lapsed holds of its session are believed. Writes a
                                     * result into each; only while the engine recovers */
     DLK_COMMAND_CONFIRMED          /* plane only: value: when (dlk_now_ns) the look at the state
-                                    * directory began that found it to be ours */
+                                    * directory began that found it to be ours. Taken at once, ahead
+                                    * of the others; never refused, and no DONE tells of it */
 };
 
 /* value of READY. RECOVERING: claims are taken; locks whose state is known for certain are served,

@@ -97,6 +97,7 @@ struct dlk_plane *dlk_plane_new(const struct dlk_plane_config *config, int *erro
     plane->port = config->port;
     plane->stall_ns = (uint64_t)stall_ms * DLK_NS_PER_MS;
     plane->event_fd = -1;
+    dlk_plane_authority_begin(plane, config->confirm_ms);
     dlk_adaptive_init(&plane->adaptive, config->wait_mode, config->spin_us);
     if (!tables_new(plane) || !cells_new(plane) || !engine_new(plane, config)
         || !dlk_ring_init(&plane->commands, sizeof(struct dlk_command), DLK_PLANE_RING)
@@ -278,9 +279,21 @@ static void begin_pass(struct dlk_plane *plane)
 static void turn(struct dlk_plane *plane)
 {
     begin_pass(plane);
-    dlk_plane_commands(plane);
+    if (plane->slept) {
+        dlk_plane_clock(plane); /* whatever the sleep has become, nothing is read before */
+        if (!dlk_plane_may_serve(plane)) {
+            return;
+        }
+    }
+    if (!dlk_plane_commands(plane)) {
+        return;
+    }
     dlk_plane_receive(plane);
-    uint64_t now_ns = dlk_plane_clock(plane);
+    dlk_plane_clock(plane);
+    if (!dlk_plane_may_serve(plane)) {
+        return;
+    }
+    uint64_t now_ns = plane->clock_ns;
     if (plane->waited) {
         dlk_adaptive_learn(&plane->adaptive, now_ns - plane->wait_start_ns, plane->slept);
     }
@@ -302,11 +315,17 @@ static void turn(struct dlk_plane *plane)
     dlk_plane_flush_events(plane);
 }
 
-/* Every waiter is woken with STOPPING; what the connections do not take soon is lost with them. */
+/* Every waiter is woken with STOPPING; what the connections do not take soon is lost with them. A
+ * plane that may not serve has nothing to say. */
 static void last_words(struct dlk_plane *plane)
 {
-    uint64_t end_ns = dlk_now_ns() + (uint64_t)DLK_PLANE_STOP_MS * DLK_NS_PER_MS;
+    uint64_t end_ns = dlk_plane_clock(plane) + (uint64_t)DLK_PLANE_STOP_MS * DLK_NS_PER_MS;
 
+    if (!dlk_plane_authorized(plane, plane->clock_ns)) {
+        dlk_plane_publish(plane);
+        dlk_plane_flush_events(plane);
+        return;
+    }
     dlk_engine_stop(plane->engine);
     dlk_plane_outbox(plane);
     while (plane->n_blocked > 0 && dlk_plane_clock(plane) < end_ns) {

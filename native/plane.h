@@ -3,13 +3,15 @@
  * calls for everyone else are declared in dlock_abi.h.
  *
  * One turn: wait -> commands -> receive and decode -> read the clock -> step -> answer -> tick ->
- * answer -> events. Only the plane thread touches what is below, but for the two rings, `stop`,
- * `published` and the wake-up call of the transport.
+ * answer -> events. Between the clock and whatever depends on it stands one question: may this
+ * plane still serve? Only the plane thread touches what is below, but for the two rings, `stop`,
+ * `confirmed_ns`, `published` and the wake-up call of the transport.
  *
- *   plane.c          the life of a plane, its turn, how it waits
- *   plane_control.c  commands, events, counters: all that the control thread sees
- *   plane_link.c     the links: accept, attach, receive, close
- *   plane_send.c     the engine's outbox: cell operations, answers, output that is blocked
+ *   plane.c           the life of a plane, its turn, how it waits
+ *   plane_authority.c how long it may serve without a look at the state directory
+ *   plane_control.c   commands, events, counters: all that the control thread sees
+ *   plane_link.c      the links: accept, attach, receive, close
+ *   plane_send.c      the engine's outbox: cell operations, answers, output that is blocked
  *
  * Passes. A pass is what one look at the transport found, plus what earlier passes left unread;
  * every link of it is received from once before the next look. A link that holds more than one
@@ -40,6 +42,7 @@ enum {
     DLK_PLANE_LOOK = 256,                /* links that one look at the transport tells */
     DLK_PLANE_SLEEP_MS_MAX = 500,        /* so that a stall of the machine is noticed */
     DLK_PLANE_BACKLOG_MS = 10,           /* how soon events that did not fit are tried again */
+    DLK_PLANE_HOLD_MS = 1,               /* between two looks for a confirmation that is awaited */
     DLK_PLANE_STOP_MS = 200              /* what a stop gives the last answers */
 };
 
@@ -70,6 +73,7 @@ struct dlk_plane {
     struct dlk_ring commands;
     struct dlk_ring events;
     atomic_bool stop;
+    _Atomic uint64_t confirmed_ns;             /* CONFIRMED, as the control thread wrote it */
     _Atomic uint64_t published[DLK_COUNT_MAX]; /* the counters, as anyone reads them */
     int event_fd;
     int failed; /* errno that made the plane stop by itself */
@@ -81,6 +85,10 @@ struct dlk_plane {
     uint64_t *cells; /* page aligned, by object slot */
     size_t cells_bytes;
     uint64_t counters[DLK_COUNT_MAX];
+
+    /* Authority. */
+    uint64_t confirm_ns;     /* 0: it needs none */
+    uint64_t serve_until_ns; /* by the confirmation that was last looked at */
 
     /* Time and waiting. */
     struct dlk_adaptive adaptive;
@@ -131,8 +139,21 @@ struct dlk_plane {
 /* plane.c: reads the clock and notices a stall. */
 uint64_t dlk_plane_clock(struct dlk_plane *plane);
 
+/* plane_authority.c */
+void dlk_plane_authority_begin(struct dlk_plane *plane, uint32_t confirm_ms);
+void dlk_plane_confirmed(struct dlk_plane *plane, uint64_t seen_ns); /* the control thread */
+bool dlk_plane_authorized(struct dlk_plane *plane, uint64_t now_ns);
+bool dlk_plane_hold_back(struct dlk_plane *plane);
+
+/* To be asked when the clock has been read. If not, it waits until it may: then clock_ns is the
+ * time. False: it is to stop. */
+static inline bool dlk_plane_may_serve(struct dlk_plane *plane)
+{
+    return plane->clock_ns <= plane->serve_until_ns || dlk_plane_hold_back(plane);
+}
+
 /* plane_control.c */
-void dlk_plane_commands(struct dlk_plane *plane);
+bool dlk_plane_commands(struct dlk_plane *plane); /* false: it is to stop */
 void dlk_plane_event(struct dlk_plane *plane, const struct dlk_event *event);
 void dlk_plane_flush_events(struct dlk_plane *plane);
 void dlk_plane_publish(struct dlk_plane *plane);

@@ -13,8 +13,13 @@
 
 /* ---- The control thread's side ---- */
 
+/* CONFIRMED does not queue behind what the plane must not carry out without it. */
 int dlk_plane_send_command(struct dlk_plane *plane, const struct dlk_command *command)
 {
+    if (command->op == DLK_COMMAND_CONFIRMED) {
+        dlk_plane_confirmed(plane, command->value);
+        return 1;
+    }
     if (!dlk_ring_put(&plane->commands, command)) {
         return 0;
     }
@@ -150,18 +155,21 @@ static void carry_out(struct dlk_plane *plane, const struct dlk_command *command
     dlk_plane_outbox(plane);
 }
 
-void dlk_plane_commands(struct dlk_plane *plane)
+bool dlk_plane_commands(struct dlk_plane *plane)
 {
     struct dlk_command command;
-    uint64_t now_ns;
 
     if (dlk_ring_empty(&plane->commands)) {
-        return;
+        return true;
     }
-    now_ns = dlk_plane_clock(plane); /* after they were put, before they are answered */
+    dlk_plane_clock(plane); /* after they were put, before they are answered */
+    if (!dlk_plane_may_serve(plane)) {
+        return false;
+    }
     for (int i = 0; i < DLK_PLANE_RING && dlk_ring_take(&plane->commands, &command); i++) {
-        carry_out(plane, &command, now_ns);
+        carry_out(plane, &command, plane->clock_ns);
     }
+    return true;
 }
 
 /* After a stall nobody is judged by the time that the machine has lost: at least a second, so that
