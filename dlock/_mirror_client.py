@@ -96,6 +96,8 @@ class MirrorClient:
         self.secret = b""
         self.epoch = 0
         self.incarnation = 0
+        self.sealed_epoch = 0  # of the newest primary to which it has reported its locks
+        self.reported: set[int] = set()  # by an update_all_locks that is not at its end
         self.max_lease_ms = 0
         self.free_lease_s = 0  # leases up to here need no declaration
         self.locks: dict[int, LockEntry] = {}

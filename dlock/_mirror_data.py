@@ -7,7 +7,7 @@ that was interrupted is undone. It knows neither statuses of arguments nor the c
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from dlock import _core
@@ -244,12 +244,37 @@ def settle(client: Any, timeout_ms: int) -> int:
     return status
 
 
-def claims(client: Any) -> list[_core.Claim]:
-    """What this client has got and holds, as `update_all_locks` reports it."""
+class Claims(NamedTuple):
+    """What a client reports of its locks: C's array, and the same for Python to read."""
+
+    array: Any
+    items: list[_core.Claim]
+
+
+def claims(client: Any) -> Claims:
+    """What this client has got and holds now, as `update_all_locks` reports it."""
     room = lib.dlk_client_claims(client, ffi.NULL, 0)
     while True:
         array = ffi.new("struct dlk_claim[]", room)
         count = lib.dlk_client_claims(client, array, room)
         if count <= room:
-            return _core.claims_from(ffi.buffer(array), count)
+            return Claims(array, _core.claims_from(ffi.buffer(array), count))
         room = count
+
+
+def select(claims: Claims, indices: Sequence[int]) -> Any:
+    """An array of these claims only."""
+    array = ffi.new("struct dlk_claim[]", len(indices))
+    for at, index in enumerate(indices):
+        array[at] = claims.array[index]
+    return array
+
+
+def claimed(client: Any, array: Any, statuses: Sequence[int]) -> None:
+    """Tells the book what the server said of the first claims of an array."""
+    lib.dlk_client_claimed(client, array, ffi.new("int32_t[]", list(statuses)), len(statuses))
+
+
+def seal(client: Any) -> None:
+    """From now on what was not claimed in this epoch is not got any more."""
+    lib.dlk_client_seal(client)

@@ -10,6 +10,7 @@ import time
 from typing import Final
 
 from dlock import _core, _mirror_table
+from dlock._core import lib
 from dlock._info import client_info
 from dlock._mirror_check import bad_address, bad_number, bad_seconds
 from dlock._mirror_client import VERSIONS, MirrorClient, Settings, judge
@@ -134,6 +135,7 @@ def _open_client(settings: Settings, address: str) -> MirrorClient | DlockStatus
         status = judge(welcome)
         if welcome is None or status is not DlockStatus.SUCCESS:
             return status
+        client.sealed_epoch = welcome.epoch
         if client.welcome(welcome, client.link) != DlockStatus.SUCCESS:
             client.ask(ClientDeinit())
             return DlockStatus.BAD_RESPONSE
@@ -210,7 +212,10 @@ def client_heartbeat(client_id: int, timeout: int | None) -> DlockStatus:
     except Refusal as refusal:
         unknown = refusal.status is DlockStatus.CLIENT_NOT_INIT
         return DlockStatus.EINVAL if unknown else refusal.status
+    epoch, sent_ns = client.epoch, _core.now_ns()
     reply = client.ask(Heartbeat(), timeout)
     status = DlockStatus.BAD_RESPONSE if reply is None else client.said(reply.status)
+    if status is DlockStatus.SUCCESS:
+        lib.dlk_client_heard(client.pointer, epoch, sent_ns)
     client.count(status)
     return status

@@ -2,15 +2,16 @@
 (specification, sections 4 and 7).
 
 A client that is re-initialised keeps its id and what it believes to hold; only its two links are
-made anew. Whatever remakes or ends a session holds the client's `lifecycle` lock.
+made anew. At a new primary it reports its locks, and what it did not report is not got any more
+from `client_reinit_done` on. Whatever remakes or ends a session holds the client's `lifecycle`
+lock.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from dlock import _core, _mirror_data
@@ -18,21 +19,39 @@ from dlock._core import lib
 from dlock._info import client_info
 from dlock._mirror_check import bad_address
 from dlock._mirror_client import STATUSES, VERSIONS, MirrorClient, judge
+from dlock._mirror_data import Claims
 from dlock._mirror_enter import Refusal, enter_client
 from dlock.control.link import ControlLink, LinkError
-from dlock.control.messages import ClientReinit, LockClaim, ReinitDone, UpdateLocks
+from dlock.control.messages import (
+    ClientReinit,
+    LockClaim,
+    ReinitDone,
+    Statuses,
+    UpdateLocks,
+    Welcome,
+)
 from dlock.types import DlockStatus
 
 _log = logging.getLogger("dlock.client")
 
-_CLAIM_FIELDS: Final = frozenset(LockClaim._fields) - {"descriptor", "size"}
+_BATCH: Final = _core.DLK_BATCH_MAX
+_RETRY_PAUSE_S: Final = 0.02
+
+# What the book is told where the server has the lock and this client has got it. FAIL is among
+# them: the hold is lost, but the local state stays until `lock_extend`, or the first call on a rw
+# lock, asks and hears so (section 7).
+_KNOWN: Final = frozenset({DlockStatus.SUCCESS, DlockStatus.FAIL})
+
+
+# ---- New links -----------------------------------------------------------------------------------
 
 
 def client_reinit(client_id: int, ip_str: str | None) -> DlockStatus:
     """Makes the links of a client anew, after BAD_RESPONSE or at a new primary.
 
     Locks, tickets and re-entry counts stay. EINVAL (no address, unknown client); NOT_READY (no
-    server answers); CLIENT_REMOVED_BY_SERVER; SERVER_NO_RESOURCE. Sections 4 and 7.
+    server answers, or one that is older than what this client has seen); CLIENT_REMOVED_BY_SERVER;
+    SERVER_NO_RESOURCE. Sections 4 and 7.
     """
     try:
         client = enter_client(client_id, lambda: bad_address(ip_str), counts_invalid=False)
@@ -48,45 +67,92 @@ def client_reinit(client_id: int, ip_str: str | None) -> DlockStatus:
 
 
 def _reopen(client: MirrorClient, address: str) -> DlockStatus:
-    timeout_s = client.settings.reply_timeout_s
-    try:
-        link = ControlLink.connect(address, client.settings.port, timeout_s)
-    except LinkError as problem:
-        _log.info("client_reinit of %d: %s", client.id, problem)
+    deadline = time.monotonic() + client.settings.reply_timeout_s
+    asked = _ask_to_return(client, address, deadline)
+    if asked is None:
         return DlockStatus.NOT_READY
+    welcome, link = asked
     taken = False
     try:
-        request = ClientReinit(
-            *VERSIONS, client.id, client.secret, client.epoch, client.incarnation, 0,
-            client_info(),
-        )
-        try:
-            welcome = link.request(request, timeout_s)
-        except LinkError as problem:
-            _log.info("client_reinit of %d: %s", client.id, problem)
-            return DlockStatus.NOT_READY
         status = judge(welcome)
+        if status is DlockStatus.ERROR or _is_older(client, welcome, status):
+            _log.warning(
+                "client_reinit of %d: the server at %s is older than one that it has seen (epoch "
+                "%d), or another of the same epoch; ask the newest primary",
+                client.id, address, client.epoch,
+            )
+            return DlockStatus.NOT_READY
         if status is not DlockStatus.SUCCESS:
             return status
-        same_server = (welcome.epoch, welcome.incarnation) == (client.epoch, client.incarnation)
-        if client.link is not None:
-            client.link.close()
         taken = True
-        if not same_server:
-            client.forget_objects()
-        attached = client.welcome(welcome, link)
-        lib.dlk_client_unverify(client.pointer)
-        client.reinitialising = True
-        if attached != DlockStatus.SUCCESS:
-            return DlockStatus.NOT_READY
-        return DlockStatus.SUCCESS
+        return _take_up(client, welcome, link)
     finally:
         if not taken:
             link.close()
 
 
+def _ask_to_return(
+    client: MirrorClient, address: str, deadline: float
+) -> tuple[Welcome, ControlLink] | None:
+    """The answer to ClientReinit and its link; None: nobody answers.
+
+    A primary without a state directory that is shown an epoch begins again with a higher one: it
+    closes the connection and answers the next. So one that breaks off is asked again."""
+    while True:
+        left_s = max(deadline - time.monotonic(), 0.001)
+        try:
+            link = ControlLink.connect(address, client.settings.port, left_s)
+        except LinkError as problem:
+            _log.info("client_reinit of %d: %s", client.id, problem)
+            return None
+        answered = False
+        try:
+            welcome = link.request(_request(client), max(deadline - time.monotonic(), 0.001))
+            answered = True
+            return welcome, link
+        except LinkError as problem:
+            _log.info("client_reinit of %d: %s", client.id, problem)
+        finally:
+            if not answered:
+                link.close()
+        if time.monotonic() + _RETRY_PAUSE_S >= deadline:
+            return None
+        time.sleep(_RETRY_PAUSE_S)
+
+
+def _request(client: MirrorClient) -> ClientReinit:
+    return ClientReinit(
+        *VERSIONS, client.id, client.secret, client.epoch, client.incarnation, 0, client_info()
+    )
+
+
+def _is_older(client: MirrorClient, welcome: Welcome, status: DlockStatus) -> bool:
+    """A client that has seen an epoch never again obeys a lower one, nor the same of another
+    server."""
+    if status is not DlockStatus.SUCCESS:
+        return False
+    other = welcome.incarnation != client.incarnation
+    return welcome.epoch < client.epoch or (welcome.epoch == client.epoch and other)
+
+
+def _take_up(client: MirrorClient, welcome: Welcome, link: ControlLink) -> DlockStatus:
+    if client.link is not None:
+        client.link.close()
+    if welcome.epoch != client.epoch:
+        client.forget_objects()
+    client.reported.clear()
+    client.reinitialising = True
+    attached = client.welcome(welcome, link)
+    lib.dlk_client_unverify(client.pointer)
+    return DlockStatus.SUCCESS if attached == DlockStatus.SUCCESS else DlockStatus.NOT_READY
+
+
+# ---- The end of a re-initialisation --------------------------------------------------------------
+
+
 def client_reinit_done(client_id: int) -> DlockStatus:
-    """Ends a re-initialisation: unlocks and cancels without an answer are sent again first.
+    """Ends a re-initialisation: unlocks and cancels without an answer are sent again first. At a
+    new primary, locks that were not reported are not got any more.
     CLIENT_NOT_INIT; BAD_RESPONSE; ERROR (not re-initialising). Sections 4 and 7."""
     try:
         client = enter_client(client_id, lambda: False)
@@ -102,6 +168,10 @@ def _end_reinit(client: MirrorClient) -> DlockStatus:
     if not client.reinitialising:
         return DlockStatus.ERROR
     timeout_ms = round(client.settings.reply_timeout_s * 1000)
+    if client.sealed_epoch != client.epoch:
+        # Ids are handed out anew above those that were claimed: what was not may not be sent again.
+        _mirror_data.seal(client.pointer)
+        client.sealed_epoch = client.epoch
     settled = _mirror_data.settle(client.pointer, timeout_ms)
     # A recovering server answers debts with NOT_READY: they are kept and sent again later.
     if settled not in (DlockStatus.SUCCESS, DlockStatus.NOT_READY):
@@ -115,54 +185,82 @@ def _end_reinit(client: MirrorClient) -> DlockStatus:
     return client.said(reply.status)
 
 
+# ---- What a client reports -----------------------------------------------------------------------
+
+
 def update_all_locks(client_id: int) -> DlockStatus:
     """Tells the server which locks this client has got and holds, in batches of 31.
 
-    CLIENT_NOT_INIT; BAD_RESPONSE; EAGAIN (not all were sent: call again). The requests leave from
-    a thread of their own while the caller's takes in the answers. Sections 4 and 7.
+    SUCCESS: all were reported; what the server did not take over, the first call on it tells.
+    CLIENT_NOT_INIT; BAD_RESPONSE; EAGAIN (not all were sent within `reply_timeout`: call again, it
+    goes on where it stopped). The requests leave from a thread of their own while the caller's
+    takes in the answers. Sections 4 and 7.
     """
     try:
         client = enter_client(client_id, lambda: False)
     except Refusal as refusal:
         return refusal.status
     with client.lifecycle:
-        status = client.said(_report(client, _lock_claims(client)))
+        status = client.said(_report(client, _mirror_data.claims(client.pointer)))
     client.count(status)
     return status
 
 
-def _lock_claims(client: MirrorClient) -> list[LockClaim]:
-    claims = []
-    for claim in _mirror_data.claims(client.pointer):
-        lock = client.locks.get(claim.lock_id)
-        if lock is not None:
-            shared = {name: getattr(claim, name) for name in _CLAIM_FIELDS}
-            claims.append(LockClaim(descriptor=lock.descriptor, size=1, **shared))
-    return claims
+def _report(client: MirrorClient, claims: Claims) -> DlockStatus:
+    """Sends what was not sent yet, and tells the book what came of it."""
+    indices = [
+        index
+        for index, claim in enumerate(claims.items)
+        if claim.lock_id in client.locks and claim.lock_id not in client.reported
+    ]
+    batches = [indices[at : at + _BATCH] for at in range(0, len(indices), _BATCH)]
+    requests = [UpdateLocks(tuple(_claim(client, claims, index) for index in batch))
+                for batch in batches]
+    answers = _send(client, requests)
+    if answers is None:
+        return DlockStatus.BAD_RESPONSE
+    for batch, reply in zip(batches, answers, strict=False):
+        if reply.status is not DlockStatus.SUCCESS:
+            return reply.status
+        if len(reply.statuses) != len(batch):
+            return DlockStatus.BAD_RESPONSE
+        _enter_answers(client, claims, batch, reply.statuses)
+    if len(answers) < len(batches):
+        return DlockStatus.EAGAIN
+    client.reported.clear()  # the next call begins anew
+    return DlockStatus.SUCCESS
 
 
-def _report(client: MirrorClient, claims: list[LockClaim]) -> DlockStatus:
-    """Sends the claims; the first status that is no SUCCESS ends it."""
-    size = _core.DLK_BATCH_MAX
-    batches = [tuple(claims[at : at + size]) for at in range(0, len(claims), size)]
-    answers: queue.SimpleQueue[DlockStatus] = queue.SimpleQueue()
-    given_up = threading.Event()
-    deadline = time.monotonic() + client.settings.reply_timeout_s
+def _claim(client: MirrorClient, claims: Claims, index: int) -> LockClaim:
+    claim = claims.items[index]
+    named = claim._asdict()
+    del named["result"]  # the server's
+    return LockClaim(client.locks[claim.lock_id].descriptor, **{**named, "size": 1})
 
-    def send() -> None:
-        for batch in batches:
-            if given_up.is_set() or time.monotonic() >= deadline:
-                answers.put(DlockStatus.EAGAIN)
-                return
-            reply = client.ask(UpdateLocks(batch))
-            answers.put(DlockStatus.BAD_RESPONSE if reply is None else reply.status)
-        answers.put(DlockStatus.DONE)
 
-    threading.Thread(target=send, name="dlock-claims", daemon=True).start()
+def send_s(client: MirrorClient) -> float:
+    """For how long one call sends; then it says EAGAIN."""
+    return client.settings.reply_timeout_s
+
+
+def _send(client: MirrorClient, requests: list[UpdateLocks]) -> list[Statuses] | None:
+    """The answers to as many requests as could be sent in time; None: the link is gone."""
+    link = client.link
+    if link is None:
+        return None
     try:
-        while (answer := answers.get()) is not DlockStatus.DONE:
-            if answer is not DlockStatus.SUCCESS:
-                return answer
-        return DlockStatus.SUCCESS
-    finally:
-        given_up.set()
+        return link.stream(requests, send_s(client), client.settings.reply_timeout_s)
+    except LinkError as problem:
+        _log.info("update_all_locks of %d: %s", client.id, problem)
+        return None
+
+
+def _enter_answers(
+    client: MirrorClient, claims: Claims, batch: list[int], statuses: Sequence[DlockStatus]
+) -> None:
+    if client.sealed_epoch != client.epoch:
+        answered = zip(batch, statuses, strict=True)
+        known = [index for index, status in answered if status in _KNOWN]
+        array = _mirror_data.select(claims, known)
+        _mirror_data.claimed(client.pointer, array, [DlockStatus.SUCCESS] * len(known))
+    client.reported.update(claims.items[index].lock_id for index in batch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -68,25 +67,23 @@ def background() -> Iterator[Callable[..., Future[Any]]]:
 
 @pytest.fixture
 def far_service() -> Iterator[Callable[..., FarService]]:
-    """Starts a server in a process of its own, which can be stopped in its tracks, and the client
-    library with these settings."""
+    """Starts a server in a process of its own, which can be stopped in its tracks or killed, and
+    the client library with these settings."""
     import mirror_tools
 
     from dlock import dclient
 
-    started: list[subprocess.Popen[str]] = []
+    services: list[FarService] = []
 
-    def start(session_ttl: int = 10, **client: object) -> FarService:
+    def start(limits: dict[str, object] | None = None, **client: object) -> FarService:
         port = mirror_tools.free_port()
-        process = mirror_tools.run_python(mirror_tools.SERVER_PROGRAM, port, session_ttl)
-        started.append(process)
-        assert mirror_tools.line_of(process) == "serving"
+        process = mirror_tools.start_far(port, **(limits or {}))
+        services.append(mirror_tools.FarService(port, 0, process=process))
         cfg = mirror_tools.client_cfg(port, **client)
         assert dclient.dclient_lib_init(cfg) is mirror_tools.S.SUCCESS
-        return mirror_tools.FarService(port, 0, process=process)
+        return services[-1]
 
     yield start
-    for process in started:
-        process.kill()
-        process.wait()
+    for service in services:
+        service.crash()
     dclient.dclient_lib_deinit()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import socket
@@ -22,11 +23,13 @@ from dlock.types import (
     LockRequest,
     PrimaryCfg,
     ServerCfg,
+    State,
 )
 
 S = DlockStatus
 ATOMIC, RW, FAIR = DlockType.ATOMIC, DlockType.RW, DlockType.FAIR
 LEASE_S = 60
+HOST = "127.0.0.1"
 
 _names = itertools.count()
 
@@ -71,7 +74,7 @@ class Service:
     clients: list[int] = field(default_factory=list)
 
     def client(self) -> int:
-        status, client_id = dclient.client_init("127.0.0.1")
+        status, client_id = dclient.client_init(HOST)
         assert status is S.SUCCESS
         assert client_id is not None
         self.clients.append(client_id)
@@ -83,6 +86,19 @@ class Service:
         lock_ids = {get(client, desc) for client in clients}
         assert len(lock_ids) == 1
         return lock_ids.pop()
+
+    def crash(self) -> None:
+        """To its clients it is as if the server had died."""
+        assert dserver.server_stop(self.server_id) is S.SUCCESS
+
+    def start(self, recovery_client_num: int = 0, **limits: object) -> None:
+        """Another primary, at the same address."""
+        self.server_id = start_server(self.port, recovery_client_num, **limits)
+
+    def fail_over(self, recovery_client_num: int = 0, **limits: object) -> None:
+        """The primary dies, and another one takes its place."""
+        self.crash()
+        self.start(recovery_client_num, **limits)
 
 
 @dataclass
@@ -98,20 +114,36 @@ class FarService(Service):
     def go_on(self) -> None:
         self.process.send_signal(signal.SIGCONT)
 
+    def crash(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.process.wait()
+
+    def start(self, recovery_client_num: int = 0, **limits: object) -> None:
+        self.process = start_far(self.port, recovery_client_num, **limits)
+
 
 SERVER_PROGRAM = """
-import sys
+import json, sys
 from dlock import dserver
 from dlock.types import DlockStatus, PrimaryCfg, ServerCfg
 
-port, session_ttl = map(int, sys.argv[1:])
+primary, limits = map(json.loads, sys.argv[1:])
 dserver.dserver_lib_init(1)
-primary = PrimaryCfg(server_ip_str="127.0.0.1", server_port=port)
-cfg = ServerCfg(primary=primary, sleep_mode_enable=True, session_ttl=session_ttl)
+cfg = ServerCfg(primary=PrimaryCfg(**primary), sleep_mode_enable=True, **limits)
 assert dserver.server_start(cfg)[0] is DlockStatus.SUCCESS
 print("serving", flush=True)
 sys.stdin.read()
 """
+
+
+def start_far(port: int, recovery_client_num: int = 0, **limits: object) -> subprocess.Popen[str]:
+    """A server in a process of its own, which ends with its standard input."""
+    primary = {"server_ip_str": HOST, "server_port": port,
+               "recovery_client_num": recovery_client_num}
+    process = run_python(SERVER_PROGRAM, json.dumps(primary), json.dumps(limits))
+    assert line_of(process) == "serving"
+    return process
 
 
 def get(client: int, desc: LockDesc) -> int:
@@ -121,13 +153,14 @@ def get(client: int, desc: LockDesc) -> int:
     return lock_id
 
 
-def server_cfg(port: int, **limits: object) -> ServerCfg:
-    primary = PrimaryCfg(server_ip_str="127.0.0.1", server_port=port)
+def server_cfg(port: int, recovery_client_num: int = 0, **limits: object) -> ServerCfg:
+    primary = PrimaryCfg(
+        server_ip_str=HOST, server_port=port, recovery_client_num=recovery_client_num)
     return ServerCfg(primary=primary, sleep_mode_enable=True, **limits)  # type: ignore[arg-type]
 
 
-def start_server(port: int, **limits: object) -> int:
-    status, server_id = dserver.server_start(server_cfg(port, **limits))
+def start_server(port: int, recovery_client_num: int = 0, **limits: object) -> int:
+    status, server_id = dserver.server_start(server_cfg(port, recovery_client_num, **limits))
     assert status is S.SUCCESS
     assert server_id is not None
     return server_id
@@ -152,3 +185,33 @@ def run_python(program: str, *arguments: object) -> subprocess.Popen[str]:
 def line_of(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
+
+
+# ---- Coming back ---------------------------------------------------------------------------------
+
+
+def reinit(client: int) -> None:
+    """Takes up the session at a living server."""
+    assert dclient.client_reinit(client, HOST) is S.SUCCESS
+    assert dclient.client_reinit_done(client) is S.SUCCESS
+
+
+def report(client: int) -> None:
+    """The first two calls of a recovery."""
+    assert dclient.client_reinit(client, HOST) is S.SUCCESS
+    assert dclient.update_all_locks(client) is S.SUCCESS
+
+
+def recover(*clients: int) -> None:
+    """What an application does at a new primary, client by client."""
+    for client in clients:
+        report(client)
+        assert dclient.client_reinit_done(client) is S.SUCCESS
+
+
+def shown(client: int, lock_id: int) -> State:
+    """The local state of a lock; asks nothing of the server."""
+    status, state = dclient.trylock(client, ex(lock_id, 0))
+    assert status is S.SUCCESS
+    assert state is not None
+    return state

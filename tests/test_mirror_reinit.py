@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import time
 
-from mirror_tools import ATOMIC, FAIR, RW, S, Service, ex, extend_ex, get, sh, start_server, until
+from mirror_tools import (
+    ATOMIC,
+    FAIR,
+    HOST,
+    RW,
+    S,
+    Service,
+    ex,
+    extend_ex,
+    get,
+    line_of,
+    reinit,
+    run_python,
+    sh,
+    start_server,
+    until,
+)
+from test_mirror_order import EXCEPTED, NAMING_A_CLIENT, status_of
 
-from dlock import dclient, dserver
+from dlock import _mirror_table, dclient, dserver
+from dlock._core import lib
 from dlock.types import AtomicDesc, LockDesc
-
-HOST = "127.0.0.1"
 
 
 def break_data_links(service: Service) -> None:
@@ -22,11 +39,6 @@ def break_data_links(service: Service) -> None:
             ends = {duplicate.getsockname()[1:2], duplicate.getpeername()[1:2]}
             if duplicate.family == socket.AF_INET and (service.port,) not in ends:
                 duplicate.shutdown(socket.SHUT_RDWR)
-
-
-def reinit(client: int) -> None:
-    assert dclient.client_reinit(client, HOST) is S.SUCCESS
-    assert dclient.client_reinit_done(client) is S.SUCCESS
 
 
 def test_everything_is_as_before(service: Service) -> None:
@@ -210,3 +222,116 @@ def test_an_asynchronous_grant_that_nobody_checked_is_given_back(service: Servic
     assert dclient.lock_result_check(one)[0] is S.NO_ASYNC
     assert dclient.trylock(one, ex(lock_id, 0))[1].token == 0
     assert dclient.trylock(two, ex(lock_id))[0] is S.SUCCESS
+
+
+# ---- The session had ended -----------------------------------------------------------------------
+
+
+def sessions(service: Service) -> int:
+    """How many the server has."""
+    return dserver._library.servers[service.server_id].stats()["clients"]
+
+
+def outlive_the_session(service: Service, client: int) -> None:
+    """Nothing of this client arrives any more, until the server has ended its session."""
+    there = sessions(service)
+    lib.dlk_client_detach(_mirror_table.clients[client].pointer)
+    until(lambda: sessions(service) == there - 1, 20)
+
+
+def test_client_reinit_tells_that_the_session_had_ended(start_service) -> None:
+    service = start_service(session_ttl=2)
+    client = service.client()
+    lock_id = service.lock(ATOMIC, client)
+    dclient.trylock(client, ex(lock_id))
+    outlive_the_session(service, client)
+    assert dclient.lock_extend(client, extend_ex(lock_id))[0] is S.BAD_RESPONSE
+    assert dclient.client_reinit(client, HOST) is S.CLIENT_REMOVED_BY_SERVER
+    for name, call in NAMING_A_CLIENT.items():
+        if name not in EXCEPTED:
+            assert status_of(call(client)) is S.CLIENT_REMOVED_BY_SERVER, name
+    assert dclient.client_deinit(client) is S.SUCCESS
+
+
+STOPPED_CLIENT = """
+import sys
+from dlock import dclient
+from dlock.types import ClientCfg, LockDesc, LockOp, LockRequest
+
+dclient.dclient_lib_init(ClientCfg(primary_port=int(sys.argv[1])))
+me = dclient.client_init("127.0.0.1")[1]
+lock = dclient.get_lock(me, LockDesc(b"name"))[1]
+request = LockRequest(lock, LockOp.LOCK_EXCLUSIVE, 60)
+print(dclient.trylock(me, request)[0].name, flush=True)
+sys.stdin.readline()
+print(dclient.trylock(me, request)[0].name, flush=True)
+print(dclient.client_reinit(me, "127.0.0.1").name, flush=True)
+print(dclient.client_init("127.0.0.1")[0].name, flush=True)
+"""
+
+
+def test_a_client_that_was_stopped_for_too_long(start_service) -> None:
+    service = start_service(session_ttl=2)
+    process = run_python(STOPPED_CLIENT, service.port)
+    try:
+        assert line_of(process) == "SUCCESS"
+        process.send_signal(signal.SIGSTOP)
+        until(lambda: sessions(service) == 0, 20)
+        process.send_signal(signal.SIGCONT)
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        # The call itself says so if its link still stood, else client_reinit does.
+        assert line_of(process) in ("CLIENT_REMOVED_BY_SERVER", "BAD_RESPONSE")
+        assert line_of(process) == "CLIENT_REMOVED_BY_SERVER"
+        assert line_of(process) == "SUCCESS"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_session_ends_in_the_middle_of_a_re_initialisation(start_service) -> None:
+    service = start_service(session_ttl=2)
+    client = service.client()
+    service.lock(ATOMIC, client)
+    assert dclient.client_reinit(client, HOST) is S.SUCCESS
+    outlive_the_session(service, client)
+    assert dclient.client_reinit_done(client) is S.BAD_RESPONSE  # its links are gone
+    assert dclient.client_reinit(client, HOST) is S.CLIENT_REMOVED_BY_SERVER
+    assert dclient.client_reinit_done(client) is S.CLIENT_REMOVED_BY_SERVER
+    assert dclient.update_all_locks(client) is S.CLIENT_REMOVED_BY_SERVER
+
+
+# ---- The statuses of a re-initialisation ---------------------------------------------------------
+
+
+def test_client_reinit_done_without_an_answer(service: Service) -> None:
+    client = service.client()
+    lock_id = service.lock(ATOMIC, client)
+    dclient.trylock(client, ex(lock_id))
+    assert dclient.client_reinit(client, HOST) is S.SUCCESS
+    link = _mirror_table.clients[client].link
+    assert link is not None
+    link.close()
+    assert dclient.client_reinit_done(client) is S.BAD_RESPONSE
+    reinit(client)
+    assert dclient.unlock(client, lock_id)[0] is S.SUCCESS
+
+
+def test_a_heartbeat_renews_while_the_data_link_is_down(service: Service) -> None:
+    client = service.client()
+    pointer = _mirror_table.clients[client].pointer
+    lib.dlk_client_detach(pointer)
+    left_ms = lib.dlk_client_session_left_ms(pointer)
+    until(lambda: lib.dlk_client_session_left_ms(pointer) < left_ms)
+    assert dclient.client_heartbeat(client, 20) is S.SUCCESS
+    assert lib.dlk_client_session_left_ms(pointer) >= left_ms
+
+
+def test_reporting_again_after_all_was_reported(service: Service) -> None:
+    client = service.client()
+    locks = [service.lock(ATOMIC, client) for _ in range(40)]
+    assert dclient.update_all_locks(client) is S.SUCCESS
+    reinit(client)
+    assert dclient.update_all_locks(client) is S.SUCCESS
+    assert {dclient.trylock(client, ex(lock_id))[0] for lock_id in locks} == {S.SUCCESS}
