@@ -231,8 +231,8 @@ class Record:
 
 
 class FlatRecord(Record):
-    """A Record of a named tuple of bytes first and integers behind them, of which very many are
-    read: what is right is told in bulk; for everything else the fields say what is wrong."""
+    """A Record of a named tuple of bytes first and integers behind them, of which very many travel:
+    what is right is told in bulk; for everything else the fields say what is wrong."""
 
     __slots__ = ("_bytes", "_highs", "_lows", "_make", "_types")
 
@@ -249,13 +249,21 @@ class FlatRecord(Record):
         self._highs = [one.high for one in integers]
 
     def load(self, wire: object) -> Any:
-        if type(wire) is list and list(map(type, wire)) == self._types:
-            integers = wire[1:]
-            if (self._bytes.low <= len(wire[0]) <= self._bytes.high
-                    and all(map(le, self._lows, integers))
-                    and all(map(le, integers, self._highs))):
-                return self._make(wire)
+        if type(wire) is list and self._is_right(wire):
+            return self._make(wire)
         return super().load(wire)
+
+    def dump(self, value: Any) -> list[object]:
+        wire: list[object] = list(value)
+        return wire if self._is_right(wire) else super().dump(value)
+
+    def _is_right(self, wire: list[Any]) -> bool:
+        if list(map(type, wire)) != self._types:
+            return False
+        integers = wire[1:]
+        return (self._bytes.low <= len(wire[0]) <= self._bytes.high
+                and all(map(le, self._lows, integers))
+                and all(map(le, integers, self._highs)))
 
 
 def _kind_of(hint: Any) -> Kind:
