@@ -168,6 +168,7 @@ def start_server(port: int, recovery_client_num: int = 0, **limits: object) -> i
 
 def client_cfg(port: int, **settings: object) -> ClientCfg:
     settings.setdefault("wait_mode", "block")
+    settings.setdefault("lock_wait", 30)  # whoever waits gets it; none waits for that in vain
     return ClientCfg(primary_port=port, **settings)  # type: ignore[arg-type]
 
 

@@ -108,7 +108,7 @@ static void test_no_server(void)
     struct silent peer = listen_silently();
     struct user user = {.client = new_client(DLK_WAIT_BLOCK, 1000),
                         .link = link_to(peer.port, 1, WORLD_TTL_MS)};
-    user.link.timeout_ms = 80;
+    user.link.timeout_ms = 2000;
     assert(dlk_client_attached(user.client) == 0);
     assert(dlk_client_attach(user.client, &user.link) == S(PENDING)); /* connected, unanswered */
     assert(attach(&user) == S(BAD_RESPONSE));

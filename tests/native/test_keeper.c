@@ -11,7 +11,7 @@
 #define S(name) DLK_STATUS_##name
 #define N(name) DLK_NOTICE_##name
 
-enum { NUMBER = 7, HOUR_MS = 3600000, SEMAPHORE_LOCK = 9, MANY = 5000, MANY_LEASE_MS = 4000 };
+enum { NUMBER = 7, HOUR_MS = 3600000, SEMAPHORE_LOCK = 9, MANY = 5000, MANY_LEASE_MS = 8000 };
 
 static struct dlk_notice next_notice(void)
 {
@@ -82,6 +82,19 @@ static bool busy_for(const struct user *user, uint32_t lock)
 
 /* ---- Renewal ---- */
 
+/* Until more of the lease is left than a moment before. */
+static void await_renewal(const struct user *user, uint32_t lock, uint64_t owner)
+{
+    uint64_t end_ns = dlk_now_ns() + (uint64_t)WORLD_PATIENCE_MS * DLK_NS_PER_MS;
+    uint64_t before_ms = left_ms(user, lock, owner);
+    uint64_t now_ms;
+    while ((now_ms = left_ms(user, lock, owner)) <= before_ms) {
+        assert(dlk_now_ns() < end_ns);
+        before_ms = now_ms;
+        usleep(1000);
+    }
+}
+
 /* A lease shorter than anything else the keeper would wake for: it is told of it. */
 static void test_renewed_while_nobody_calls(struct world *world, uint32_t slot, bool numbered)
 {
@@ -89,8 +102,9 @@ static void test_renewed_while_nobody_calls(struct world *world, uint32_t slot, 
     struct user other = join(world, slot + 1);
     get_lock(&holder, 4, DLK_KIND_ATOMIC, 1);
     get_lock(&other, 4, DLK_KIND_ATOMIC, 1);
-    uint64_t token = take_lock(&holder, 4, 1500);
-    usleep(4000000);
+    uint64_t token = take_lock(&holder, 4, 6000);
+    await_renewal(&holder, 4, 1);
+    await_renewal(&holder, 4, 1);
     assert(busy_for(&other, 4));
     struct dlk_call look = make_call(DLK_VERB_LOOK, 4, 1, 0);
     assert(run_call(&holder, &look) == S(SUCCESS) && look.token == token && look.count == 1);
