@@ -23,6 +23,7 @@ from dlock import _core
 from dlock.control.loop import ControlLoop, log_event
 from dlock.control.messages import EPOCH_MAX
 from dlock.control.registry import Registry
+from dlock.control.registry_recovery import RecoveryPlan
 from dlock.control.registry_sessions import RegistryConfig
 from dlock.control.state_dir import StateDir, StateDirError, open_state_dir, with_margin_ms
 
@@ -222,7 +223,9 @@ class Server:
 
     def _new_loop(self) -> ControlLoop:
         config = self.config
-        settle_until_ns = _core.now_ns() + self.settle_ms * MS_NS if self.settle_ms else None
+        now_ns = _core.now_ns()
+        recovery = RecoveryPlan(now_ns, config.session_ttl_ms, reread=True,
+                                not_before_ns=now_ns + self.settle_ms * MS_NS)
         registry = Registry(RegistryConfig(
             random_bytes=os.urandom,
             data_port=self.data_port,
@@ -233,8 +236,8 @@ class Server:
             max_objects=config.max_objects,
             session_ttl_ms=config.session_ttl_ms,
             max_lease_ms=config.max_lease_ms,
-            promised_lease_ms=0 if self._state else config.max_lease_ms,
-            settle_until_ns=settle_until_ns,
+            durable=self._state is not None,
+            recovery=recovery if self.settle_ms else None,
         ))
         return ControlLoop(self._listener, self._plane, registry, self._state,
                            config.session_ttl_ms, 2 * config.max_clients + EXTRA_CONNECTIONS)

@@ -14,15 +14,17 @@ from typing import Any
 from dlock import _core
 from dlock._core import Command, Engine, Event, Limits, Request
 from dlock.control import messages as m
-from dlock.control.loop_views import LookArrays
+from dlock.control.loop_views import LentArrays
 from dlock.control.registry import Registry
 from dlock.control.registry_effects import (
     Answer,
     AnswerStats,
+    Claims,
     CloseConnection,
     Effect,
     Look,
 )
+from dlock.control.registry_recovery import RecoveryPlan
 from dlock.control.registry_sessions import RegistryConfig
 
 SECOND = 1_000_000_000
@@ -38,8 +40,8 @@ def reinit(welcome: m.Welcome, secret: bytes | None = None) -> m.ClientReinit:
 class World:
     """`log` holds every effect in order; answers are also filed by (connection, request id)."""
 
-    settle_until_ns: int | None = None
-    promised_lease_ms: int = 0
+    recovery: RecoveryPlan | None = None
+    durable: bool = True
     now_ns: int = 1_000 * SECOND
 
     def __post_init__(self) -> None:
@@ -47,16 +49,19 @@ class World:
         config = RegistryConfig(
             random_bytes=source.randbytes, data_port=4711, epoch=3, incarnation=99, max_locks=8,
             max_clients=4, max_objects=4, session_ttl_ms=TTL_MS,
-            promised_lease_ms=self.promised_lease_ms, settle_until_ns=self.settle_until_ns)
+            recovery=self.recovery, durable=self.durable)
         self.config = config
         self.registry = Registry(config)
         self.engine = Engine(
             Limits(max_locks=config.max_locks, max_sessions=config.max_sessions, max_entries=256,
                    max_cells=config.max_objects, max_lease_ms=config.max_lease_ms),
-            epoch=3, ready=self.settle_until_ns is None)
+            epoch=3, ready=self.recovery is None)
+        if self.recovery is not None:
+            ready = Command(_core.DLK_COMMAND_READY, value=_core.DLK_READY_RECOVERING)
+            self.engine.command(ready, self.now_ns)
         self.commands: deque[Command] = deque()
         self.events: deque[Event] = deque()
-        self.looks = LookArrays()
+        self.lent = LentArrays()
         self.log: list[Effect] = []
         self.answers: dict[tuple[int, int], m.Message] = {}
         self.closed: list[int] = []
@@ -69,8 +74,8 @@ class World:
         for effect in effects:
             if isinstance(effect, Command):
                 self.commands.append(effect)
-            elif isinstance(effect, Look):
-                self.commands.append(self.looks.lend(effect))
+            elif isinstance(effect, Look | Claims):
+                self.commands.append(self.lent.lend(effect))
             elif isinstance(effect, Answer):
                 key = (effect.connection, effect.request_id)
                 assert key not in self.answers, "answered twice"
@@ -96,7 +101,7 @@ class World:
         if not self.events:
             return False
         event = self.events.popleft()
-        self.take(self.registry.event(event, self.now_ns, self.looks.take(event)))
+        self.take(self.registry.event(event, self.now_ns, self.lent.take(event)))
         return True
 
     def run(self) -> None:
@@ -165,4 +170,4 @@ class World:
         return [effect for effect in self.log if isinstance(effect, kind)]
 
     def stats(self) -> dict[str, int]:
-        return self.registry.stats()
+        return self.registry.stats(self.now_ns)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from registry_world import World
+from registry_world import TTL_MS, World
 
 from dlock import _core
 from dlock.control import messages as m
 from dlock.control.codec import MESSAGE_BYTES_MAX, encode
 from dlock.control.registry_effects import Look
+from dlock.control.registry_recovery import RecoveryPlan
 from dlock.control.registry_view import (
     CLIENT_LINE_BYTES,
     ENTRY_LINE_BYTES,
@@ -178,7 +179,7 @@ def test_no_answer_is_longer_than_a_message() -> None:
 
 
 def test_nothing_is_known_while_the_server_settles() -> None:
-    world = World(settle_until_ns=2_000_000_000_000)
+    world = World(recovery=RecoveryPlan(0, TTL_MS, not_before_ns=2_000_000_000_000))
     questions: tuple[m.Request[Any], ...] = (
         m.ShowLock(b"a"), m.BreakLock(b"a", 0, True), m.ListLocks(b"", 0, 1, False),
         m.ListClients(0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from registry_world import SECOND, TTL_MS, World, reinit
+from registry_world import TTL_MS, World, reinit
 
 from dlock import _core
 from dlock.control import messages as m
@@ -258,28 +258,10 @@ def test_a_lease_as_long_as_a_session_is_free(world: World) -> None:
 
 
 def test_without_a_state_directory_max_lease_is_free() -> None:
-    world = World(promised_lease_ms=3_600_000)
+    world = World(durable=False)
     assert world.init(1).declared_lease_ms == 3_600_000
     world.ask(1, m.DeclareLease(3_600_000))
     assert world.of(PersistLease) == []
-
-
-def test_settling() -> None:
-    world = World(settle_until_ns=1_010 * SECOND)
-    assert world.init(1).status is S.NOT_READY
-    assert world.ask(1, m.ClientReinit(1, 1, 5, b"x" * 16, 2, 1, 0, {})).status is S.NOT_READY
-    assert world.ask(1, m.GetLocks((m.LockSpec(b"a", 0),) * 3)).status is S.NOT_READY
-    assert world.ask(1, m.ClientDeinit()).status is S.NOT_READY
-    assert world.stats()["NOT_READY"] == 6
-    assert world.registry.next_deadline_ns() == 1_010 * SECOND
-    world.later(9.9)
-    world.run()
-    assert world.init(1).status is S.NOT_READY
-    world.later(0.1)
-    assert world.init(1).status is S.NOT_READY, "the plane does not know yet"
-    world.run()
-    assert world.init(1).status is S.SUCCESS
-    assert world.registry.next_deadline_ns() is None
 
 
 def test_the_next_epoch_is_written_before_it_is_taken(world: World) -> None:

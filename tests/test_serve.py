@@ -164,8 +164,8 @@ def test_after_a_kill_it_waits_and_then_serves(tmp_path: Path, serves: list[Serv
         assert client.welcome.epoch == 2
     code, errors = two.end()
     assert code == 0
-    assert "settling" in errors
-    assert "ready" in errors
+    assert "recovery begins" in errors
+    assert "recovery ends" in errors
 
 
 def test_without_a_state_directory_it_waits_a_session_ttl(

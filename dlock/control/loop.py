@@ -23,13 +23,15 @@ from dlock import _core
 from dlock._core import Command, Event
 from dlock.control import messages as m
 from dlock.control.codec import Decoder, encode
-from dlock.control.loop_views import LookArrays
-from dlock.control.registry import Phase, Registry
+from dlock.control.loop_views import LentArrays
+from dlock.control.registry import Registry
 from dlock.control.registry_effects import (
     Answer,
     AnswerStats,
+    Claims,
     CloseConnection,
     Effect,
+    ForgetFormer,
     Look,
     Note,
     Persist,
@@ -37,6 +39,7 @@ from dlock.control.registry_effects import (
     PersistLease,
     PersistSession,
     PersistStruck,
+    ReadFormerRoster,
 )
 from dlock.control.state_dir import StateDir
 
@@ -97,7 +100,7 @@ class ControlLoop:
         self._connections: dict[int, Connection] = {}
         self._numbers = 0
         self._commands: deque[Command] = deque()  # what the ring had no room for
-        self._looks = LookArrays()
+        self._lent = LentArrays()
         self._roster: set[int] = set()
         self._unfinished: deque[Connection] = deque()  # input that the closed gate cut off
         self._counters: Counter[str] = Counter()
@@ -132,7 +135,7 @@ class ControlLoop:
 
     def stats(self) -> dict[str, int]:
         """Counters and gauges of the registry, of this loop and of the plane, added up."""
-        stats = Counter(self._registry.stats())
+        stats = Counter(self._registry.stats(_core.now_ns()))
         stats.update(dict(self._counters))
         stats.update(dict(zip(self._counter_names, self._plane.counters(), strict=True)))
         return {**stats, "connections": len(self._connections)}
@@ -172,9 +175,6 @@ class ControlLoop:
         self._check_ns = now_ns + self._check_every_ns
         if self._state is not None:
             self._state.confirm()
-        if self._registry.phase is Phase.SETTLING:
-            left_ns = max(0, (self._registry.next_deadline_ns() or 0) - now_ns)
-            log_event(logging.INFO, "settling", {"seconds_left": round(left_ns / SECOND_NS, 1)})
 
     def _woken(self, _now_ns: int) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -203,7 +203,7 @@ class ControlLoop:
             if event is None:
                 self._events_left = False
                 return
-            self._carry_out(self._registry.event(event, now_ns, self._looks.take(event)))
+            self._carry_out(self._registry.event(event, now_ns, self._lent.take(event)))
         self._events_left = True  # The descriptor will not say so again.
 
     def _flush_commands(self, now_ns: int) -> None:
@@ -227,17 +227,21 @@ class ControlLoop:
             if isinstance(effect, Answer):
                 self._answer(effect.connection, effect.request_id, effect.message)
             elif isinstance(effect, Command):
-                if effect.op == _core.DLK_COMMAND_READY and self._state is not None:
-                    self._state.settled()
                 self._send_command(effect)
-            elif isinstance(effect, Look):
-                self._send_command(self._looks.lend(effect))
+            elif isinstance(effect, Look | Claims):
+                self._send_command(self._lent.lend(effect))
             elif isinstance(effect, AnswerStats):
                 self._answer(effect.connection, effect.request_id, m.StatsReply(self.stats()))
             elif isinstance(effect, CloseConnection):
                 self._end(effect)
             elif isinstance(effect, Note):
                 log_event(effect.level, effect.event, effect.fields)
+            elif isinstance(effect, ReadFormerRoster):
+                # What the former one promised lasts at the longest until now.
+                self._carry_out(self._registry.roster_read((), _core.now_ns()))
+            elif isinstance(effect, ForgetFormer):
+                if self._state is not None and not self._roster:
+                    self._state.settled()
             elif isinstance(effect, Persist) and self._state is not None:
                 self._persist(self._state, effect)
 

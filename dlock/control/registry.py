@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Callable
-from enum import Enum
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from dlock import _core
 from dlock._core import Command, Event
@@ -28,21 +27,16 @@ from dlock.control.registry_effects import (
     Note,
     Outbox,
     PersistEpoch,
-    Views,
+    Shown,
 )
 from dlock.control.registry_locks import Lock, LockTable
 from dlock.control.registry_objects import Object, ObjectTable
+from dlock.control.registry_restoring import Phase as Phase
+from dlock.control.registry_restoring import Restoring
 from dlock.control.registry_sessions import Client, RegistryConfig, Sessions, negotiate
 from dlock.control.registry_view import Operators
+from dlock.control.roster import RosterEntry
 from dlock.types import DlockStatus
-
-
-class Phase(Enum):
-    """SETTLING: clients of a former primary could still believe in their holds, so nothing is
-    granted. READY: everything is."""
-
-    SETTLING = "settling"
-    READY = "ready"
 
 
 def bad_peer(event: Event) -> Note:
@@ -55,22 +49,26 @@ def bad_peer(event: Event) -> Note:
         "reason": _core.fault_text(event.result)}, logging.WARNING)
 
 
+# What those are answered who have come while the server recovers, and who came early.
+ALWAYS_ANSWERED: Final = frozenset({m.UpdateLocks, m.ReinitDone})
+EARLY_ANSWERED: Final = frozenset({m.ClientDeinit, m.Heartbeat, m.DeclareLease})
+
+
 class Registry:
     """See the head of this file. Every public method that takes input returns its effects."""
 
     def __init__(self, config: RegistryConfig) -> None:
-        self.phase = Phase.READY if config.settle_until_ns is None else Phase.SETTLING
         self._config = config
-        self._becoming_ready = False
         self._out = Outbox()
         self._locks = LockTable(config.max_locks, self._out)
         self._objects = ObjectTable(config.max_objects, self._out)
         self._sessions = Sessions(config, self._out, self._release_all)
         self._operators = Operators(self._out, self._locks, self._sessions)
         self._cycles = Cycles(self._out, self._locks, self._sessions)
+        self._restoring = Restoring(config, self._out, self._locks, self._sessions)
         self._handlers: dict[type[m.Message], Callable[[Client, Call], None]] = {
-            m.ReinitDone: self._sessions.reinit_done,
-            m.ClientDeinit: self._sessions.deinit,
+            m.ReinitDone: self._reinit_done,
+            m.ClientDeinit: self._deinit,
             m.Heartbeat: self._sessions.heartbeat,
             m.DeclareLease: self._sessions.declare_lease,
             m.GetLocks: self._get_locks,
@@ -91,16 +89,15 @@ class Registry:
         self._objects.tick(now_ns)
         call = Call(connection, request_id, message, now_ns)
         if isinstance(message, m.Stats):
-            self._out.add(AnswerStats(connection, request_id, self.stats()))
+            self._out.add(AnswerStats(connection, request_id, self.stats(now_ns)))
         elif isinstance(message, m.ClientInit | m.ClientReinit):
             self._enter(call, message)
+        elif isinstance(message, m.AwaitReady):
+            self._restoring.await_ready(call)
         elif isinstance(message, m.Recover):
-            ready = self.phase is Phase.READY
-            self._out.answer(call, m.RecoveryShown(DlockStatus.SUCCESS, int(ready)))
-        elif isinstance(message, m.AwaitReady) and self.phase is Phase.READY:
-            self._out.status(call, DlockStatus.SUCCESS)
+            self._restoring.recover(call)
         elif self.phase is not Phase.READY:
-            self._out.refuse(call, DlockStatus.NOT_READY)
+            self._before_ready(call)
         elif self._operators.knows(message):
             self._operators.ask(call)
         elif isinstance(message, m.GetCycle):
@@ -117,12 +114,13 @@ class Registry:
     def disconnected(self, connection: int) -> list[Effect]:
         """The connection is closed; its session stays."""
         self._sessions.disconnected(connection)
+        self._restoring.disconnected(connection)
         return self._out.drain()
 
-    def event(self, event: Event, now_ns: int, views: Views = ()) -> list[Effect]:
-        """An event of the plane; `views`: what it has shown, if it ends a look."""
+    def event(self, event: Event, now_ns: int, shown: Shown = ()) -> list[Effect]:
+        """An event of the plane; `shown`: what it has written, if it ends a look or claims."""
         if event.op == _core.DLK_EVENT_DONE:
-            self._out.done(event, views, now_ns)
+            self._out.done(event, shown, now_ns)
         elif event.op == _core.DLK_EVENT_SESSION_ENDED:
             self._sessions.ended(event, now_ns)
         elif event.op == _core.DLK_EVENT_SESSION_FREED:
@@ -137,28 +135,34 @@ class Registry:
             self._out.add(bad_peer(event))
         return self._out.drain()
 
+    def roster_read(self, entries: Iterable[RosterEntry], now_ns: int) -> list[Effect]:
+        """What the effect ReadFormerRoster asked for."""
+        self._restoring.roster_read(entries, now_ns)
+        return self._out.drain()
+
     def tick(self, now_ns: int) -> list[Effect]:
-        """What time ends: settling, leases of objects. And what was too much to do at once."""
+        """What time ends: waiting for clients, leases of objects. And what was too much to do at
+        once."""
         self._objects.tick(now_ns)
         self._locks.tick()
-        until_ns = self._config.settle_until_ns
-        if until_ns is not None and not self._becoming_ready and now_ns >= until_ns:
-            self._becoming_ready = True
-            self._out.command(Command(_core.DLK_COMMAND_READY, value=1), self._ready)
+        self._restoring.tick(now_ns)
         return self._out.drain()
 
     def next_deadline_ns(self) -> int | None:
         """When `tick` is due; None: never. May be early, never late."""
-        if self._locks.leaving:
+        if self._locks.busy:
             return 0
-        deadlines = [self._objects.next_deadline_ns()]
-        if not self._becoming_ready:
-            deadlines.append(self._config.settle_until_ns)
+        deadlines = (self._objects.next_deadline_ns(), self._restoring.next_deadline_ns())
         return min((one for one in deadlines if one is not None), default=None)
 
     # ---- What others ask -------------------------------------------------------------------------
 
-    def stats(self) -> dict[str, int]:
+    @property
+    def phase(self) -> Phase:
+        """How far the server is."""
+        return self._restoring.phase
+
+    def stats(self, now_ns: int) -> dict[str, int]:
         """Counters (capital names, as in DebugStats) and gauges (small ones)."""
         return {
             **self._out.counters,
@@ -168,7 +172,7 @@ class Registry:
             **self._operators.gauges,
             "commands_under_way": self._out.under_way,
             "epoch": self._config.epoch,
-            "ready": int(self.phase is Phase.READY),
+            **self._restoring.gauges(now_ns),
         }
 
     def bound(self, connection: int) -> bool:
@@ -180,6 +184,7 @@ class Registry:
         self._sessions.check(self._locks.leaving)
         self._locks.check()
         self._objects.check()
+        self._restoring.check()
 
     # ---- Sessions --------------------------------------------------------------------------------
 
@@ -187,12 +192,36 @@ class Registry:
         version = negotiate(message.version_min, message.version_max)
         if version is None:
             self._out.refuse(call, DlockStatus.PROTO_VERSION_NEGOTIATION_FAIL)
+        elif isinstance(message, m.ClientReinit):
+            if not self._restoring.is_of_the_past(call):
+                self._restoring.reinit(call, version)
         elif self.phase is not Phase.READY:
             self._out.refuse(call, DlockStatus.NOT_READY)
-        elif isinstance(message, m.ClientInit):
-            self._sessions.init(call, message, version)
         else:
-            self._sessions.reinit(call, message, version)
+            self._sessions.init(call, message, version)
+
+    def _before_ready(self, call: Call) -> None:
+        """Whoever has come may say what it has; who can make use of a server that recovers may
+        also live, ask for leases, and leave."""
+        client = self._sessions.of(call.connection)
+        kind = type(call.message)
+        if client is not None and client.gone:
+            self._out.refuse(call, DlockStatus.CLIENT_REMOVED_BY_SERVER)
+        elif client is None or client.opening or self.phase is Phase.OVER or not (
+                kind in ALWAYS_ANSWERED or (client.early and kind in EARLY_ANSWERED)):
+            self._out.refuse(call, DlockStatus.NOT_READY)
+        else:
+            self._sessions.renew(client, call.now_ns)
+            self._handlers[kind](client, call)
+
+    def _reinit_done(self, client: Client, call: Call) -> None:
+        if client.reinitialising:
+            self._restoring.done(client, call.now_ns)
+        self._sessions.reinit_done(client, call)
+
+    def _deinit(self, client: Client, call: Call) -> None:
+        self._sessions.deinit(client, call)
+        self._restoring.done(client, call.now_ns)
 
     def _release_all(self, client: Client, now_ns: int) -> None:
         self._locks.release_all(client.locks)
@@ -219,6 +248,9 @@ class Registry:
             self._locks.release(client.locks, lock_id) for lock_id in call.message.lock_ids))
 
     def _update_locks(self, client: Client, call: Call) -> None:
+        if self.phase is Phase.RECOVERING:
+            self._restoring.update(client, call)
+            return
         self._answer_statuses(call, tuple(
             self._locks.check_claim(client.locks, claim) for claim in call.message.claims))
 
@@ -266,14 +298,11 @@ class Registry:
 
     # ---- The server's own ------------------------------------------------------------------------
 
-    def _ready(self, _event: Event) -> None:
-        self.phase = Phase.READY
-        self._out.add(Note("ready", {"epoch": self._config.epoch}))
-
     def _epoch_low(self, event: Event) -> None:
         """Half of an epoch's tokens are used: the next one may be taken, once it is on disk."""
         epoch = event.value + 1
         if epoch <= m.EPOCH_MAX:
+            self._restoring.epoch_taken(epoch)
             self._out.add(PersistEpoch(epoch))
             self._out.command(Command(_core.DLK_COMMAND_EPOCH, value=epoch))
         else:

@@ -106,11 +106,20 @@ class Look(Frozen):
     command: Command
 
 
+class Claims(Frozen):
+    """Send this command (CLAIM) with the address of an array of these, and hand back what became of
+    each (a list of enum dlk_result) with its DONE event. Any number may be under way."""
+
+    command: Command
+    claims: list[m.LockClaim]
+
+
 Persist = PersistEnded | PersistEpoch | PersistLease | PersistSession | PersistStruck
-Effect = (Answer | AnswerStats | CloseConnection | Command | ForgetFormer | Look | Note | Persist
-          | ReadFormerRoster | TakeHigherEpoch)
+Effect = (Answer | AnswerStats | Claims | CloseConnection | Command | ForgetFormer | Look | Note
+          | Persist | ReadFormerRoster | TakeHigherEpoch)
 
 Views = Sequence[EntryView | LockView]  # what a look has shown
+Shown = Views | Sequence[int]  # the same, or what became of claims
 
 
 Counters = Counter[str]
@@ -146,8 +155,7 @@ class Outbox:
         self.counters: Counters = Counter()
         self._effects: list[Effect] = []
         self._waiting: dict[int, list[Callable[[Event], None]]] = {}
-        self._looking: Callable[[Event, Views, int], None] | None = None
-        self._look_cookie = 0
+        self._lent: dict[int, Callable[[Event, Any, int], None]] = {}
         self._last_done = 0
         self.last_cookie = 0
 
@@ -194,10 +202,20 @@ class Outbox:
 
     def look(self, command: Command, then: Callable[[Event, Views, int], None]) -> None:
         """Sends a VIEW or SURVEY; `then` gets its DONE event, what it has shown, and the time."""
-        assert self._looking is None, "one look at a time"
         self.last_cookie += 1
-        self._looking, self._look_cookie = then, self.last_cookie
+        self._lent[self.last_cookie] = then
         self._effects.append(Look(command._replace(cookie=self.last_cookie)))
+
+    def claim(
+        self, command: Command, claims: list[m.LockClaim],
+        then: Callable[[Event, Sequence[int], int], None],
+    ) -> int:
+        """Sends a CLAIM; `then` gets its DONE event, what became of each, and the time. Returns its
+        cookie."""
+        self.last_cookie += 1
+        self._lent[self.last_cookie] = then
+        self._effects.append(Claims(command._replace(cookie=self.last_cookie), claims))
+        return self.last_cookie
 
     def when_done(self, cookie: int, then: Callable[[], None]) -> None:
         """Calls `then` once that command and all before it are done; at once if they are."""
@@ -206,15 +224,15 @@ class Outbox:
         else:
             self._waiting.setdefault(cookie, []).append(lambda _event: then())
 
-    def done(self, event: Event, views: Views, now_ns: int) -> None:
-        """A DONE event of the plane, and what it has shown if it was a look."""
+    def done(self, event: Event, shown: Shown, now_ns: int) -> None:
+        """A DONE event of the plane, and what it has written if it was lent an array."""
         assert event.cookie == self._last_done + 1, "the plane answers commands in their order"
         self._last_done = event.cookie
+        lent = self._lent.pop(event.cookie, None)
+        if lent is not None:
+            lent(event, shown, now_ns)
         for then in self._waiting.pop(event.cookie, ()):
             then(event)
-        if self._looking is not None and event.cookie == self._look_cookie:
-            looked, self._looking = self._looking, None
-            looked(event, views, now_ns)
 
     @property
     def under_way(self) -> int:
@@ -231,29 +249,45 @@ class Slots:
     """The free places of one of the engine's tables: lowest never used first, then reused."""
 
     def __init__(self, size: int) -> None:
-        self._size = size
+        self.size = size
         self._fresh = 0
         self._given_back: list[int] = []
+        self._claimed: set[int] = set()  # taken out of turn, from _fresh on
+        self._high = 0
 
     def take(self) -> int | None:
         """A free slot, or None."""
         if self._given_back:
             return self._given_back.pop()
-        if self._fresh == self._size:
+        while self._fresh in self._claimed:
+            self._claimed.remove(self._fresh)
+            self._fresh += 1
+        if self._fresh == self.size:
             return None
         self._fresh += 1
         return self._fresh - 1
 
+    def claim(self, slot: int) -> None:
+        """Takes this one, which is free. Only before the first `take`."""
+        assert not self._fresh
+        assert slot < self.size
+        assert slot not in self._claimed
+        self._claimed.add(slot)
+        self._high = max(self._high, slot + 1)
+
     def give(self, slot: int) -> None:
         """The slot is free again."""
-        self._given_back.append(slot)
+        if slot in self._claimed:
+            self._claimed.remove(slot)
+        else:
+            self._given_back.append(slot)
 
     @property
     def high(self) -> int:
         """Slots from this one on were never taken."""
-        return self._fresh
+        return max(self._fresh, self._high)
 
     @property
     def in_use(self) -> int:
         """How many are taken."""
-        return self._fresh - len(self._given_back)
+        return self._fresh - len(self._given_back) + len(self._claimed)

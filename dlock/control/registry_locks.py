@@ -27,8 +27,15 @@ from dlock.types import DlockStatus
 RELEASES_PER_TICK: Final = 1000
 
 
+# What a CLAIM says of locks that are open then.
+CLAIM_OPENED: Final = frozenset({
+    _core.DLK_RESULT_GRANTED, _core.DLK_RESULT_QUEUED, _core.DLK_RESULT_TICKETED,
+    _core.DLK_RESULT_DONE, _core.DLK_RESULT_NOT_HELD})
+
+
 class LockPhase(Enum):
-    """See the head of this file; FAILED: the plane refused to open it."""
+    """See the head of this file; FAILED: there is no such lock in the plane: it refused to open it,
+    or (in a recovery) a newer one has its name or its slot."""
 
     OPENING = "opening"
     OPEN = "open"
@@ -63,7 +70,9 @@ class LockTable:
         self._by_descriptor: dict[bytes, Lock] = {}
         self._by_slot: dict[int, Lock] = {}
         self._last_id = 0
+        self._idle: list[Lock] | None = None  # while claims come: what nobody has got (yet)
         self._leaving: deque[Got] = deque()  # of clients that are gone, not yet released
+        self._closable: deque[Lock] = deque()  # claimed, got by nobody, and not closed yet
         self._releases_left = RELEASES_PER_TICK
 
     @property
@@ -142,7 +151,10 @@ class LockTable:
             return DlockStatus.LOCK_NOT_GET
         lock.refs -= 1
         if lock.refs == 0 and lock.phase is not LockPhase.FAILED:
-            self._close(lock)
+            if self._idle is None:
+                self._close(lock)
+            else:  # Others may claim it yet.
+                self._idle.append(lock)
         return DlockStatus.SUCCESS
 
     def release_all(self, got: Got) -> None:
@@ -159,6 +171,11 @@ class LockTable:
                 self.release(got, lock_id)
             if not got:
                 self._leaving.popleft()
+        while self._closable and self._releases_left:
+            self._releases_left -= 1
+            lock = self._closable.popleft()
+            if not lock.refs and lock.phase in (LockPhase.OPENING, LockPhase.OPEN):
+                self._close(lock)
 
     def tick(self) -> None:
         """Goes on releasing what clients that are gone had got."""
@@ -167,8 +184,13 @@ class LockTable:
 
     @property
     def leaving(self) -> tuple[Got, ...]:
-        """What is still to be released; while there is something, `tick` is due."""
+        """What is still to be released."""
         return tuple(self._leaving)
+
+    @property
+    def busy(self) -> bool:
+        """Is `tick` due?"""
+        return bool(self._leaving or self._closable)
 
     def _close(self, lock: Lock) -> None:
         lock.phase = LockPhase.CLOSING
@@ -195,11 +217,63 @@ class LockTable:
         del self._by_slot[lock.slot]
         self._slots.give(lock.slot)
 
+    # ---- While claims come -----------------------------------------------------------------------
+
+    def begin_claims(self) -> None:
+        """From now on locks are claimed, and none is closed because nobody has got it."""
+        self._idle = []
+
+    def end_claims(self) -> None:
+        """From now on locks are made, and closed; what nobody has got any more goes, bit by bit."""
+        self._closable.extend(self._idle or ())
+        self._idle = None
+
+    def in_slot(self, slot: int) -> Lock | None:
+        """The lock in this slot."""
+        return self._by_slot.get(slot)
+
+    @property
+    def size(self) -> int:
+        """How many slots there are."""
+        return self._slots.size
+
+    def heard_of(self, lock_id: int) -> None:
+        """Ids that are handed out from now on are above this one."""
+        self._last_id = max(self._last_id, lock_id)
+
+    def claimed(self, claim: LockClaim, size: int) -> Lock:
+        """Enters a lock as it was at the former primary; a CLAIM that is sent now opens it."""
+        lock = Lock(claim.lock_id, claim.slot, claim.descriptor, claim.kind, size, 0,
+                    LockPhase.OPENING, 0)
+        self._slots.claim(lock.slot)
+        self._by_descriptor[lock.descriptor] = self._by_slot[lock.slot] = lock
+        return lock
+
+    def claim_answered(self, lock: Lock, event: Event, result: int) -> None:
+        """The CLAIM that was to open this lock is done, with this for one claim of it."""
+        if event.cookie != lock.cookie or lock.phase is not LockPhase.OPENING:
+            return
+        if not carried_out(event):
+            lock.phase = LockPhase.FAILED
+            self._forget(lock)
+        elif result in CLAIM_OPENED:
+            lock.phase = LockPhase.OPEN
+        else:  # Refused, and perhaps before the lock was looked at.
+            self._open(lock)
+
+    def displace(self, lock: Lock) -> None:
+        """A newer lock has its name or its slot: this one is over, whoever holds it."""
+        self._outbox.command(Command(
+            _core.DLK_COMMAND_LOCK_CLOSE, slot=lock.slot, id=lock.id, size=1))
+        lock.phase = LockPhase.FAILED
+        self._forget(lock)
+
     @staticmethod
     def check_claim(got: Got, claim: LockClaim) -> DlockStatus:
         """Against a server that knows: has this client got what it says?"""
         lock = got.get(claim.lock_id)
-        if lock is None or (lock.descriptor, lock.kind) != (claim.descriptor, claim.kind):
+        if (lock is None or lock.phase is LockPhase.FAILED
+                or (lock.descriptor, lock.kind) != (claim.descriptor, claim.kind)):
             return DlockStatus.LOCK_NOT_GET
         return DlockStatus.SUCCESS
 
@@ -210,4 +284,5 @@ class LockTable:
             assert lock.slot == slot
             assert self._by_descriptor[lock.descriptor] is lock
             assert 1 <= lock.id <= self._last_id
-            assert (lock.refs > 0) == (lock.phase in (LockPhase.OPENING, LockPhase.OPEN))
+            in_use = lock.phase in (LockPhase.OPENING, LockPhase.OPEN)
+            assert in_use if lock.refs else not in_use or lock in (self._idle or self._closable)

@@ -1,24 +1,48 @@
-"""Who is waited for after a restart, and for how long."""
+"""Who is waited for after a restart, for how long, and when it is over. Pure: now is an argument.
+
+A client of the former primary is AWAY until it re-initialises, CAME until it has said that all is
+claimed, then BACK. One that stays away is waited for as long as it could believe in what it held
+(or as an operator says), then it is EVICTED and never taken back. A session of which only leased
+holds were left (ended) cannot come back; it is only waited for. The recovery is over when nobody is
+away any more, and not before `not_before_ns`.
+
+This file decides; registry.py sends the commands, writes the roster and answers.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import heapq
+from collections import Counter
+from collections.abc import Iterable
+from enum import Enum
+from typing import Final
 
-from dlock.control.roster import RosterEntry
+from dlock._frozen import Frozen
+from dlock.control.fields import U32_MAX
+from dlock.control.messages_recover import ABSENT_LINES_MAX, AbsentLine
+from dlock.control.roster import (
+    RosterEntry,
+    believed_ms,
+    is_secret_of,
+    verifier_of,
+    who_of,
+    with_margin_ms,
+)
+
+MS_NS: Final = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class RecoveryPlan:
+class RecoveryPlan(Frozen):
     """What a new primary knows of its predecessor's clients.
 
     `roster`: the sessions that are waited for. `count`: how many are waited for where there is no
-    roster, whoever they are. With neither, anybody may come until `not_before_ns`, and nobody is
-    waited for longer. `trusted`: anybody may come, and lapsed sessions are believed. `started_ns`:
-    from when on the predecessor did not serve, or could know that it was replaced;
-    `not_before_ns`: nothing is granted before. `deadline_ms`: nobody is waited for longer than this
-    from the start; None: for as long as they could believe. `session_ttl_ms`: the longest that the
-    predecessor promised. `reread`: the predecessor may serve until not_before_ns: its roster is
-    then read again (ReadFormerRoster), and until then nobody is told to be unknown.
+    roster, whoever they are. With neither, anybody may come until `not_before_ns`, and nobody who
+    has not come by then is waited for. `trusted`: anybody may come, and lapsed sessions are
+    believed. `started_ns`: from when on the predecessor did not serve, or could know that it was
+    replaced; `not_before_ns`: nothing is granted before. `deadline_ms`: nobody is waited for longer
+    than this from the start; None: for as long as they could believe. `session_ttl_ms`: the longest
+    that the predecessor promised. `reread`: the predecessor may serve until not_before_ns: its
+    roster is then read again (ReadFormerRoster), and until then nobody is taken back.
     """
 
     started_ns: int
@@ -29,3 +53,266 @@ class RecoveryPlan:
     not_before_ns: int = 0
     deadline_ms: int | None = None
     reread: bool = False
+
+    @property
+    def anybody(self) -> bool:
+        """May those come who are on no roster?"""
+        return self.trusted or self.count > 0 or not (self.roster or self.reread)
+
+    @property
+    def lapsed_believed(self) -> bool:
+        """Are lapsed sessions believed that are on no roster?"""
+        return self.trusted or self.count > 0
+
+    def until_ns(self, lease_ms: int) -> int:
+        """How long one that has declared this lease is waited for."""
+        wait_ms = believed_ms(self.session_ttl_ms, lease_ms)
+        if self.deadline_ms is not None:
+            wait_ms = min(wait_ms, max(self.deadline_ms, with_margin_ms(self.session_ttl_ms)))
+        return self.started_ns + wait_ms * MS_NS
+
+
+class State(Enum):
+    """See the head of this file."""
+
+    AWAY = "away"
+    CAME = "came"
+    BACK = "back"
+    EVICTED = "evicted"
+
+
+class Verdict(Enum):
+    """What becomes of a ClientReinit."""
+
+    WELCOME = "welcome"
+    UNKNOWN = "unknown"
+    WRONG_SECRET = "wrong secret"
+    LATER = "later"
+
+
+class Expected:
+    """One who is waited for. `listed`: on the roster."""
+
+    __slots__ = ("entry", "listed", "state", "until_ns")
+
+    def __init__(self, entry: RosterEntry, until_ns: int, *, listed: bool) -> None:
+        self.entry = entry
+        self.until_ns = until_ns
+        self.listed = listed
+        self.state = State.AWAY
+
+
+class Progress(Frozen):
+    """How far it is; `absent` of `expected` are waited for, at most until `until_ns`."""
+
+    expected: int
+    back: int
+    evicted: int
+    absent: int
+    until_ns: int
+
+
+class Recovery:
+    """One recovery, from the start until it is over."""
+
+    def __init__(self, plan: RecoveryPlan, max_lease_ms: int) -> None:
+        self.plan = plan
+        self._roster_known = not plan.reread
+        # Of those without an entry it is not known which leases they had; where nothing at all is
+        # known, nothing longer than a session is waited for.
+        self._unlisted_lease_ms = max_lease_ms if plan.lapsed_believed else 0
+        self._who: dict[int, Expected] = {}
+        self._deadlines: list[tuple[int, int]] = []  # a heap of (until_ns, client id)
+        self._counts: Counter[State] = Counter()
+        self._nameless = plan.count  # how many of `count` have not come
+        self._nameless_until_ns = plan.until_ns(max_lease_ms)
+        self._nameless_evicted = 0
+        self._reading = False
+        for entry in plan.roster:
+            self._add(entry, listed=True)
+
+    def _add(self, entry: RosterEntry, *, listed: bool) -> Expected:
+        one = Expected(entry, self.plan.until_ns(entry.lease_ms), listed=listed)
+        self._who[entry.client_id] = one
+        self._counts[one.state] += 1
+        heapq.heappush(self._deadlines, (one.until_ns, entry.client_id))
+        return one
+
+    def _become(self, one: Expected, state: State) -> None:
+        self._counts[one.state] -= 1
+        one.state = state
+        self._counts[state] += 1
+
+    # ---- Those who come --------------------------------------------------------------------------
+
+    def judge(self, client_id: int, secret: bytes) -> Verdict:
+        """May this client be taken back?"""
+        if not self._roster_known:
+            return Verdict.LATER
+        one = self._who.get(client_id)
+        if one is None:
+            return Verdict.WELCOME if self.plan.anybody else Verdict.UNKNOWN
+        if not is_secret_of(one.entry, secret):
+            return Verdict.WRONG_SECRET
+        gone = one.entry.ended or one.state is State.EVICTED
+        return Verdict.UNKNOWN if gone else Verdict.WELCOME
+
+    def known(self, client_id: int) -> tuple[int, bool]:
+        """The longest lease that this client may have declared, and whether it is on the roster."""
+        one = self._who.get(client_id)
+        return (self._unlisted_lease_ms, False) if one is None else (one.entry.lease_ms, one.listed)
+
+    def came(self, client_id: int, secret: bytes, info: dict[str, object]) -> Expected:
+        """A client that is welcome re-initialises. Who comes again stays BACK if it was: what it
+        had to claim is claimed."""
+        one = self._who.get(client_id)
+        if one is None:
+            self._nameless = max(0, self._nameless - 1)
+            one = self._add(
+                RosterEntry(client_id, self._unlisted_lease_ms, False, verifier_of(secret),
+                            who_of(info)), listed=False)
+        if one.state is State.AWAY:
+            self._become(one, State.CAME)
+        return one
+
+    def done(self, client_id: int) -> None:
+        """All of this client is claimed; or it has left, which is as good."""
+        one = self._who.get(client_id)
+        if one is not None and one.state is State.CAME:
+            self._become(one, State.BACK)
+
+    def lapsed_believed(self, client_id: int) -> bool:
+        """Are the lapsed holds of this client's session believed? What a session on the roster had
+        was given to nobody."""
+        one = self._who.get(client_id)
+        return self.plan.lapsed_believed or (one is not None and one.listed)
+
+    # ---- Those who stay away ---------------------------------------------------------------------
+
+    def overdue(self, now_ns: int) -> list[Expected]:
+        """Evicts those who have been waited for long enough."""
+        due = []
+        while self._deadlines and self._deadlines[0][0] <= now_ns:
+            _, client_id = heapq.heappop(self._deadlines)
+            one = self._who.get(client_id)
+            if one is not None and one.until_ns <= now_ns:
+                due.append(client_id)
+        if now_ns >= self._nameless_until_ns:
+            self._give_nameless_up()
+        return self.evict(due)[0]
+
+    def evict(self, client_ids: Iterable[int] | None) -> tuple[list[Expected], bool]:
+        """Nobody waits for these any more (None: for all who are absent). Those that this meets;
+        False: there was one among them who is not waited for."""
+        if client_ids is None:
+            self._give_nameless_up()
+            client_ids = [one.entry.client_id for one in self._absent()]
+        evicted, all_met = [], True
+        for client_id in client_ids:
+            one = self._who.get(client_id)
+            if one is not None and one.state in (State.AWAY, State.CAME):
+                self._become(one, State.EVICTED)
+                evicted.append(one)
+            else:
+                all_met = False
+        return evicted, all_met
+
+    def _give_nameless_up(self) -> None:
+        self._nameless_evicted += self._nameless
+        self._nameless = 0
+
+    # ---- The roster, read again ------------------------------------------------------------------
+
+    def wants_roster(self, now_ns: int) -> bool:
+        """Is it time to read the former roster again? True once."""
+        due = not self._roster_known and not self._reading and now_ns >= self.plan.not_before_ns
+        self._reading = self._reading or due
+        return due
+
+    def roster_read(
+        self, entries: Iterable[RosterEntry]
+    ) -> tuple[list[RosterEntry], list[RosterEntry]]:
+        """The predecessor has stopped, and this is what it left. Returns what is new in it or has
+        changed, and what is not on it any more."""
+        left = {entry.client_id: entry for entry in entries}
+        before = {client_id: one.entry for client_id, one in self._who.items()}
+        changed = []
+        for client_id, entry in left.items():
+            if client_id not in before:
+                self._add(entry, listed=True)
+                changed.append(entry)
+            elif entry != before[client_id]:
+                self._change(self._who[client_id], entry)
+                changed.append(self._who[client_id].entry)
+        struck = [entry for client_id, entry in before.items() if client_id not in left]
+        for entry in struck:
+            self._counts[self._who.pop(entry.client_id).state] -= 1
+        self._roster_known = True
+        return changed, struck
+
+    def _change(self, one: Expected, entry: RosterEntry) -> None:
+        lease_ms = max(entry.lease_ms, one.entry.lease_ms)
+        one.entry = RosterEntry(
+            entry.client_id, lease_ms, entry.ended, entry.verifier, entry.who)
+        one.until_ns = self.plan.until_ns(one.entry.lease_ms)
+        heapq.heappush(self._deadlines, (one.until_ns, entry.client_id))
+
+    # ---- How far it is ---------------------------------------------------------------------------
+
+    @property
+    def absent(self) -> int:
+        """How many are waited for."""
+        return self._counts[State.AWAY] + self._counts[State.CAME] + self._nameless
+
+    def over(self, now_ns: int) -> bool:
+        """Is nobody waited for any more?"""
+        return self._roster_known and not self.absent and now_ns >= self.plan.not_before_ns
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """What changes when something does; cheap."""
+        return len(self._who), *(self._counts[one] for one in State), self._nameless
+
+    def progress(self) -> Progress:
+        """In numbers. Looks at all who are waited for."""
+        until = [one.until_ns for one in self._absent()]
+        if self._nameless:
+            until.append(self._nameless_until_ns)
+        return Progress(
+            len(self._who) + self._nameless + self._nameless_evicted,
+            self._counts[State.BACK],
+            self._counts[State.EVICTED] + self._nameless_evicted,
+            self.absent,
+            max((*until, self.plan.not_before_ns)),
+        )
+
+    def _absent(self) -> list[Expected]:
+        """Any thread may ask for progress, so the table is copied before it is walked."""
+        return [one for one in list(self._who.values()) if one.state in (State.AWAY, State.CAME)]
+
+    def lines(self, now_ns: int) -> tuple[AbsentLine, ...]:
+        """Who is waited for, those first who are waited for longest."""
+        first = heapq.nlargest(ABSENT_LINES_MAX, self._absent(), key=lambda one: one.until_ns)
+        return tuple(
+            AbsentLine(one.entry.client_id, min(one.entry.lease_ms, U32_MAX),
+                       left_ms(one.until_ns, now_ns), int(one.state is State.CAME), one.entry.who)
+            for one in first)
+
+    def next_deadline_ns(self) -> int | None:
+        """When something is to be done by time; may be early, never late."""
+        deadlines = [self._deadlines[0][0]] if self._deadlines else []
+        if self._nameless:
+            deadlines.append(self._nameless_until_ns)
+        if not self._reading and (not self._roster_known or not self.absent):
+            deadlines.append(self.plan.not_before_ns)
+        return min(deadlines, default=None)
+
+    def check(self) -> None:
+        """Asserts what must hold between any two inputs; for tests."""
+        assert self._counts == Counter(one.state for one in self._who.values())
+        assert self._nameless >= 0
+
+
+def left_ms(until_ns: int, now_ns: int) -> int:
+    """What is left until then, rounded up."""
+    return min(max(0, -(-(until_ns - now_ns) // MS_NS)), U32_MAX)

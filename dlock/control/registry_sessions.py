@@ -44,10 +44,8 @@ MS_NS: Final = 1_000_000
 class RegistryConfig:
     """Limits, what a Welcome says, and what the state directory says.
 
-    `promised_lease_ms`: the longest lease that need not be declared, if that is longer than a
-    session lives without being heard of: max_lease_ms where nothing is written down.
-    `settle_until_ns`: None: ready at once. `random_bytes`: for ids and secrets. `recovery`: what is
-    to be waited for, None: nothing. `durable`: epoch and roster are on disk.
+    `recovery`: who is to be waited for, None: nobody. `durable`: epoch and roster are on disk.
+    `random_bytes`: for ids and secrets.
     """
 
     random_bytes: Callable[[int], bytes]
@@ -59,16 +57,15 @@ class RegistryConfig:
     max_objects: int = _core.DLK_MAX_OBJECTS_DEFAULT
     session_ttl_ms: int = _core.DLK_SESSION_TTL_MS_DEFAULT
     max_lease_ms: int = _core.DLK_MAX_LEASE_MS_DEFAULT
-    promised_lease_ms: int = 0
-    settle_until_ns: int | None = None
     recovery: RecoveryPlan | None = None
     durable: bool = True
 
     @property
     def undeclared_lease_ms(self) -> int:
         """The longest lease that a session may ask for without DeclareLease. A new primary waits
-        for every session for session_ttl, so leases up to that are never written down."""
-        return min(max(self.session_ttl_ms, self.promised_lease_ms), self.max_lease_ms)
+        for every session for session_ttl, so leases up to that are never written down; and none is
+        where there is nothing to write on."""
+        return min(self.session_ttl_ms, self.max_lease_ms) if self.durable else self.max_lease_ms
 
     @property
     def max_sessions(self) -> int:
@@ -78,7 +75,9 @@ class RegistryConfig:
 
 @dataclass(slots=True, eq=False)
 class Client:
-    """One session. `gone`: it has ended, only answers to it are still under way."""
+    """One session. `early`: it can make use of a server that recovers; `adopted`: of a former
+    primary, so its client knows the secret before the Welcome; `listed`: on the roster; `gone`: it
+    has ended, only answers to it are still under way."""
 
     id: int
     slot: int
@@ -91,6 +90,8 @@ class Client:
     attach: int = 1
     opening: bool = True
     reinitialising: bool = False
+    early: bool = False
+    adopted: bool = False
     listed: bool = True
     gone: bool = False
     locks: GotLocks = field(default_factory=dict, repr=False)
@@ -182,12 +183,19 @@ class Sessions:
             self._config.undeclared_lease_ms, dict(message.info), call.now_ns, call.now_ns)
         self._clients[client.id] = self._bound[call.connection] = client
         self._by_slot[slot] = client
+        self._write_down(client)
+        self._open(call, client, version)
+
+    def _write_down(self, client: Client) -> None:
         self._out.add(PersistSession(RosterEntry(
             client.id, 0, False, verifier_of(client.secret), who_of(client.info))))
+
+    def _open(self, call: Call, client: Client, version: int) -> None:
+        kind = _core.DLK_SESSION_EARLY if client.early else _core.DLK_SESSION_PLAIN
         self._out.command(
-            Command(_core.DLK_COMMAND_SESSION_OPEN, slot=slot, id=client.id, secret=client.secret,
-                    attach=client.attach, ttl_ms=self._config.session_ttl_ms,
-                    lease_ms=client.declared_lease_ms),
+            Command(_core.DLK_COMMAND_SESSION_OPEN, slot=client.slot, id=client.id, kind=kind,
+                    secret=client.secret, attach=client.attach,
+                    ttl_ms=self._config.session_ttl_ms, lease_ms=client.declared_lease_ms),
             partial(self._opened, call, client, version))
 
     def _new_id(self) -> int:
@@ -201,12 +209,19 @@ class Sessions:
     def _opened(self, call: Call, client: Client, version: int, event: Event) -> None:
         client.opening = False
         if not carried_out(event):
-            del self._clients[client.id]
+            if not client.gone:
+                del self._clients[client.id]
+            self._leaving.pop(client.slot, None)
             self._unbind(client)
             self._free(client)
-            self._strike(client)
+            if not client.adopted:  # One that is waited for stays on the roster.
+                self._strike(client)
             self._out.refuse(call, DlockStatus.SERVER_NO_RESOURCE)
-        elif client.connection is None:
+        elif client.gone:
+            self._out.refuse(call, DlockStatus.CLIENT_REMOVED_BY_SERVER)
+        elif client.attach != 1:
+            self._out.refuse(call, DlockStatus.ERROR)  # A later connection has taken its place.
+        elif client.connection is None and not client.adopted:
             self._close(client, call.now_ns)  # Nobody will ever know its secret.
         else:
             self._out.add(Note("session opened", client.named, logging.DEBUG))
@@ -223,16 +238,50 @@ class Sessions:
         """ClientReinit at a server that is ready. The secret stays what it was: were it changed,
         a lost Welcome would lock the client out."""
         client = self._clients.get(message.client_id)
-        if client is None or client.opening:
+        if client is None or (client.opening and not client.adopted):
             self._out.refuse(call, DlockStatus.CLIENT_REMOVED_BY_SERVER)
         elif not hmac.compare_digest(client.secret, message.secret):
-            self._out.counters["CLIENT_ID_VERIFY_FAIL"] += 1
-            self._out.add(Note("wrong secret", {"client_id": client.id}, logging.WARNING))
-            self._out.refuse(call, DlockStatus.CLIENT_REMOVED_BY_SERVER)
+            self.wrong_secret(call)
         elif self._bound.get(call.connection) not in (None, client):
             self._out.refuse(call, DlockStatus.ERROR)
         else:
             self._supersede(call, client, version)
+
+    def wrong_secret(self, call: Call) -> None:
+        """Whoever this is, it is not that client."""
+        self._out.counters["CLIENT_ID_VERIFY_FAIL"] += 1
+        self._out.add(Note(
+            "wrong secret", {"client_id": call.message.client_id}, logging.WARNING))
+        self._out.refuse(call, DlockStatus.CLIENT_REMOVED_BY_SERVER)
+
+    def adopt(self, call: Call, version: int, lease_ms: int, *, listed: bool) -> Client | None:
+        """ClientReinit of a client of a former primary, whose secret is right: the session is
+        opened again under its id; `listed`: it is on the roster. None: it cannot be. However many
+        clients there may be, one that is waited for is taken while a slot is free."""
+        message: m.ClientReinit = call.message
+        known = self._clients.get(message.client_id)
+        if known is not None:
+            self.reinit(call, message, version)
+            return known
+        if call.connection in self._bound:
+            self._out.refuse(call, DlockStatus.ERROR)
+            return None
+        slot = self._slots.take()
+        if slot is None:
+            self._out.refuse(call, DlockStatus.SERVER_NO_RESOURCE)
+            return None
+        config = self._config
+        client = Client(
+            message.client_id, slot, message.secret, call.connection,
+            max(config.undeclared_lease_ms, min(lease_ms, config.max_lease_ms)),
+            dict(message.info), call.now_ns, call.now_ns,
+            reinitialising=True, early=bool(message.early), adopted=True)
+        self._clients[client.id] = self._bound[call.connection] = client
+        self._by_slot[slot] = client
+        if not listed:
+            self._write_down(client)
+        self._open(call, client, version)
+        return client
 
     def _supersede(self, call: Call, client: Client, version: int) -> None:
         """This connection is the session's from now on; the older ones, of both planes, are
@@ -245,6 +294,7 @@ class Sessions:
         self._bound[call.connection] = client
         client.attach += 1
         client.reinitialising = True
+        client.info = dict(call.message.info) or client.info
         self._out.command(
             Command(_core.DLK_COMMAND_SESSION_SUPERSEDE, slot=client.slot, id=client.id,
                     secret=client.secret, attach=client.attach),
@@ -253,19 +303,20 @@ class Sessions:
     def _superseded(
         self, call: Call, client: Client, version: int, attach: int, event: Event
     ) -> None:
-        if not carried_out(event):
+        if client.gone or not carried_out(event):
             self._out.refuse(call, DlockStatus.CLIENT_REMOVED_BY_SERVER)
         elif attach != client.attach:
-            self._out.refuse(call, DlockStatus.ERROR)  # A later one has taken its place.
+            self._out.refuse(call, DlockStatus.ERROR)  # The same here.
         else:
             self._out.add(Note("session taken up again", {"client_id": client.id}))
             self._out.answer(call, self._welcome(client, version))
 
     def reinit_done(self, client: Client, call: Call) -> None:
-        """The client has settled what was open."""
+        """The client has settled what was open. If it was the last one that a recovery waited for,
+        both planes serve when it is told so."""
         status = DlockStatus.SUCCESS if client.reinitialising else DlockStatus.ERROR
         client.reinitialising = False
-        self._out.status(call, status)
+        self._out.status_after_all(call, status)
 
     # ---- Life ------------------------------------------------------------------------------------
 
@@ -313,6 +364,16 @@ class Sessions:
         self._out.add(Note("session closed", {"client_id": client.id}, logging.DEBUG))
         self._out.status_after_all(call, DlockStatus.SUCCESS)
 
+    def evict(self, client_id: int, now_ns: int) -> None:
+        """Nobody waits for this client any more: it has no session from now on, if it had one."""
+        client = self._clients.get(client_id)
+        if client is None:
+            self._out.add(PersistStruck(client_id))
+            return
+        self._close(client, now_ns)
+        self._out.when_done(
+            self._out.last_cookie, partial(self._close_connection, client, "evicted"))
+
     def _close(self, client: Client, now_ns: int) -> None:
         """Ends a session that has not ended by itself."""
         self._strike(client)
@@ -346,13 +407,14 @@ class Sessions:
         self._out.add(Note("session expired", client.named))
         self._out.command(Command(_core.DLK_COMMAND_SESSION_END, slot=client.slot, id=client.id))
         # What was asked before is answered (CLIENT_REMOVED_BY_SERVER) before the end.
-        self._out.when_done(self._out.last_cookie, partial(self._close_connection, client))
+        self._out.when_done(
+            self._out.last_cookie, partial(self._close_connection, client, "session expired"))
 
-    def _close_connection(self, client: Client) -> None:
+    def _close_connection(self, client: Client, reason: str) -> None:
         connection = client.connection
         if connection is not None:
             self._unbind(client)
-            self._out.add(CloseConnection(connection, "session expired"))
+            self._out.add(CloseConnection(connection, reason))
 
     def freed(self, event: Event) -> None:
         """SESSION_FREED of the plane, after SESSION_CLOSE or SESSION_END."""
@@ -372,7 +434,8 @@ class Sessions:
         slots = [one.slot for one in self._clients.values()] + list(self._leaving)
         assert len(set(slots)) == len(slots) == self._slots.in_use
         assert sorted(slots) == sorted(self._by_slot)
-        assert len(self._clients) <= self._config.max_clients
+        limit = self._config.max_sessions if self._config.recovery else self._config.max_clients
+        assert len(self._clients) <= limit
         refs: dict[int, int] = {}
         locks = {}
         for client in self._clients.values():

@@ -16,6 +16,9 @@ from dlock._frozen import Frozen
 
 VERIFIER_BYTES: Final = 16
 WHO_CHARACTERS_MAX: Final = 80
+# What clocks may differ by: 0.1 s for their grain, 0.2 % for two that are 0.1 % off.
+MARGIN_MS: Final = 100
+DRIFT_DIVISOR: Final = 500
 
 
 class RosterEntry(Frozen):
@@ -44,3 +47,15 @@ def who_of(info: Mapping[str, object]) -> str:
     """Host and pid out of what a client says of itself: one line that can be printed."""
     text = " ".join(str(info[key]) for key in ("host", "pid") if key in info)
     return "".join(one if one.isprintable() else "?" for one in text)[:WHO_CHARACTERS_MAX]
+
+
+def with_margin_ms(base_ms: int) -> int:
+    """A duration by another machine's clock, for certain."""
+    return base_ms + MARGIN_MS + -(-base_ms // DRIFT_DIVISOR)
+
+
+def believed_ms(session_ttl_ms: int, lease_ms: int) -> int:
+    """How long after the start of a new primary a client may still believe in what a former one
+    granted it: the longest of session and lease, from the last moment at which the former may have
+    served without noticing that it was replaced (session_ttl / 4)."""
+    return with_margin_ms(max(session_ttl_ms, lease_ms) + -(-session_ttl_ms // 4))

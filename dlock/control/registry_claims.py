@@ -1,0 +1,158 @@
+"""Claims: what clients of a former primary say they have got and hold, made into locks again.
+
+Names, ids and slots survive: a claim enters its lock under the id and slot that it says. Two claims
+can contradict each other, when one comes of a client that has not heard for long: at the former
+primary an id is never used again, but a name, and a slot, went over to a lock with a higher id. So
+of all locks that were claimed for one name, or for one slot, that with the highest id counts, in
+whatever order the claims come, refused ones too.
+
+Who held what is for the engine to say: all claims of a message that are good go to it as one
+command, and its answer is theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+from dlock import _core
+from dlock._core import Command, Event
+from dlock.control import messages as m
+from dlock.control.registry_effects import Call, Outbox, carried_out
+from dlock.control.registry_locks import Got, Lock, LockPhase, LockTable
+from dlock.control.registry_sessions import Client
+from dlock.types import DlockStatus
+
+_SUCCESS: Final = DlockStatus.SUCCESS
+STATUS_OF_RESULT: Final = {
+    _core.DLK_RESULT_GRANTED: DlockStatus.SUCCESS,
+    _core.DLK_RESULT_QUEUED: DlockStatus.SUCCESS,
+    _core.DLK_RESULT_TICKETED: DlockStatus.SUCCESS,
+    _core.DLK_RESULT_DONE: DlockStatus.SUCCESS,
+    _core.DLK_RESULT_NOT_HELD: DlockStatus.FAIL,
+    _core.DLK_RESULT_NO_LOCK: DlockStatus.LOCK_NOT_GET,
+    _core.DLK_RESULT_NO_RESOURCE: DlockStatus.SERVER_NO_RESOURCE,
+    _core.DLK_RESULT_INVALID: DlockStatus.EINVAL,
+}
+
+
+class Claims:
+    """Takes claims while a server recovers."""
+
+    def __init__(self, outbox: Outbox, locks: LockTable) -> None:
+        self._out = outbox
+        self._locks = locks
+        self._by_id: dict[int, Lock] = {}
+        # Ids that were claimed for a slot (by number) or a name, where no such lock is left.
+        self._floors: dict[int | bytes, int] = {}
+        locks.begin_claims()
+
+    def update(self, client: Client, call: Call, *, lapsed_believed: bool) -> None:
+        """UpdateLocks of a client that has re-initialised here."""
+        claims: Sequence[m.LockClaim] = call.message.claims
+        outcomes = [self._enter(client.locks, claim) for claim in claims]
+        sent: list[m.LockClaim] = []
+        locks: list[Lock] = []
+        for claim, outcome in zip(claims, outcomes, strict=True):
+            # One of the same message could have been displaced by a later one.
+            if isinstance(outcome, Lock) and outcome.phase is not LockPhase.FAILED:
+                sent.append(claim)
+                locks.append(outcome)
+        if not sent:
+            self._answer(call, [_status_of(outcome) for outcome in outcomes])
+            return
+        cookie = self._out.claim(
+            Command(_core.DLK_COMMAND_CLAIM, slot=client.slot, id=client.id,
+                    kind=int(lapsed_believed), size=len(sent)),
+            sent, partial(self._claimed, call, outcomes, locks))
+        for lock in locks:
+            if lock.phase is LockPhase.OPENING and not lock.cookie:
+                lock.cookie = cookie
+
+    def _claimed(
+        self, call: Call, outcomes: list[Lock | DlockStatus], locks: list[Lock], event: Event,
+        results: Sequence[int], _now_ns: int,
+    ) -> None:
+        """The engine has taken them, or has not. Claims of a session that has ended meanwhile are
+        its client's no more."""
+        done = carried_out(event)
+        removed = DlockStatus.CLIENT_REMOVED_BY_SERVER
+        answers = iter(results if done else ())
+        sent = iter(locks)
+        awaited = next(sent, None)
+        statuses = []
+        for outcome in outcomes:
+            if outcome is awaited and awaited is not None:
+                result = next(answers, _core.DLK_RESULT_REMOVED)
+                self._locks.claim_answered(awaited, event, result)
+                statuses.append(STATUS_OF_RESULT.get(result, removed))
+                awaited = next(sent, None)
+            else:
+                statuses.append(_status_of(outcome))
+        if done:
+            self._answer(call, statuses)
+        else:
+            self._out.refuse(call, removed)
+
+    def _answer(self, call: Call, statuses: list[DlockStatus]) -> None:
+        for status in statuses:
+            if status is not _SUCCESS:
+                self._out.count(status)
+        self._out.answer(call, m.Statuses(_SUCCESS, tuple(statuses)))
+
+    # ---- Locks -----------------------------------------------------------------------------------
+
+    def _enter(self, got: Got, claim: m.LockClaim) -> Lock | DlockStatus:
+        """The lock that is claimed, which this client has got from now on; or why not."""
+        lock = self._locks.in_slot(claim.slot)
+        if lock is None or lock.id != claim.lock_id:
+            outcome = self._enter_new(claim)
+            if not isinstance(outcome, Lock):
+                return outcome
+            lock = outcome
+        elif (lock.descriptor, lock.kind, lock.size) != (
+                claim.descriptor, claim.kind, _size(claim)):
+            return DlockStatus.EINVAL
+        if claim.lock_id not in got:
+            got[claim.lock_id] = lock
+            lock.refs += 1
+        return lock
+
+    def _enter_new(self, claim: m.LockClaim) -> Lock | DlockStatus:
+        lock_id, slot, name = claim.lock_id, claim.slot, claim.descriptor
+        self._locks.heard_of(lock_id)
+        if slot >= self._locks.size:
+            return DlockStatus.SERVER_NO_RESOURCE
+        known = self._by_id.get(lock_id)
+        if _size(claim) == 0 or (known is not None and known.phase is not LockPhase.FAILED):
+            return DlockStatus.EINVAL  # One id is one lock, in one slot, of one name.
+        there = {one.id: one for one in (self._locks.in_slot(slot), self._locks.find(name)) if one}
+        floor = max(*there, self._floors.get(slot, 0), self._floors.get(name, 0))
+        for other in there.values():
+            if other.id < lock_id:
+                self._raise_floors(other.id, other.slot, other.descriptor)
+                self._locks.displace(other)
+        if lock_id < floor:
+            self._raise_floors(lock_id, slot, name)
+            return DlockStatus.LOCK_NOT_GET
+        lock = self._by_id[lock_id] = self._locks.claimed(claim, _size(claim))
+        return lock
+
+    def _raise_floors(self, lock_id: int, slot: int, name: bytes) -> None:
+        for key in (slot, name):
+            self._floors[key] = max(self._floors.get(key, 0), lock_id)
+
+    def end(self) -> None:
+        """No more claims are taken."""
+        self._locks.end_claims()
+
+
+def _size(claim: m.LockClaim) -> int:
+    """How many may hold it: said for semaphores only."""
+    return claim.size if claim.kind == _core.DLK_KIND_SEMAPHORE else 1
+
+
+def _status_of(outcome: Lock | DlockStatus) -> DlockStatus:
+    """Of a claim that was not sent: a Lock was displaced."""
+    return DlockStatus.LOCK_NOT_GET if isinstance(outcome, Lock) else outcome
