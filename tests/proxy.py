@@ -26,7 +26,9 @@ class Proxy:
         self._lock = threading.Lock()
         self._selector = selectors.DefaultSelector()
         self._pairs: dict[socket.socket, socket.socket] = {}
+        self._servers: set[socket.socket] = set()  # the ends that lead to the server
         self._silent = False
+        self._answers_held = False
         self._ended = False
         self.accepted = 0
         for port in self.ports:
@@ -46,9 +48,21 @@ class Proxy:
         """From now on nothing passes, and nobody is told."""
         self._silent = True
 
+    def hold_answers(self) -> None:
+        """From now on what the server says does not pass; what clients say does."""
+        with self._lock:
+            self._answers_held = True
+            for one in self._servers:
+                self._selector.unregister(one)
+
     def mend(self) -> None:
         """What was held back passes, and so does everything after it."""
         self._silent = False
+        with self._lock:
+            if self._answers_held:
+                self._answers_held = False
+                for one in self._servers:
+                    self._selector.register(one, selectors.EVENT_READ, None)
 
     def close(self) -> None:
         self._ended = True
@@ -81,7 +95,9 @@ class Proxy:
         for one, other in ((near, far), (far, near)):
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._pairs[one] = other
-            self._selector.register(one, selectors.EVENT_READ, None)
+            if one is near or not self._answers_held:
+                self._selector.register(one, selectors.EVENT_READ, None)
+        self._servers.add(far)
 
     def _forward(self, one: socket.socket) -> None:
         if one not in self._pairs:
@@ -101,7 +117,9 @@ class Proxy:
             return
         del self._pairs[other]
         for end in (one, other):
-            self._selector.unregister(end)
+            if not (self._answers_held and end in self._servers):
+                self._selector.unregister(end)
+            self._servers.discard(end)
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
