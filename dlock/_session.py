@@ -173,6 +173,8 @@ class Session:
             status: int = lib.dlk_client_attach(self.client, link)
             while status == _PENDING and not self.ended:
                 status = lib.dlk_client_attach(self.client, link)
+            if self.ended:
+                lib.dlk_client_detach(self.client)  # or a wait would stay that nobody takes along
         except BaseException:
             lib.dlk_client_detach(self.client)
             raise
@@ -248,7 +250,8 @@ def forked_or(status: int) -> int:
 
 def _new_client(mode: int, number: int) -> Any:
     """A struct dlk_client that is freed with its last reference, never in a forked child."""
-    config = {"wait_mode": mode, "reply_timeout_ms": REPLY_TIMEOUT_MS, "number": number}
+    config = {"wait_mode": mode, "reply_timeout_ms": REPLY_TIMEOUT_MS, "number": number,
+              "keep_waits": 1}
     pointer = lib.dlk_client_new(ffi.new("struct dlk_client_config *", config))
     if pointer == ffi.NULL:
         raise MemoryError("no memory for a dlock client")

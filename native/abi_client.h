@@ -76,8 +76,8 @@ struct dlk_client_config {
     uint32_t reply_timeout_ms;
     uint32_t spin_us;          /* adaptive: the longest spin; 0: the default */
     uint64_t number;           /* how notices name this client; 0: it gets none */
-    uint32_t keep_waits;       /* 1: a LOCK that waits in the server's queue outlives its
-                                * connection: it is sent again, or claimed */
+    uint32_t keep_waits;       /* 1: a LOCK that waits outlives its connection: it stays PENDING,
+                                * and is sent again over the next one */
 };
 
 /* What the control plane hands out for a data connection. */
@@ -101,10 +101,11 @@ struct dlk_client;
 
 struct dlk_client *dlk_client_new(const struct dlk_client_config *config);
 void dlk_client_free(struct dlk_client *client);
-/* Connects; an older connection ends first, and with it every pending call (BAD_RESPONSE).
- * SUCCESS, PENDING (call again with the same link), BAD_RESPONSE (no answer in timeout_ms, or
- * refused). */
+/* Connects; an older connection ends first, and with it every pending call (BAD_RESPONSE) but waits
+ * that are kept. SUCCESS, PENDING (call again with the same link), BAD_RESPONSE (no answer in
+ * timeout_ms, or refused). */
 int dlk_client_attach(struct dlk_client *client, const struct dlk_link *link);
+/* Gives the connection up for good: every pending call ends, BAD_RESPONSE. */
 void dlk_client_detach(struct dlk_client *client);
 int dlk_client_attached(struct dlk_client *client); /* 1: a living connection */
 /* Debts: unlocks and cancels without an answer. Sends again those that need it and waits for the
@@ -156,7 +157,8 @@ struct dlk_ended {
  * another runs on their hold, keep their order. The frame goes out with dlk_client_flush or the
  * next collect, whichever is first. The call stays in place until it was collected or cancelled
  * (dlk_client_cancel, as any other: it is never collected then). Nobody waits for it by wait or
- * poll. A connection that ends, ends it: BAD_RESPONSE, to be collected. */
+ * poll. A connection that ends, ends it: BAD_RESPONSE, to be collected; unless it is a wait that is
+ * kept. */
 int dlk_client_post(struct dlk_client *client, struct dlk_call *call);
 /* SUCCESS: nothing is left to be sent; PENDING: the connection takes no more now, the next collect
  * goes on. Never waits. */

@@ -60,6 +60,7 @@ struct dlk_client *dlk_client_new(const struct dlk_client_config *config)
     dlk_collect_init(&client->collect);
     dlk_book_init(&client->book, client->config.reply_timeout_ms);
     client->book.number = config->number;
+    client->book.keep_waits = config->keep_waits != 0;
     client->slice_ms = DLK_WAIT_SLICE_MS;
     dlk_adaptive_init(&client->adaptive, config->wait_mode, config->spin_us);
     dlk_keeper_add(client);

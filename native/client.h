@@ -124,6 +124,7 @@ struct dlk_kept dlk_client_keep(struct dlk_client *client, bool readable);
 
 /* client_wire.c: what goes out and comes in. All under the mutex, except _receive. */
 bool dlk_wire_put(struct dlk_client *client, const struct dlk_request *request);
+/* What is owed, then the waits that were parked. */
 void dlk_wire_put_debts(struct dlk_client *client, uint64_t now_ns);
 size_t dlk_wire_backlog(const struct dlk_client *client);
 /* Sends what it can without waiting; lets the mutex go meanwhile. */
@@ -135,10 +136,11 @@ ssize_t dlk_wire_receive(struct dlk_client *client, uint64_t spin_ns, uint64_t n
                          uint64_t until_ns, bool push, bool *slept);
 /* What dlk_wire_receive returned: replies go to their calls, a failure breaks the connection. */
 void dlk_wire_take(struct dlk_client *client, ssize_t received, uint64_t now_ns);
-/* The connection has failed, which is told; or its user has given it up. Every call that was sent
- * ends. */
+/* The connection has failed, which is told; or another is to take its place, or with `over` none:
+ * its user has given it up. Every call that was sent ends, but for waits that are kept, unless it
+ * is over. */
 void dlk_wire_break(struct dlk_client *client, uint64_t now_ns);
-void dlk_wire_end(struct dlk_client *client, uint64_t now_ns);
+void dlk_wire_end(struct dlk_client *client, bool over, uint64_t now_ns);
 /* The caller was leader or sender and is no longer. */
 void dlk_wire_role_free(struct dlk_client *client);
 
@@ -186,7 +188,7 @@ void dlk_posted_go_on(struct dlk_client *client, uint64_t now_ns);
 
 /* client_link.c */
 /* Ends the connection and waits until no thread uses its descriptor. */
-void dlk_link_drop(struct dlk_client *client);
+void dlk_link_drop(struct dlk_client *client, bool over);
 
 /* client_notice.c */
 /* Takes the book's news into the queue. True: there were notices among it. */

@@ -29,6 +29,7 @@ void dlk_book_free(struct dlk_book *book)
     free(book->pending);
     dlk_heap_free(&book->ends);
     dlk_heap_free(&book->renewals);
+    dlk_heap_free(&book->parked);
     free(book->news.notices);
     *book = (struct dlk_book){0};
 }
@@ -49,6 +50,8 @@ void dlk_book_attach(struct dlk_book *book, const struct dlk_link *link, uint64_
         }
         book->session_until_ns = 0;
         book->renewed_ns = 0;
+    } else {
+        dlk_waits_attach(book);
     }
     for (uint32_t i = 0; i < book->pending_high; i++) {
         book->pending[i].request.session = link->client_id;
@@ -58,6 +61,7 @@ void dlk_book_attach(struct dlk_book *book, const struct dlk_link *link, uint64_
     book->session_ttl_ms = link->session_ttl_ms;
     book->max_lease_ms = link->max_lease_ms;
     book->removed = false;
+    book->attached_ns = sent_ns;
     dlk_book_renew(book, sent_ns, DLK_RESULT_DONE, now_ns);
     dlk_holds_attach(book, now_ns);
 }

@@ -106,11 +106,13 @@ struct dlk_hold {
 
 enum dlk_op_state {
     DLK_OP_STATE_FREE = 0,
-    DLK_OP_STATE_ASKED,     /* for a call */
-    DLK_OP_STATE_RENEWAL,   /* by the keeper */
-    DLK_OP_STATE_OWED,      /* a debt that must be sent */
-    DLK_OP_STATE_OWED_SENT, /* a debt whose answer is awaited */
-    DLK_OP_STATE_OWED_KEPT  /* a debt that the server was not ready for */
+    DLK_OP_STATE_ASKED,       /* for a call */
+    DLK_OP_STATE_PARKED,      /* the same; to be sent again over the next connection */
+    DLK_OP_STATE_PARKED_KEPT, /* the same; the server was not ready for it, or is ending */
+    DLK_OP_STATE_RENEWAL,     /* by the keeper */
+    DLK_OP_STATE_OWED,        /* a debt that must be sent */
+    DLK_OP_STATE_OWED_SENT,   /* a debt whose answer is awaited */
+    DLK_OP_STATE_OWED_KEPT    /* a debt that the server was not ready for */
 };
 
 /* One request under way, or one debt. Its index is the low part of its request id. */
@@ -118,13 +120,20 @@ struct dlk_pending {
     struct dlk_request request; /* as it was, or is to be, sent */
     struct dlk_belief before;   /* UNLOCK, GIVE_UP: what NOT_READY restores */
     struct dlk_call *call;      /* NULL: a debt */
-    uint64_t sent_ns;
+    uint64_t sent_ns;       /* when it was sent: the last time that the server certainly has */
+    uint64_t resent_ns;     /* kept: when it was sent again since; 0: it was not */
+    uint64_t wait_until_ns; /* kept: how long it waits, or DLK_NEVER_NS */
+    uint64_t order;         /* kept: among those that wait, as they were asked first */
+    uint64_t stamp;         /* kept: its place in the server's queue, as told; 0: none */
     uint32_t hold; /* or DLK_NONE */
     uint32_t next_free;  /* OWED: the next debt to be sent */
     uint32_t previous;   /* OWED: the one before it, or DLK_NONE */
     uint32_t generation;
-    uint8_t state; /* enum dlk_op_state */
-    bool broken;   /* UNLOCK: meanwhile an operator has asked for what it gives back */
+    uint32_t epoch; /* kept: in which it was sent last */
+    uint8_t state;  /* enum dlk_op_state */
+    bool broken;    /* UNLOCK: meanwhile an operator has asked for what it gives back */
+    bool kept;      /* LOCK that waits: it outlives its connection */
+    bool parked;    /* kept: it has, once at least */
 };
 
 /* What is to be told, until the shell takes it. */
@@ -162,11 +171,16 @@ struct dlk_book {
     uint32_t reply_timeout_ms;
     uint64_t session_until_ns; /* the session is valid until then; 0: not known to be */
     uint64_t renewed_ns;       /* when the request was sent that renewed it last */
+    uint64_t attached_ns;      /* when the present connection was asked for */
     uint64_t unix_offset_ns;   /* Unix time minus now, for display */
     uint64_t ignored;
     struct dlk_heap ends;     /* of holds: when their own authority ends, if that is to be told */
     struct dlk_heap renewals; /* of holds: when they are to be renewed */
     uint32_t renewals_under_way;
+    struct dlk_heap parked; /* of pending requests: PARKED, in the order of their first sending */
+    uint32_t waits_kept;    /* PARKED_KEPT */
+    uint64_t waits_begun;
+    bool keep_waits;        /* a LOCK that waits outlives its connection */
     bool session_suspended; /* that the session could have ended has been told */
     bool removed;           /* the server has ended it; until the next attach */
     struct dlk_posted posted;
@@ -204,7 +218,7 @@ enum dlk_turn dlk_book_put_off(const struct dlk_book *book, struct dlk_call *cal
  * ends with BAD_RESPONSE. */
 void dlk_book_unsent(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns);
 
-/* client_book_end.c. Each returns the call that has ended by it, or NULL. */
+/* client_book_end.c, client_book_lose.c. Each returns the call that has ended by it, or NULL. */
 struct dlk_call *dlk_book_reply(struct dlk_book *book, const struct dlk_reply *reply,
                                 uint64_t now_ns);
 /* The answer to the pending request `index` is not waited for any longer. alive: the connection
@@ -216,8 +230,21 @@ void dlk_book_lose_blocked(struct dlk_book *book, struct dlk_call *call, uint64_
 void dlk_book_expire_blocked(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns);
 void dlk_book_cancel(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns);
 
+/* client_book_park.c */
+/* There is no connection any more, for each pending request. A wait that is kept is parked; all
+ * else, and with `over` (its user gives the connection up for good) every one, ends or becomes a
+ * debt that is to be sent again. Returns the call that has ended by it, or NULL. */
+struct dlk_call *dlk_book_disconnect(struct dlk_book *book, uint32_t index, bool over,
+                                     uint64_t now_ns);
+/* Before an attach, for each pending request: a wait that the server of this epoch will not know
+ * ends. Returns it, or NULL. */
+struct dlk_call *dlk_book_sift(struct dlk_book *book, uint32_t index, uint32_t epoch,
+                               uint64_t now_ns);
+/* The next parked wait to send, or NULL; it counts as sent. After the debts, before all else. */
+const struct dlk_request *dlk_book_next_parked(struct dlk_book *book, uint64_t now_ns);
+
 /* client_book_debts.c */
-/* Debts that the server was not ready for are to be sent again. */
+/* Debts and parked waits that the server was not ready for are to be sent again. */
 void dlk_book_retry_kept(struct dlk_book *book);
 /* The next debt to send, or NULL; it counts as sent. */
 const struct dlk_request *dlk_book_next_unsent(struct dlk_book *book, uint64_t now_ns);
@@ -253,6 +280,8 @@ void dlk_posted_remove(struct dlk_book *book, struct dlk_call *call);
 struct dlk_call *dlk_posted_next(struct dlk_book *book, bool up);
 /* After dlk_posted_next and the call's beginning: who stands behind it, if it is over already. */
 void dlk_posted_begun(struct dlk_book *book, const struct dlk_call *call);
+/* What it stands behind will have an answer, though there is no connection now. */
+bool dlk_posted_behind_parked(const struct dlk_book *book, const struct dlk_call *call);
 /* There would have been a request slot for it. */
 bool dlk_posted_has_room(const struct dlk_book *book, const struct dlk_call *call);
 /* The next whose deadline has come, or NULL; up to one tick late. */
@@ -293,7 +322,22 @@ void dlk_session_remove(struct dlk_book *book);
 bool dlk_book_noticed(struct dlk_book *book, const struct dlk_reply *reply);
 /* client_book_posted.c: the first that stands behind the hold may begin; or all. */
 void dlk_posted_promote(struct dlk_book *book, struct dlk_hold *hold, bool all);
+/* client_book_park.c */
+/* A reply to a wait that is kept. True: it goes on. */
+bool dlk_wait_goes_on(struct dlk_book *book, uint32_t index, const struct dlk_reply *reply);
+/* The connection is there: what was kept back from the former one may go. */
+void dlk_waits_attach(struct dlk_book *book);
 /* client_book_debts.c: pending requests and what becomes of them without a call. */
+static inline bool dlk_pending_parked(const struct dlk_pending *pending)
+{
+    return pending->state == DLK_OP_STATE_PARKED || pending->state == DLK_OP_STATE_PARKED_KEPT;
+}
+/* Does a call wait for the answer? */
+static inline bool dlk_pending_of_call(const struct dlk_pending *pending)
+{
+    return pending->state == DLK_OP_STATE_ASKED || dlk_pending_parked(pending);
+}
+void dlk_pending_set(struct dlk_book *book, uint32_t index, enum dlk_op_state state);
 uint32_t dlk_pending_new(struct dlk_book *book, uint32_t room_kept);
 void dlk_pending_free(struct dlk_book *book, uint32_t index);
 void dlk_pending_owe(struct dlk_book *book, uint32_t index, enum dlk_op_state state);
@@ -310,6 +354,8 @@ void dlk_book_show(const struct dlk_book *book, const struct dlk_hold *hold,
                    struct dlk_call *call, uint64_t now_ns);
 /* client_book_end.c */
 void dlk_call_end(struct dlk_call *call, int32_t status);
+struct dlk_call *dlk_call_finish(struct dlk_book *book, struct dlk_call *call,
+                                 struct dlk_hold *hold, int32_t status, uint64_t now_ns);
 void dlk_book_renew(struct dlk_book *book, uint64_t sent_ns, uint32_t result, uint64_t now_ns);
 void dlk_belief_extend(const struct dlk_book *book, struct dlk_belief *belief,
                        const struct dlk_pending *pending, const struct dlk_reply *reply);

@@ -146,6 +146,14 @@ static enum dlk_turn ask_about_hold(struct dlk_book *book, struct dlk_hold *hold
         flags |= op == DLK_OP_REDEEM ? DLK_FLAG_TICKET : 0u;
         asked->flags = (uint16_t)flags;
         asked->wait_ms = wait_ms;
+        pending->kept = book->keep_waits && op == DLK_OP_LOCK && wait_ms != 0;
+    }
+    if (pending->kept) {
+        pending->wait_until_ns = after_ms(now_ns, wait_ms);
+        pending->order = book->waits_begun++;
+        pending->stamp = 0;
+        pending->epoch = book->epoch;
+        pending->parked = false;
     }
     if (acquires || op == DLK_OP_EXTEND) {
         asked->lease_ms = leases ? call->lease_ms : 0;

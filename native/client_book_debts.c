@@ -23,6 +23,9 @@ static bool grow(struct dlk_book *book)
         wider[i] = (struct dlk_pending){0};
     }
     book->pending = wider;
+    if (book->keep_waits && !dlk_heap_grow(&book->parked, room)) {
+        return false;
+    }
     book->pending_room = room;
     return true;
 }
@@ -46,6 +49,8 @@ uint32_t dlk_pending_new(struct dlk_book *book, uint32_t room_kept)
     pending->request.request_id = pending->generation * DLK_INFLIGHT_MAX + index;
     pending->state = DLK_OP_STATE_ASKED;
     pending->broken = false;
+    pending->kept = false;
+    pending->resent_ns = 0;
     book->pending_used++;
     return index;
 }
@@ -86,24 +91,30 @@ static void unlink_owed(struct dlk_book *book, uint32_t index)
     }
 }
 
-static void set_state(struct dlk_book *book, uint32_t index, enum dlk_op_state state)
+void dlk_pending_set(struct dlk_book *book, uint32_t index, enum dlk_op_state state)
 {
     struct dlk_pending *pending = &book->pending[index];
     count_debt(book, pending->state, (uint32_t)-1);
     if (pending->state == DLK_OP_STATE_OWED) {
         unlink_owed(book, index);
+    } else if (pending->state == DLK_OP_STATE_PARKED) {
+        dlk_heap_remove(&book->parked, index);
     }
+    book->waits_kept -= pending->state == DLK_OP_STATE_PARKED_KEPT;
     pending->state = (uint8_t)state;
+    book->waits_kept += pending->state == DLK_OP_STATE_PARKED_KEPT;
     count_debt(book, pending->state, 1);
     if (pending->state == DLK_OP_STATE_OWED) {
         link_owed(book, index);
+    } else if (pending->state == DLK_OP_STATE_PARKED) {
+        dlk_heap_set(&book->parked, index, pending->order);
     }
 }
 
 void dlk_pending_free(struct dlk_book *book, uint32_t index)
 {
     struct dlk_pending *pending = &book->pending[index];
-    set_state(book, index, DLK_OP_STATE_FREE);
+    dlk_pending_set(book, index, DLK_OP_STATE_FREE);
     pending->call = NULL;
     pending->next_free = book->pending_free;
     book->pending_free = index;
@@ -116,7 +127,7 @@ void dlk_pending_owe(struct dlk_book *book, uint32_t index, enum dlk_op_state st
     struct dlk_pending *pending = &book->pending[index];
     pending->call = NULL;
     pending->hold = DLK_NONE;
-    set_state(book, index, state);
+    dlk_pending_set(book, index, state);
 }
 
 /* A new debt: give back what was granted to nobody. Without memory for it, it stays with the
@@ -149,7 +160,7 @@ void dlk_pending_reply(struct dlk_book *book, uint32_t index, const struct dlk_r
 {
     if (reply->result == DLK_RESULT_NOT_READY || reply->result == DLK_RESULT_NO_RESOURCE) {
         book->pending[index].request.entry = DLK_NONE;
-        set_state(book, index, DLK_OP_STATE_OWED_KEPT);
+        dlk_pending_set(book, index, DLK_OP_STATE_OWED_KEPT);
     } else {
         dlk_pending_free(book, index);
     }
@@ -157,12 +168,14 @@ void dlk_pending_reply(struct dlk_book *book, uint32_t index, const struct dlk_r
 
 void dlk_book_retry_kept(struct dlk_book *book)
 {
-    if (book->debts == book->debts_unsent + book->debts_under_way) {
+    if (book->debts == book->debts_unsent + book->debts_under_way && book->waits_kept == 0) {
         return;
     }
     for (uint32_t i = 0; i < book->pending_high; i++) {
         if (book->pending[i].state == DLK_OP_STATE_OWED_KEPT) {
-            set_state(book, i, DLK_OP_STATE_OWED);
+            dlk_pending_set(book, i, DLK_OP_STATE_OWED);
+        } else if (book->pending[i].state == DLK_OP_STATE_PARKED_KEPT) {
+            dlk_pending_set(book, i, DLK_OP_STATE_PARKED);
         }
     }
 }
@@ -173,7 +186,7 @@ const struct dlk_request *dlk_book_next_unsent(struct dlk_book *book, uint64_t n
     if (index == DLK_NONE) {
         return NULL;
     }
-    set_state(book, index, DLK_OP_STATE_OWED_SENT);
+    dlk_pending_set(book, index, DLK_OP_STATE_OWED_SENT);
     book->pending[index].sent_ns = now_ns;
     return &book->pending[index].request;
 }

@@ -56,11 +56,17 @@ static void take_counts(struct dlk_belief *belief, const struct dlk_reply *reply
     belief->m_shared = reply->m_shared;
 }
 
-/* Both the time that the server kept the request and the lease are durations by its clock. */
-static uint64_t lease_end_ns(const struct dlk_pending *pending, const struct dlk_reply *reply)
+/* Both the time that the server kept the request and the lease are durations by its clock. What
+ * comes on a connection was said after that was asked for: a second limit, the later one only for a
+ * wait that was sent again, of which it is not known from which sending on the server counts. */
+static uint64_t lease_end_ns(const struct dlk_book *book, const struct dlk_pending *pending,
+                             const struct dlk_reply *reply)
 {
     uint64_t held_ns = reply->held_us * NS_PER_US;
-    return pending->sent_ns + less_drift(held_ns + (uint64_t)reply->lease_ms * NS_PER_MS);
+    uint64_t lease_ns = (uint64_t)reply->lease_ms * NS_PER_MS;
+    uint64_t counted_ns = pending->sent_ns + less_drift(held_ns + lease_ns);
+    uint64_t attached_ns = book->attached_ns + less_drift(lease_ns);
+    return counted_ns > attached_ns ? counted_ns : attached_ns;
 }
 
 static void take_asked_end(struct dlk_belief *belief, const struct dlk_pending *pending,
@@ -78,7 +84,7 @@ static void take_grant(const struct dlk_book *book, struct dlk_hold *hold,
     bool leased = pending->request.lease_ms != 0 || reply->lease_ms != 0;
     hold->now = (struct dlk_belief){
         .token = reply->token,
-        .end_ns = leased ? lease_end_ns(pending, reply) : 0,
+        .end_ns = leased ? lease_end_ns(book, pending, reply) : 0,
         .entry = reply->entry,
         .epoch = book->epoch,
         .count = 1,
@@ -111,7 +117,7 @@ static void take_ticket(const struct dlk_book *book, struct dlk_hold *hold,
 void dlk_belief_extend(const struct dlk_book *book, struct dlk_belief *belief,
                        const struct dlk_pending *pending, const struct dlk_reply *reply)
 {
-    uint64_t end_ns = lease_end_ns(pending, reply);
+    uint64_t end_ns = lease_end_ns(book, pending, reply);
     belief->entry = reply->entry;
     belief->epoch = book->epoch;
     belief->unverified = false;
@@ -291,8 +297,8 @@ static int32_t status_of_reply(struct dlk_book *book, struct dlk_hold *hold,
 }
 
 /* The call is over and its request's slot free; the hold is free for the next operation. */
-static struct dlk_call *finish(struct dlk_book *book, struct dlk_call *call,
-                               struct dlk_hold *hold, int32_t status, uint64_t now_ns)
+struct dlk_call *dlk_call_finish(struct dlk_book *book, struct dlk_call *call,
+                                 struct dlk_hold *hold, int32_t status, uint64_t now_ns)
 {
     if (hold != NULL) {
         dlk_hold_release(book, hold);
@@ -341,13 +347,20 @@ struct dlk_call *dlk_book_reply(struct dlk_book *book, const struct dlk_reply *r
         return NULL;
     }
     struct dlk_pending *pending = &book->pending[index];
+    if (reply->result == DLK_RESULT_QUEUED && pending->resent_ns != 0) {
+        pending->sent_ns = pending->resent_ns; /* the server has it, and counts from it */
+        pending->resent_ns = 0;
+    }
     dlk_book_renew(book, pending->sent_ns, reply->result, now_ns);
     if (pending->state == DLK_OP_STATE_RENEWAL) {
         dlk_renewal_reply(book, index, reply, now_ns);
         return NULL;
     }
-    if (pending->state != DLK_OP_STATE_ASKED) {
+    if (!dlk_pending_of_call(pending)) {
         dlk_pending_reply(book, index, reply);
+        return NULL;
+    }
+    if (pending->kept && dlk_wait_goes_on(book, index, reply)) {
         return NULL;
     }
     if (reply->result == DLK_RESULT_QUEUED) {
@@ -369,124 +382,5 @@ struct dlk_call *dlk_book_reply(struct dlk_book *book, const struct dlk_reply *r
     if (hold != NULL && reply->result == DLK_RESULT_NO_LOCK) {
         dlk_hold_forget(book, hold);
     }
-    return finish(book, call, hold, status, now_ns);
-}
-
-/* ---- Without a reply ---- */
-
-/* What a request without an answer leaves behind: an unlock must still reach the server, a lock
- * that may yet be granted must be undone. A ticket is kept (to redeem it again is the same), an
- * extension and a cell operation are simply unknown. */
-static void leave_behind(struct dlk_book *book, uint32_t index, bool alive)
-{
-    struct dlk_pending *pending = &book->pending[index];
-    switch (pending->request.op) {
-    case DLK_OP_UNLOCK:
-    case DLK_OP_GIVE_UP:
-        dlk_pending_owe(book, index, alive ? DLK_OP_STATE_OWED_SENT : DLK_OP_STATE_OWED);
-        break;
-    case DLK_OP_LOCK:
-        pending->request.op = DLK_OP_CANCEL;
-        pending->request.value = pending->request.request_id;
-        pending->request.flags = 0;
-        pending->request.lease_ms = 0;
-        pending->request.wait_ms = 0;
-        dlk_pending_owe(book, index, DLK_OP_STATE_OWED);
-        break;
-    default:
-        dlk_pending_free(book, index);
-        break;
-    }
-}
-
-struct dlk_call *dlk_book_lose(struct dlk_book *book, uint32_t index, bool alive, uint64_t now_ns)
-{
-    if (index >= book->pending_high || book->pending[index].state == DLK_OP_STATE_FREE) {
-        return NULL;
-    }
-    struct dlk_pending *pending = &book->pending[index];
-    if (pending->state == DLK_OP_STATE_RENEWAL) {
-        dlk_renewal_lose(book, index);
-        return NULL;
-    }
-    if (pending->state != DLK_OP_STATE_ASKED) {
-        if (!alive && pending->state == DLK_OP_STATE_OWED_SENT) {
-            dlk_pending_owe(book, index, DLK_OP_STATE_OWED);
-        }
-        return NULL;
-    }
-    struct dlk_call *call = pending->call;
-    struct dlk_hold *hold = pending->hold != DLK_NONE ? &book->holds[pending->hold] : NULL;
-    leave_behind(book, index, alive);
-    return finish(book, call, hold, DLK_STATUS_BAD_RESPONSE, now_ns);
-}
-
-void dlk_book_unsent(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns)
-{
-    struct dlk_pending *pending = &book->pending[call->slot];
-    struct dlk_hold *hold = pending->hold != DLK_NONE ? &book->holds[pending->hold] : NULL;
-    if (pending->request.op == DLK_OP_UNLOCK || pending->request.op == DLK_OP_GIVE_UP) {
-        dlk_pending_owe(book, call->slot, DLK_OP_STATE_OWED);
-    } else {
-        dlk_pending_free(book, call->slot);
-    }
-    finish(book, call, hold, DLK_STATUS_BAD_RESPONSE, now_ns);
-}
-
-/* ---- Given up by the user ---- */
-
-static void cancel_sent(struct dlk_book *book, struct dlk_call *call)
-{
-    uint32_t index = call->slot;
-    struct dlk_pending *pending = &book->pending[index];
-    struct dlk_hold *hold = pending->hold != DLK_NONE ? &book->holds[pending->hold] : NULL;
-    if (pending->request.op == DLK_OP_REDEEM) {
-        pending->request.op = DLK_OP_GIVE_UP;
-        pending->request.flags = 0;
-        pending->request.lease_ms = 0;
-        pending->request.wait_ms = 0;
-        dlk_belief_reset(&hold->now);
-        dlk_pending_owe(book, index, DLK_OP_STATE_OWED);
-    } else {
-        leave_behind(book, index, true);
-    }
-    if (hold != NULL) {
-        dlk_hold_release(book, hold);
-    }
-}
-
-/* The answer came: undo what it gave, unless something has happened to the hold since. */
-static void cancel_ended(struct dlk_book *book, const struct dlk_call *call)
-{
-    uint32_t index = dlk_map_get(&book->locks, call->lock_id, call->owner);
-    bool acquires = call->verb == DLK_VERB_TRYLOCK || call->verb == DLK_VERB_LOCK;
-    if (!acquires || index == DLK_NONE) {
-        return;
-    }
-    struct dlk_hold *hold = &book->holds[index];
-    bool taken = call->status == DLK_STATUS_SUCCESS || call->status == DLK_STATUS_ALREADY_LOCKED;
-    if (taken && hold->now.state == DLK_ENTRY_HELD && hold->now.token == call->token
-        && hold->now.count > 0) {
-        hold->now.count--;
-        if (hold->running == DLK_NONE) {
-            dlk_hold_release(book, hold);
-        }
-    } else if (call->status == DLK_STATUS_EAGAIN && call->result == DLK_RESULT_TICKETED
-               && hold->now.state == DLK_ENTRY_TICKET && hold->running == DLK_NONE) {
-        dlk_pending_undo(book, hold, DLK_OP_GIVE_UP, hold->now.token, hold->now.entry);
-        dlk_belief_reset(&hold->now);
-    }
-}
-
-void dlk_book_cancel(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns)
-{
-    dlk_posted_remove(book, call);
-    if (call->phase == DLK_PHASE_SENT) {
-        cancel_sent(book, call);
-    } else if (call->phase == DLK_PHASE_ENDED || call->phase == DLK_PHASE_SEEN) {
-        cancel_ended(book, call);
-    }
-    dlk_book_show(book, NULL, call, now_ns);
-    call->status = DLK_STATUS_FAIL;
-    call->phase = DLK_PHASE_SEEN;
+    return dlk_call_finish(book, call, hold, status, now_ns);
 }

@@ -135,6 +135,13 @@ bool dlk_posted_has_room(const struct dlk_book *book, const struct dlk_call *cal
     return has_room(book, may_wait(call));
 }
 
+bool dlk_posted_behind_parked(const struct dlk_book *book, const struct dlk_call *call)
+{
+    const struct dlk_hold *hold = hold_of(book, call);
+    return hold != NULL && hold->running != DLK_NONE
+           && dlk_pending_parked(&book->pending[hold->running]);
+}
+
 bool dlk_posted_must_queue(const struct dlk_book *book, const struct dlk_call *call)
 {
     const struct dlk_posted *posted = &book->posted;

@@ -159,10 +159,12 @@ void dlk_posted_complete(struct dlk_client *client, struct dlk_call *call)
     call_collector(client);
 }
 
-/* Begun, or put off. Without a connection nothing is put off: only answers could make room. */
+/* Begun, or put off. Without a connection nothing is put off, since only answers could make room,
+ * but what stands behind a wait that is sent again with the next one. */
 static void place(struct dlk_client *client, struct dlk_call *call, uint64_t now_ns)
 {
-    if (call->phase == DLK_PHASE_BLOCKED && !client->up) {
+    if (call->phase == DLK_PHASE_BLOCKED && !client->up
+        && !dlk_posted_behind_parked(&client->book, call)) {
         dlk_book_lose_blocked(&client->book, call, now_ns);
         dlk_client_complete(client, call);
     }

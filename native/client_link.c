@@ -17,9 +17,9 @@
 
 /* ---- The end of a connection ---- */
 
-void dlk_link_drop(struct dlk_client *client)
+void dlk_link_drop(struct dlk_client *client, bool over)
 {
-    dlk_wire_end(client, dlk_now_ns());
+    dlk_wire_end(client, over, dlk_now_ns());
     while (client->leader || client->sender) {
         pthread_cond_wait(&client->roles_free, &client->mutex);
     }
@@ -39,7 +39,7 @@ void dlk_client_detach(struct dlk_client *client)
         return;
     }
     dlk_client_lock(client);
-    dlk_link_drop(client);
+    dlk_link_drop(client, true);
     if (!client->attaching.busy) {
         attaching_end(&client->attaching);
     }
@@ -195,7 +195,7 @@ static bool make_blocking(int fd)
 
 static bool begin_attaching(struct dlk_client *client, const struct dlk_link *link)
 {
-    dlk_link_drop(client);
+    dlk_link_drop(client, false);
     attaching_end(&client->attaching);
     int fd = open_socket(link);
     if (fd < 0) {
@@ -209,6 +209,19 @@ static bool begin_attaching(struct dlk_client *client, const struct dlk_link *li
     return true;
 }
 
+/* The waits that the server of another epoch will not know end before it is believed in. */
+static void enter_epoch(struct dlk_client *client, const struct dlk_link *link, uint64_t now_ns)
+{
+    struct dlk_book *book = &client->book;
+    for (uint32_t index = 0; index < book->pending_high; index++) {
+        struct dlk_call *ended = dlk_book_sift(book, index, link->epoch, now_ns);
+        if (ended != NULL) {
+            dlk_client_complete(client, ended);
+        }
+    }
+    dlk_book_attach(book, link, client->attaching.sent_ns, now_ns);
+}
+
 static bool install(struct dlk_client *client, const struct dlk_link *link)
 {
     struct dlk_attaching *attaching = &client->attaching;
@@ -220,9 +233,14 @@ static bool install(struct dlk_client *client, const struct dlk_link *link)
         client->fd = -1;
         return false;
     }
+    uint64_t now_ns = dlk_now_ns();
+    enter_epoch(client, link, now_ns);
     client->up = true;
-    dlk_book_attach(&client->book, link, attaching->sent_ns, dlk_now_ns());
     attaching->fd = -1;
+    if (client->book.parked.count != 0) {
+        dlk_wire_put_debts(client, now_ns); /* before anything that is asked from now on */
+    }
+    dlk_go_on(client, now_ns);
     dlk_pass_lead(client);
     return true;
 }
@@ -258,6 +276,7 @@ int dlk_client_attach(struct dlk_client *client, const struct dlk_link *link)
     }
     dlk_client_lock(client);
     int status = client->attaching.busy ? DLK_STATUS_EASYNC : attach_step(client, link);
+    dlk_wire_flush(client);
     dlk_client_unlock(client);
     if (status == DLK_STATUS_SUCCESS) {
         dlk_keeper_poke();

@@ -35,10 +35,12 @@ bool dlk_wire_put(struct dlk_client *client, const struct dlk_request *request)
 void dlk_wire_put_debts(struct dlk_client *client, uint64_t now_ns)
 {
     const struct dlk_request *request;
-    if (client->book.debts_unsent == 0 || !client->up) {
+    struct dlk_book *book = &client->book;
+    if (book->debts_unsent + book->parked.count == 0 || !client->up) {
         return;
     }
-    while ((request = dlk_book_next_unsent(&client->book, now_ns)) != NULL) {
+    while ((request = dlk_book_next_unsent(book, now_ns)) != NULL
+           || (request = dlk_book_next_parked(book, now_ns)) != NULL) {
         if (!dlk_wire_put(client, request)) {
             dlk_wire_break(client, now_ns); /* no memory: a new connection sends them again */
             return;
@@ -186,10 +188,10 @@ void dlk_wire_break(struct dlk_client *client, uint64_t now_ns)
     if (client->up) {
         dlk_book_tell(&client->book, NULL, DLK_NOTICE_LINK_DOWN);
     }
-    dlk_wire_end(client, now_ns);
+    dlk_wire_end(client, false, now_ns);
 }
 
-void dlk_wire_end(struct dlk_client *client, uint64_t now_ns)
+void dlk_wire_end(struct dlk_client *client, bool over, uint64_t now_ns)
 {
     if (client->up) {
         client->up = false;
@@ -197,7 +199,7 @@ void dlk_wire_end(struct dlk_client *client, uint64_t now_ns)
         shutdown(client->fd, SHUT_RDWR); /* wakes the leader, and tells the server */
     }
     for (uint32_t index = 0; index < client->book.pending_high; index++) {
-        struct dlk_call *ended = dlk_book_lose(&client->book, index, false, now_ns);
+        struct dlk_call *ended = dlk_book_disconnect(&client->book, index, over, now_ns);
         if (ended != NULL) {
             dlk_client_complete(client, ended);
         }
