@@ -324,7 +324,8 @@ bool dlk_book_noticed(struct dlk_book *book, const struct dlk_reply *reply);
 void dlk_posted_promote(struct dlk_book *book, struct dlk_hold *hold, bool all);
 /* client_book_park.c */
 /* A reply to a wait that is kept. True: it goes on. */
-bool dlk_wait_goes_on(struct dlk_book *book, uint32_t index, const struct dlk_reply *reply);
+bool dlk_wait_goes_on(struct dlk_book *book, uint32_t index, const struct dlk_reply *reply,
+                      uint64_t now_ns);
 /* The connection is there: what was kept back from the former one may go. */
 void dlk_waits_attach(struct dlk_book *book);
 /* client_book_debts.c: pending requests and what becomes of them without a call. */

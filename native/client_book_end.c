@@ -360,7 +360,7 @@ struct dlk_call *dlk_book_reply(struct dlk_book *book, const struct dlk_reply *r
         dlk_pending_reply(book, index, reply);
         return NULL;
     }
-    if (pending->kept && dlk_wait_goes_on(book, index, reply)) {
+    if (pending->kept && dlk_wait_goes_on(book, index, reply, now_ns)) {
         return NULL;
     }
     if (reply->result == DLK_RESULT_QUEUED) {

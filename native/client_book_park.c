@@ -10,14 +10,14 @@
 enum { NS_PER_MS = 1000000 };
 
 /* Without a connection no answer can come: it ends with its own time. */
-static void park(struct dlk_book *book, uint32_t index, enum dlk_op_state state)
+static void park(struct dlk_book *book, uint32_t index, enum dlk_op_state state, uint64_t now_ns)
 {
     struct dlk_pending *pending = &book->pending[index];
     struct dlk_call *call = pending->call;
     dlk_pending_set(book, index, state);
     pending->parked = true;
     book->holds[pending->hold].waits = true;
-    call->deadline_ns = pending->wait_until_ns;
+    call->deadline_ns = pending->wait_until_ns > now_ns ? pending->wait_until_ns : now_ns;
     if (call->place == DLK_PLACE_RUNNING) {
         dlk_posted_place(book, call);
     }
@@ -44,7 +44,7 @@ struct dlk_call *dlk_book_disconnect(struct dlk_book *book, uint32_t index, bool
         return NULL;
     }
     if (parks && pending->state == DLK_OP_STATE_ASKED) {
-        park(book, index, DLK_OP_STATE_PARKED);
+        park(book, index, DLK_OP_STATE_PARKED, now_ns);
         return NULL;
     }
     return dlk_book_lose(book, index, false, now_ns);
@@ -100,7 +100,8 @@ const struct dlk_request *dlk_book_next_parked(struct dlk_book *book, uint64_t n
     return asked;
 }
 
-bool dlk_wait_goes_on(struct dlk_book *book, uint32_t index, const struct dlk_reply *reply)
+bool dlk_wait_goes_on(struct dlk_book *book, uint32_t index, const struct dlk_reply *reply,
+                      uint64_t now_ns)
 {
     struct dlk_pending *pending = &book->pending[index];
     switch (reply->result) {
@@ -114,10 +115,10 @@ bool dlk_wait_goes_on(struct dlk_book *book, uint32_t index, const struct dlk_re
         if (!pending->parked) {
             return false; /* nothing of it was there before: its caller hears of it */
         }
-        park(book, index, DLK_OP_STATE_PARKED_KEPT);
+        park(book, index, DLK_OP_STATE_PARKED_KEPT, now_ns);
         return true;
     case DLK_RESULT_STOPPING:
-        park(book, index, DLK_OP_STATE_PARKED_KEPT);
+        park(book, index, DLK_OP_STATE_PARKED_KEPT, now_ns);
         return true;
     default:
         return false;

@@ -74,6 +74,9 @@ struct sim_call {
     bool active;          /* begun, and neither told nor cancelled */
     bool posted;
     bool ended;           /* the shell was told so */
+    bool queued;          /* it was heard to stand in the server's queue */
+    bool answered;        /* the server has said something final to it, heard or not */
+    uint64_t begun_ns;    /* by its client's clock */
     uint32_t serial;
 };
 
@@ -119,7 +122,7 @@ struct sim_client {
     struct sim_told told[SIM_HOLDS];
     bool session_suspended; /* as told */
     bool removed;           /* as told */
-    bool lost_link;         /* LINK_DOWN was told for this connection */
+    bool forgets;           /* its calls end for a reason that excuses them */
 };
 
 /* ---- The server ---- */
@@ -193,6 +196,7 @@ struct sim_world {
     uint64_t counts[DLK_RESULT_COUNT];   /* replies, by result */
     uint64_t notices[DLK_NOTICE_OVERFLOW + 1];
     uint64_t beliefs; /* looked at */
+    uint64_t kept;    /* waits that were queued, and again over another connection */
     char lines[SIM_LINES][SIM_LINE_BYTES];
     uint32_t n_lines;
 };

@@ -201,6 +201,78 @@ static inline void sim_check_ended(struct sim_world *world, const struct sim_cli
     }
 }
 
+/* ---- Waits ---- */
+
+/* The call whose request this is, if its client still waits for the answer. */
+static inline struct sim_call *sim_call_of(const struct sim_client *client, uint32_t request_id)
+{
+    const struct dlk_book *book = &client->book;
+    uint32_t index = request_id % DLK_INFLIGHT_MAX;
+    bool awaited = index < book->pending_high
+                   && book->pending[index].request.request_id == request_id
+                   && dlk_pending_of_call(&book->pending[index]);
+    return awaited ? (struct sim_call *)book->pending[index].call : NULL;
+}
+
+/* At the server, before anything can be lost on the way. */
+static inline void sim_note_answer(struct sim_world *world, const struct dlk_reply *reply)
+{
+    for (uint32_t i = 0; i < SIM_POOL; i++) {
+        const struct sim_client *client = &world->clients[i];
+        if (client->life != SIM_LIVING || reply->op == DLK_OP_NOTICE
+            || reply->result == DLK_RESULT_QUEUED || client->client_id == 0
+            || client->client_id != world->roster[reply->session]) {
+            continue;
+        }
+        struct sim_call *known = sim_call_of(client, reply->request_id);
+        if (known != NULL) {
+            known->answered = true;
+        }
+    }
+}
+
+/* A wait that is said to be queued again has the place that it had, unless it had been over. */
+static inline void sim_check_place(struct sim_world *world, const struct sim_client *client,
+                                   const struct dlk_reply *reply)
+{
+    if (reply->result != DLK_RESULT_QUEUED || reply->session != client->client_id
+        || reply->epoch != client->book.epoch) {
+        return;
+    }
+    struct sim_call *known = sim_call_of(client, reply->request_id);
+    if (known == NULL) {
+        return;
+    }
+    const struct dlk_pending *pending = &client->book.pending[known->call.slot];
+    if (known->queued && pending->kept && pending->stamp != 0) {
+        world->kept++;
+        if (pending->stamp != reply->token && !known->answered) {
+            sim_fail(world, "c%u: call %u had place %llu, and is queued at %llu", client->index,
+                     known->serial, (unsigned long long)pending->stamp,
+                     (unsigned long long)reply->token);
+        }
+    }
+    known->queued = true;
+}
+
+/* A wait that is kept and had its place ends without an answer only when its time is over. */
+static inline void sim_check_wait(struct sim_world *world, const struct sim_client *client,
+                                  const struct sim_call *known)
+{
+    const struct dlk_call *call = &known->call;
+    if (call->verb != DLK_VERB_LOCK || call->status != DLK_STATUS_BAD_RESPONSE
+        || call->result == DLK_RESULT_REMOVED || !client->book.keep_waits || !known->queued
+        || client->forgets) {
+        return;
+    }
+    uint64_t waited_ns = sim_local_ns(client, world->now) - known->begun_ns;
+    if (call->wait_ms == DLK_WAIT_FOREVER
+        || waited_ns + 2 * SIM_MS < (uint64_t)call->wait_ms * SIM_MS) {
+        sim_fail(world, "c%u: call %u wanted to wait %u ms, and ended after %llu", client->index,
+                 known->serial, call->wait_ms, (unsigned long long)(waited_ns / SIM_MS));
+    }
+}
+
 /* ---- Beliefs ---- */
 
 static inline bool sim_broken_at_once(const struct sim_world *world, uint64_t token)

@@ -30,8 +30,11 @@ static inline void sim_put(struct sim_world *world, struct sim_client *client,
 static inline void sim_put_debts(struct sim_world *world, struct sim_client *client)
 {
     const struct dlk_request *request;
+    struct dlk_book *book = &client->book;
     uint64_t now = sim_now_of(world, client);
-    while (client->up && (request = dlk_book_next_unsent(&client->book, now)) != NULL) {
+    while (client->up
+           && ((request = dlk_book_next_unsent(book, now)) != NULL
+               || (request = dlk_book_next_parked(book, now)) != NULL)) {
         sim_put(world, client, request);
     }
 }
@@ -51,6 +54,7 @@ static inline void sim_complete(struct sim_world *world, struct sim_client *clie
             known->serial, (unsigned)call->status, call->result, (unsigned long long)call->token,
             (unsigned long long)call->left_ms);
     sim_check_ended(world, client, call);
+    sim_check_wait(world, client, known);
     if (call->place != DLK_PLACE_NONE) {
         dlk_posted_end(&client->book, call);
     }
@@ -91,7 +95,8 @@ static inline void sim_submit(struct sim_world *world, struct sim_client *client
 static inline void sim_place(struct sim_world *world, struct sim_client *client,
                              struct dlk_call *call)
 {
-    if (call->phase == DLK_PHASE_BLOCKED && !client->up) {
+    if (call->phase == DLK_PHASE_BLOCKED && !client->up
+        && !dlk_posted_behind_parked(&client->book, call)) {
         dlk_book_lose_blocked(&client->book, call, sim_now_of(world, client));
         sim_complete(world, client, call);
     }
@@ -229,7 +234,7 @@ static inline void sim_cancel(struct sim_world *world, struct sim_client *client
 
 /* ---- The end of a connection ---- */
 
-static inline void sim_wire_end(struct sim_world *world, struct sim_client *client)
+static inline void sim_wire_end(struct sim_world *world, struct sim_client *client, bool over)
 {
     uint64_t now = sim_now_of(world, client);
     if (client->link >= 0) {
@@ -239,13 +244,15 @@ static inline void sim_wire_end(struct sim_world *world, struct sim_client *clie
         client->link = -1;
     }
     client->up = false;
+    client->forgets = over;
     for (uint32_t index = 0; index < client->book.pending_high; index++) {
-        struct dlk_call *ended = dlk_book_lose(&client->book, index, false, now);
+        struct dlk_call *ended = dlk_book_disconnect(&client->book, index, over, now);
         sim_observe(world, client, NULL);
         if (ended != NULL) {
             sim_complete(world, client, ended);
         }
     }
+    client->forgets = false;
     sim_go_on(world, client);
 }
 
@@ -256,7 +263,7 @@ static inline void sim_wire_break(struct sim_world *world, struct sim_client *cl
         dlk_book_tell(&client->book, NULL, DLK_NOTICE_LINK_DOWN);
         sim_observe(world, client, NULL);
     }
-    sim_wire_end(world, client);
+    sim_wire_end(world, client, false);
 }
 
 /* ---- In ---- */
@@ -276,6 +283,7 @@ static inline void sim_read(struct sim_world *world, struct sim_client *client, 
                 client->index, reply.op, reply.result, reply.request_id,
                 (unsigned long long)reply.token, reply.lease_ms,
                 (unsigned long long)reply.held_us);
+        sim_check_place(world, client, &reply);
         struct dlk_call *ended =
             dlk_book_reply(&client->book, &reply, sim_now_of(world, client));
         sim_observe(world, client, NULL);
@@ -397,7 +405,7 @@ static inline void sim_connect(struct sim_world *world, struct sim_client *clien
         .attach = client->ask,
         .magic = DLK_ATTACH_MAGIC,
     };
-    sim_wire_end(world, client);
+    sim_wire_end(world, client, false);
     client->link = sim_link_new(world);
     client->attach_sent_ns = sim_now_of(world, client);
     client->way = SIM_CONNECTING;
@@ -411,11 +419,19 @@ static inline void sim_install(struct sim_world *world, struct sim_client *clien
                             .epoch = client->answer_epoch,
                             .session_ttl_ms = world->weather.ttl_ms,
                             .max_lease_ms = world->weather.lease_ms};
+    uint64_t now = sim_now_of(world, client);
     sim_say(world, "c%u is attached, epoch %u", client->index, link.epoch);
+    client->forgets = true;
+    for (uint32_t index = 0; index < client->book.pending_high; index++) {
+        struct dlk_call *ended = dlk_book_sift(&client->book, index, link.epoch, now);
+        if (ended != NULL) {
+            sim_complete(world, client, ended);
+        }
+    }
+    client->forgets = false;
     client->up = true;
     client->way = SIM_OFFLINE;
-    dlk_book_attach(&client->book, &link, client->attach_sent_ns,
-                    sim_now_of(world, client));
+    dlk_book_attach(&client->book, &link, client->attach_sent_ns, now);
     sim_observe(world, client, NULL);
     dlk_book_unverify(&client->book);
     dlk_book_retry_kept(&client->book);
@@ -432,7 +448,7 @@ static inline void sim_way_on(struct sim_world *world, struct sim_client *client
             sim_connect(world, client);
         } else {
             sim_say(world, "c%u hears that its session is over", client->index);
-            sim_wire_end(world, client);
+            sim_wire_end(world, client, true);
             client->life = SIM_GHOST;
         }
     } else if (client->way == SIM_CONNECTING) {
@@ -451,7 +467,7 @@ static inline void sim_way_on(struct sim_world *world, struct sim_client *client
     }
     if (client->way != SIM_OFFLINE && client->way_until_ns <= world->now) {
         if (client->way == SIM_CONNECTING) {
-            sim_wire_end(world, client);
+            sim_wire_end(world, client, false);
         }
         client->way = SIM_OFFLINE;
     }

@@ -93,6 +93,7 @@ static inline void sim_outbox(struct sim_world *world)
     size_t n_events = dlk_engine_events(world->engine, &events);
     for (size_t i = 0; i < n_replies; i++) {
         world->counts[replies[i].result]++;
+        sim_note_answer(world, &replies[i]);
         int number = world->session_link[replies[i].session];
         if (number < 0) {
             continue;

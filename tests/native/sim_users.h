@@ -73,6 +73,7 @@ static inline void sim_client_new(struct sim_world *world)
     }
     dlk_book_init(&client->book, world->weather.reply_timeout_ms);
     client->book.number = sim_chance(world, 800) ? client->client_id : 0;
+    client->book.keep_waits = sim_chance(world, 700);
     for (uint32_t hold = 0; hold < SIM_HOLDS; hold++) {
         uint32_t lock = hold / SIM_OWNERS;
         dlk_book_add_lock(&client->book, sim_lock_id(lock), lock, sim_kind[lock],
@@ -133,6 +134,7 @@ static inline void sim_begin_call(struct sim_world *world, struct sim_client *cl
     bool modes = sim_kind[lock] == DLK_KIND_RW || sim_kind[lock] == DLK_KIND_FAIR;
     *known = (struct sim_call){.active = true,
                                .posted = sim_chance(world, 500),
+                               .begun_ns = sim_now_of(world, client),
                                .serial = ++world->serial};
     struct dlk_call *call = &known->call;
     call->verb = sim_choose_verb(world, hold);
@@ -195,7 +197,7 @@ static inline void sim_drop(struct sim_world *world, struct sim_client *client)
 static inline void sim_leave(struct sim_world *world, struct sim_client *client)
 {
     sim_say(world, "c%u leaves", client->index);
-    sim_wire_end(world, client);
+    sim_wire_end(world, client, true);
     sim_order(world,
               (struct dlk_command){.op = DLK_COMMAND_SESSION_CLOSE,
                                    .slot = client->session,

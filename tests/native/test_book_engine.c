@@ -303,7 +303,7 @@ static void end(struct sim_world *world)
         if (client->life == SIM_LIVING && sim_chance(world, 500)) {
             sim_leave(world, client);
         } else if (client->life != SIM_UNUSED) {
-            sim_wire_end(world, client);
+            sim_wire_end(world, client, true);
             sim_client_forget(client);
         }
     }
@@ -327,6 +327,7 @@ static void end(struct sim_world *world)
 static uint64_t totals[DLK_RESULT_COUNT];
 static uint64_t notices[DLK_NOTICE_OVERFLOW + 1];
 static uint64_t beliefs;
+static uint64_t kept;
 
 static void run_world(uint64_t seed, bool loud)
 {
@@ -359,6 +360,7 @@ static void run_world(uint64_t seed, bool loud)
         notices[i] += world.notices[i];
     }
     beliefs += world.beliefs;
+    kept += world.kept;
 }
 
 /* A world in which nothing happens finds nothing. */
@@ -379,6 +381,8 @@ static void check_totals(void)
         assert(notices[kind] != 0);
     }
     printf("beliefs %llu\n", (unsigned long long)beliefs);
+    printf("places kept %llu\n", (unsigned long long)kept);
+    assert(kept != 0);
 }
 
 int main(int argc, char **argv)
