@@ -240,11 +240,12 @@ static inline void sim_check_place(struct sim_world *world, const struct sim_cli
         return;
     }
     struct sim_call *known = sim_call_of(client, reply->request_id);
-    if (known == NULL) {
+    const struct dlk_pending *pending =
+        known != NULL ? &client->book.pending[known->call.slot] : NULL;
+    if (pending == NULL || !pending->kept) {
         return;
     }
-    const struct dlk_pending *pending = &client->book.pending[known->call.slot];
-    if (known->queued && pending->kept && pending->stamp != 0) {
+    if (known->queued && pending->stamp != 0) {
         world->kept++;
         if (pending->stamp != reply->token && !known->answered) {
             sim_fail(world, "c%u: call %u had place %llu, and is queued at %llu", client->index,
