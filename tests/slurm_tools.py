@@ -19,7 +19,7 @@ import pytest
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "sinfo")
 CPUS = 4  # said to Slurm, whatever the machine has
-UP_S = 30.0
+UP_S = 120.0
 
 CONFIGURATION = """\
 ClusterName=dlock

@@ -359,7 +359,7 @@ ROWS = ["atomic", "rw, reading", "rw, writing", "fair", "atomic, all on one name
 def bench(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "import sys; from dlock.cli import main; sys.exit(main())",
                "bench", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+    return subprocess.run(command, capture_output=True, text=True, timeout=250)
 
 
 def test_dlock_bench_with_a_server_of_its_own() -> None:

@@ -50,7 +50,7 @@ class ThreadRank:
         return told
 
     def barrier(self) -> None:
-        self._meeting.wait(30)
+        self._meeting.wait(60)
 
 
 def at_all_ranks(work: Callable[[ThreadRank], T], ranks: int = RANKS) -> list[T]:
@@ -247,7 +247,7 @@ def mpirun(ranks: int, *words: str | Path, **environment: str) -> list[str]:
         flags.append("--allow-run-as-root")
     done = subprocess.run(
         [command, *flags, "-n", str(ranks), sys.executable, "-m", "mpi4py", *map(str, words)],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=250, check=False,
         env={**os.environ, **environment})
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()

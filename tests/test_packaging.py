@@ -152,7 +152,7 @@ def test_a_client_and_a_server_meet(environment: Path, tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not address_file.exists():
             assert server.poll() is None, "the server ended"
             assert time.monotonic() < deadline, "the server wrote no address"
@@ -161,7 +161,7 @@ def test_a_client_and_a_server_meet(environment: Path, tmp_path: Path) -> None:
         where = run(environment, tmp_path, "python", "-c", ROUND_TRIP, address).strip()
         assert Path(where).is_relative_to(environment), where
         server.send_signal(signal.SIGTERM)
-        assert server.wait(10) == 0
+        assert server.wait(60) == 0
     finally:
         if server.poll() is None:
             server.kill()

@@ -34,7 +34,7 @@ def submit(cluster: dict[str, str], shared: Path, script: Path) -> tuple[str, st
     out = shared / "job.out"
     try:
         said = ask([str(program("sbatch")), *SBATCH, f"--output={out}", f"--chdir={shared}",
-                    str(script)], {**cluster, "SHARED": str(shared)}, 100)
+                    str(script)], {**cluster, "SHARED": str(shared)}, 250)
     except AssertionError as problem:
         raise AssertionError(f"{problem}\n{out.read_text() if out.exists() else ''}") from None
     return said.strip(), out.read_text(encoding="utf-8")
