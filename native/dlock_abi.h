@@ -224,7 +224,8 @@ enum dlk_command_op {
     DLK_COMMAND_SESSION_LEASE,     /* slot, id, lease_ms: the longest lease it may now ask for */
     DLK_COMMAND_SESSION_CLOSE,     /* slot, id: left cleanly; frees everything at once */
     DLK_COMMAND_LOCK_OPEN,         /* slot, id: lock id, kind, size */
-    DLK_COMMAND_LOCK_CLOSE,        /* slot, id: nobody has got it; ends when its last hold ends */
+    DLK_COMMAND_LOCK_CLOSE,        /* slot, id: nobody has got it; ends when its last hold ends;
+                                    * size 1: at once, whoever holds it or waits */
     DLK_COMMAND_CELL_OPEN,         /* slot, id: object id, value */
     DLK_COMMAND_CELL_CLOSE,        /* slot, id */
     DLK_COMMAND_READY,             /* value: enum dlk_readiness; otherwise NOT_READY is answered */
@@ -436,11 +437,17 @@ struct dlk_entry_view {
     uint32_t entry;    /* its handle */
     uint8_t state;     /* enum dlk_entry_state */
     uint8_t mode;
-    uint16_t flags;    /* enum dlk_request_flag, and DLK_ENTRY_BREAKING */
+    uint16_t flags;    /* enum dlk_request_flag and enum dlk_entry_flag */
 };
 
-/* In flags of a view: an operator has asked its client to give the hold up. */
-enum dlk_entry_flag { DLK_ENTRY_BREAKING = 0x8000 };
+/* In flags of a view. */
+enum dlk_entry_flag {
+    DLK_ENTRY_BREAKING = 0x8000, /* an operator has asked its client to give the hold up */
+    DLK_ENTRY_CLAIMED = 0x4000,  /* until all is ready: a hold that was claimed; its lease does not
+                                  * run yet */
+    DLK_ENTRY_AWAITED = 0x2000   /* of a waiter that was claimed, until its session has a connection
+                                  * or all is ready */
+};
 
 /* One open lock in short: DLK_COMMAND_SURVEY. */
 struct dlk_lock_view {

@@ -14,8 +14,9 @@ enum { FETCH_AHEAD = 16, FETCH_NEAR = 6, HUGE_PAGE = 2 << 20, HUGE_TABLE_BYTES =
 static size_t replies_room(const struct dlk_limits *limits)
 {
     /* A waiter is answered once, a request at once or by becoming a waiter (then twice), or with
-     * a notice behind it; a holder is told once in a call that it is broken. */
-    return (size_t)limits->max_entries + 2 * DLK_STEP_MAX + 1;
+     * a notice behind it; a holder is told once in a call that it is broken, and before that, at a
+     * new connection, that it was granted. */
+    return 2 * (size_t)limits->max_entries + 2 * DLK_STEP_MAX + 1;
 }
 
 static size_t events_room(const struct dlk_limits *limits)
@@ -88,6 +89,7 @@ void dlk_engine_free(struct dlk_engine *engine)
     dlk_heap_free(&engine->expiries);
     dlk_heap_free(&engine->waits);
     dlk_deadlocks_free(engine->deadlocks);
+    dlk_claims_free(engine->claims);
     free(engine);
 }
 
@@ -155,9 +157,9 @@ void dlk_reply_entry(struct dlk_engine *engine, const struct entry *entry, uint3
     }
 }
 
-/* To a holder, unasked: an operator takes the hold away. Nobody reads for a session that has
- * ended. */
-void dlk_reply_notice(struct dlk_engine *engine, const struct entry *entry, uint64_t now_ns)
+/* To a holder, unasked: the hold is taken away. Nobody reads for a session that has ended. */
+void dlk_reply_notice(struct dlk_engine *engine, const struct entry *entry, uint32_t result,
+                      uint64_t now_ns)
 {
     if (engine->sessions[entry->session].state != SESSION_OPEN) {
         return;
@@ -166,13 +168,15 @@ void dlk_reply_notice(struct dlk_engine *engine, const struct entry *entry, uint
     *reply = (struct dlk_reply){
         .op = DLK_OP_NOTICE,
         .mode = entry->mode,
-        .result = DLK_RESULT_BROKEN,
+        .result = (uint16_t)result,
         .session = entry->session,
         .epoch = engine->epoch,
         .token = entry->token,
         .entry = entry_index(engine, entry),
     };
-    if (entry->end_ns != DLK_NEVER && entry->end_ns > now_ns) {
+    if (entry_claimed(entry)) {
+        reply->lease_ms = dlk_claim_lease_ms(engine, entry);
+    } else if (entry->end_ns != DLK_NEVER && entry->end_ns > now_ns) {
         reply->lease_ms = (uint32_t)((entry->end_ns - now_ns) / 1000000u);
     }
     fill_lock(reply, &engine->locks[entry->lock]);
@@ -245,7 +249,7 @@ static void cell_request(struct dlk_engine *engine, const struct dlk_request *re
 }
 
 static void step_one(struct dlk_engine *engine, const struct dlk_request *request, uint64_t now_ns,
-                     bool ready)
+                     uint32_t readiness)
 {
     if (request->session >= engine->limits.max_sessions
         || engine->sessions[request->session].state != SESSION_OPEN) {
@@ -256,7 +260,8 @@ static void step_one(struct dlk_engine *engine, const struct dlk_request *reques
     session->deadline_ns = now_ns + session->ttl_ns;
     if (request->op == DLK_OP_PING) {
         dlk_reply_push(engine, request, DLK_RESULT_DONE);
-    } else if (!ready) {
+    } else if (readiness != DLK_READY_ALL
+               && (readiness == DLK_READY_NONE || !dlk_claim_serves(engine, request))) {
         engine->counters[DLK_COUNT_NOT_READY]++;
         dlk_reply_push(engine, request, DLK_RESULT_NOT_READY);
     } else if (is_lock_op(request->op)) {
@@ -298,7 +303,10 @@ __attribute__((always_inline)) static inline void fetch_near(const struct dlk_en
 void dlk_engine_step(struct dlk_engine *engine, const struct dlk_request *requests, size_t count,
                      uint64_t now_ns)
 {
-    bool ready = engine->ready && tokens_left(engine);
+    uint32_t readiness = engine->readiness;
+    if (readiness != DLK_READY_NONE && !tokens_left(engine)) {
+        readiness = DLK_READY_NONE;
+    }
     for (size_t i = 0; i < count && i < FETCH_AHEAD; i++) {
         fetch(engine, &requests[i]);
     }
@@ -309,14 +317,14 @@ void dlk_engine_step(struct dlk_engine *engine, const struct dlk_request *reques
         if (i + FETCH_NEAR < count) {
             fetch_near(engine, &requests[i + FETCH_NEAR]);
         }
-        step_one(engine, &requests[i], now_ns, ready);
+        step_one(engine, &requests[i], now_ns, readiness);
     }
     engine->counters[DLK_COUNT_REQUESTS] += count;
 }
 
 void dlk_engine_stop(struct dlk_engine *engine)
 {
-    engine->ready = false;
+    engine->readiness = DLK_READY_NONE;
     for (uint32_t index = 0; index < engine->entries_high; index++) {
         struct entry *entry = &engine->entries[index];
         if (entry->state == DLK_ENTRY_QUEUED) {
@@ -331,7 +339,8 @@ void dlk_engine_stop(struct dlk_engine *engine)
 uint64_t dlk_engine_next_deadline(const struct dlk_engine *engine)
 {
     uint64_t first_ns = dlk_heap_first_ns(&engine->ends);
-    uint64_t expiry_ns = dlk_heap_first_ns(&engine->expiries);
+    bool recovers = engine->readiness == DLK_READY_RECOVERING; /* then no session ends */
+    uint64_t expiry_ns = recovers ? DLK_NEVER : dlk_heap_first_ns(&engine->expiries);
     uint64_t wait_ns = dlk_heap_first_ns(&engine->waits);
     first_ns = expiry_ns < first_ns ? expiry_ns : first_ns;
     return wait_ns < first_ns ? wait_ns : first_ns;

@@ -1,6 +1,7 @@
 /*
  * The lock table as a function: (state, input, now) -> replies and events. docs/lock-kinds.md is
- * its law. No I/O, no clock, no globals, no allocation after dlk_engine_new; one thread at a time.
+ * its law. No I/O, no clock, no globals, no allocation after dlk_engine_new but for the tables of a
+ * recovery (engine_claim.h); one thread at a time.
  *
  * The calls that tests and tools use are declared in dlock_abi.h:
  *   dlk_engine_new      tables at their limits (committed by the kernel when touched); NULL: no
@@ -12,7 +13,7 @@
  *                       sessions_now_ns (<= now_ns) is a time before which every request that had
  *                       arrived has been stepped; 0: end no session in this tick
  *   dlk_engine_attached a session, by its slot, has a new connection: it is told again of each hold
- *                       that an operator asks for
+ *                       that an operator asks for, and of claimed waiters that were granted
  *   dlk_engine_stop     wakes every waiter with STOPPING
  *   dlk_engine_next_deadline  UINT64_MAX: none. May be early, never late
  *   dlk_engine_replies, _events  the outbox, in order; the caller may complete ACTION replies in

@@ -13,17 +13,14 @@ static void ask_for(struct dlk_engine *engine, struct entry *entry)
     }
     entry->flags |= DLK_ENTRY_BREAKING;
     engine->sessions[entry->session].n_breaking++;
-    if (entry->end_ns != DLK_NEVER) {
-        dlk_heap_set(&engine->ends, engine->limits.max_locks + entry_index(engine, entry),
-                     entry->end_ns);
-    }
+    dlk_hold_time(engine, entry);
 }
 
 /* A lapsed hold needs no answer: its client has stopped believing in it already. */
 static void break_hold(struct dlk_engine *engine, struct entry *entry, bool at_once,
                        uint64_t now_ns)
 {
-    dlk_reply_notice(engine, entry, now_ns);
+    dlk_reply_notice(engine, entry, DLK_RESULT_BROKEN, now_ns);
     if (at_once || entry->end_ns <= now_ns) {
         dlk_entry_remove(engine, entry);
     } else {
@@ -76,11 +73,14 @@ void dlk_engine_attached(struct dlk_engine *engine, uint32_t slot, uint64_t now_
         return;
     }
     const struct session *session = &engine->sessions[slot];
+    if (engine->claims != NULL && session->state == SESSION_OPEN) {
+        dlk_claim_attached(engine, slot);
+    }
     uint32_t left = session->state == SESSION_OPEN ? session->n_breaking : 0;
     for (uint32_t index = session->entries; left > 0;) {
         const struct entry *entry = &engine->entries[index];
         if (entry_breaking(entry)) {
-            dlk_reply_notice(engine, entry, now_ns);
+            dlk_reply_notice(engine, entry, DLK_RESULT_BROKEN, now_ns);
             left--;
         }
         index = entry->session_next;

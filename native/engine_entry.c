@@ -85,6 +85,48 @@ void dlk_entry_enqueue(struct dlk_engine *engine, struct entry *entry)
     queue_append(engine, &engine->locks[entry->lock], entry);
 }
 
+/* Do two entries of one queue stand in this order? Stamps are given once; of equal ones, which only
+ * clients that err can claim, the client and its owner decide. */
+static bool stands_before(const struct dlk_engine *engine, const struct entry *first,
+                          const struct entry *second)
+{
+    if (first->token != second->token) {
+        return first->token < second->token;
+    }
+    uint32_t first_id = engine->sessions[first->session].client_id;
+    uint32_t second_id = engine->sessions[second->session].client_id;
+    return first_id != second_id ? first_id < second_id : first->owner < second->owner;
+}
+
+/* A new entry gets its old place back. From the end: who comes late stands near it. */
+void dlk_entry_take_place(struct dlk_engine *engine, struct entry *entry, uint64_t stamp,
+                          bool waits)
+{
+    struct lock *lock = &engine->locks[entry->lock];
+    uint32_t index = entry_index(engine, entry);
+    entry->token = stamp;
+    entry->state = waits ? DLK_ENTRY_QUEUED : DLK_ENTRY_TICKET;
+    engine->sessions[entry->session].n_queued += waits;
+    uint32_t prev = lock->queue_tail;
+    while (prev != DLK_NONE && !stands_before(engine, &engine->entries[prev], entry)) {
+        prev = engine->entries[prev].lock_prev;
+    }
+    uint32_t next = prev != DLK_NONE ? engine->entries[prev].lock_next : lock->queue_head;
+    entry->lock_prev = prev;
+    entry->lock_next = next;
+    if (prev != DLK_NONE) {
+        engine->entries[prev].lock_next = index;
+    } else {
+        lock->queue_head = index;
+    }
+    if (next != DLK_NONE) {
+        engine->entries[next].lock_prev = index;
+    } else {
+        lock->queue_tail = index;
+    }
+    lock->n_queue++;
+}
+
 void dlk_entry_to_ticket(struct dlk_engine *engine, struct entry *entry)
 {
     entry->state = DLK_ENTRY_TICKET;
@@ -102,20 +144,9 @@ void dlk_entry_to_waiter(struct dlk_engine *engine, struct entry *entry)
     }
 }
 
-/* The grant, of a new entry or of one that stands in the queue. */
-void dlk_entry_hold(struct dlk_engine *engine, struct entry *entry, uint64_t now_ns)
+static inline void holder_link(struct dlk_engine *engine, struct lock *lock, struct entry *entry)
 {
-    struct lock *lock = &engine->locks[entry->lock];
     uint32_t index = entry_index(engine, entry);
-    if (entry->state == DLK_ENTRY_FREE) {
-        lock->served[entry->mode]++;
-    } else {
-        queue_unlink(engine, lock, entry);
-    }
-    entry->state = DLK_ENTRY_HELD;
-    entry->token = token_next(engine);
-    entry->end_ns = lease_end_ns(now_ns, (uint32_t)entry->end_ns);
-    entry->since_ns = now_ns;
     if (lock->n_exclusive + lock->n_shared == 0 || entry->end_ns < lock->min_end_ns) {
         lock->min_end_ns = entry->end_ns;
     }
@@ -130,7 +161,36 @@ void dlk_entry_hold(struct dlk_engine *engine, struct entry *entry, uint64_t now
     } else {
         lock->n_exclusive++;
     }
+}
+
+/* The grant, of a new entry or of one that stands in the queue. */
+void dlk_entry_hold(struct dlk_engine *engine, struct entry *entry, uint64_t now_ns)
+{
+    struct lock *lock = &engine->locks[entry->lock];
+    if (entry->state == DLK_ENTRY_FREE) {
+        lock->served[entry->mode]++;
+    } else {
+        queue_unlink(engine, lock, entry);
+    }
+    entry->state = DLK_ENTRY_HELD;
+    entry->token = token_next(engine);
+    entry->end_ns = lease_end_ns(now_ns, (uint32_t)entry->end_ns);
+    entry->since_ns = now_ns;
+    holder_link(engine, lock, entry);
     engine->counters[DLK_COUNT_GRANTS]++;
+}
+
+/* A new entry holds again what it held under a former server. */
+void dlk_entry_take_hold(struct dlk_engine *engine, struct entry *entry, uint64_t token,
+                         uint64_t now_ns)
+{
+    struct lock *lock = &engine->locks[entry->lock];
+    lock->served[entry->mode]++;
+    entry->state = DLK_ENTRY_HELD;
+    entry->token = token;
+    entry->end_ns = DLK_NEVER; /* no lease runs before all is ready */
+    entry->since_ns = now_ns;
+    holder_link(engine, lock, entry);
 }
 
 static void holder_unlink(struct dlk_engine *engine, struct lock *lock, struct entry *entry)

@@ -67,7 +67,8 @@ struct session {
     uint64_t deadline_ns;
     uint64_t ttl_ns;
     uint32_t client_id;
-    uint32_t state;
+    uint16_t state;
+    uint16_t early;   /* served before all is ready, where the state is certain */
     uint32_t entries; /* newest first */
     uint32_t n_entries;
     uint32_t n_queued;
@@ -88,7 +89,8 @@ struct dlk_engine {
     uint32_t entries_free;
     uint32_t entries_high; /* entries from here on were never used */
     uint32_t entries_used;
-    bool ready;
+    uint32_t readiness;    /* enum dlk_readiness */
+    bool has_served;       /* it has been ready */
     bool epoch_low_told;
     uint32_t epoch;      /* of this start, in replies */
     uint32_t next_epoch; /* may be taken when this one's counter ends; 0: not yet known */
@@ -98,6 +100,7 @@ struct dlk_engine {
     struct dlk_heap expiries; /* ids: sessions; a key may be early, never late */
     struct dlk_heap waits;    /* ids: entries */
     struct deadlocks *deadlocks;
+    struct claims *claims; /* while it recovers, from the first claim on; else NULL */
     struct dlk_reply *replies;
     struct dlk_event *events;
     size_t n_replies;
@@ -126,6 +129,12 @@ static inline bool entry_breaking(const struct entry *entry)
     return (entry->flags & DLK_ENTRY_BREAKING) != 0;
 }
 
+/* Got back by a claim, while not all is ready: its end is DLK_NEVER, its lease lies beside it. */
+static inline bool entry_claimed(const struct entry *entry)
+{
+    return (entry->flags & DLK_ENTRY_CLAIMED) != 0;
+}
+
 static inline bool lock_compatible(const struct lock *lock, uint32_t mode)
 {
     return dlk_rule_compatible(lock->kind, mode, lock->n_exclusive, lock->n_shared, lock->size);
@@ -134,7 +143,11 @@ static inline bool lock_compatible(const struct lock *lock, uint32_t mode)
 /* engine_entry.c: one entry's life. */
 struct entry *dlk_entry_new(struct dlk_engine *engine, const struct dlk_request *request);
 void dlk_entry_enqueue(struct dlk_engine *engine, struct entry *entry);
+void dlk_entry_take_place(struct dlk_engine *engine, struct entry *entry, uint64_t stamp,
+                          bool waits);
 void dlk_entry_hold(struct dlk_engine *engine, struct entry *entry, uint64_t now_ns);
+void dlk_entry_take_hold(struct dlk_engine *engine, struct entry *entry, uint64_t token,
+                         uint64_t now_ns);
 void dlk_entry_remove(struct dlk_engine *engine, struct entry *entry);
 void dlk_entry_to_ticket(struct dlk_engine *engine, struct entry *entry);
 void dlk_entry_to_waiter(struct dlk_engine *engine, struct entry *entry);
@@ -150,6 +163,8 @@ void dlk_lock_settle_later(struct dlk_engine *engine, struct lock *lock, uint64_
 /* engine_lock.c: the requests on locks. */
 void dlk_lock_request(struct dlk_engine *engine, const struct dlk_request *request,
                       uint64_t now_ns);
+void dlk_wait_set(struct dlk_engine *engine, const struct entry *entry, uint32_t wait_ms,
+                  uint64_t now_ns);
 void dlk_wait_over(struct dlk_engine *engine, struct entry *entry, uint64_t now_ns);
 
 /* engine_break.c: what an operator takes away. */
@@ -175,9 +190,23 @@ bool dlk_waits_check(const struct dlk_engine *engine, const struct lock *lock);
 uint64_t dlk_deadlock_closed(struct dlk_engine *engine, const struct entry *entry,
                              uint64_t now_ns);
 
+/* engine_claim.c: while the engine recovers. */
+void dlk_claims_free(struct claims *claims);
+uint32_t dlk_claim_command(struct dlk_engine *engine, const struct dlk_command *command,
+                           uint64_t now_ns);
+bool dlk_claim_serves(struct dlk_engine *engine, const struct dlk_request *request);
+bool dlk_claim_settles(struct dlk_engine *engine, const struct lock *lock);
+uint32_t dlk_claim_lease_ms(const struct dlk_engine *engine, const struct entry *entry);
+void dlk_claim_grow(struct dlk_engine *engine, const struct entry *entry, uint32_t lease_ms);
+void dlk_claim_attached(struct dlk_engine *engine, uint32_t session);
+void dlk_claims_end(struct dlk_engine *engine, uint32_t least_ms, uint64_t now_ns);
+void dlk_lock_displace(struct dlk_engine *engine, struct lock *lock, uint64_t now_ns);
+
 /* engine_session.c */
+uint32_t dlk_lock_open(struct dlk_engine *engine, const struct dlk_command *command);
 void dlk_session_expire(struct dlk_engine *engine, uint32_t session, uint64_t now_ns);
 void dlk_session_entry_gone(struct dlk_engine *engine, uint32_t session);
+void dlk_hold_time(struct dlk_engine *engine, const struct entry *entry);
 void dlk_run_ends(struct dlk_engine *engine, uint64_t now_ns);
 
 /* engine.c: the outbox. */
@@ -185,7 +214,8 @@ struct dlk_reply *dlk_reply_push(struct dlk_engine *engine, const struct dlk_req
                                  uint32_t result);
 void dlk_reply_entry(struct dlk_engine *engine, const struct entry *entry, uint32_t result,
                      uint64_t now_ns);
-void dlk_reply_notice(struct dlk_engine *engine, const struct entry *entry, uint64_t now_ns);
+void dlk_reply_notice(struct dlk_engine *engine, const struct entry *entry, uint32_t result,
+                      uint64_t now_ns);
 void dlk_event_push(struct dlk_engine *engine, uint32_t op, uint32_t slot, uint32_t id);
 
 #endif

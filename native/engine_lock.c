@@ -9,6 +9,19 @@ static void refuse(struct dlk_engine *engine, const struct dlk_request *request,
     dlk_reply_push(engine, request, result);
 }
 
+/* Of a hold whose lease does not run yet, and of one that is breaking: who hears of it hears of its
+ * end. */
+static void answer_more(struct dlk_engine *engine, struct dlk_reply *reply,
+                        const struct entry *entry, uint64_t now_ns)
+{
+    if (entry_claimed(entry)) {
+        reply->lease_ms = dlk_claim_lease_ms(engine, entry);
+    }
+    if (entry_breaking(entry)) {
+        dlk_reply_notice(engine, entry, DLK_RESULT_BROKEN, now_ns);
+    }
+}
+
 static void answer(struct dlk_engine *engine, const struct dlk_request *request, uint32_t result,
                    const struct entry *entry, uint64_t now_ns)
 {
@@ -18,8 +31,8 @@ static void answer(struct dlk_engine *engine, const struct dlk_request *request,
     if (entry->state == DLK_ENTRY_HELD && entry->end_ns != DLK_NEVER && entry->end_ns > now_ns) {
         reply->lease_ms = (uint32_t)((entry->end_ns - now_ns) / 1000000u);
     }
-    if (entry_breaking(entry)) {
-        dlk_reply_notice(engine, entry, now_ns); /* who hears of the hold hears of its end */
+    if ((entry->flags & (DLK_ENTRY_BREAKING | DLK_ENTRY_CLAIMED)) != 0) {
+        answer_more(engine, reply, entry, now_ns);
     }
 }
 
@@ -38,8 +51,8 @@ static void no_resource(struct dlk_engine *engine, const struct dlk_request *req
     refuse(engine, request, DLK_RESULT_NO_RESOURCE, DLK_COUNT_NO_RESOURCE);
 }
 
-static void set_wait(struct dlk_engine *engine, const struct entry *entry, uint32_t wait_ms,
-                     uint64_t now_ns)
+void dlk_wait_set(struct dlk_engine *engine, const struct entry *entry, uint32_t wait_ms,
+                  uint64_t now_ns)
 {
     if (wait_ms != DLK_WAIT_FOREVER) {
         dlk_heap_set(&engine->waits, entry_index(engine, entry),
@@ -59,7 +72,7 @@ static void count_ticketed(struct dlk_engine *engine)
 static bool wait_in_queue(struct dlk_engine *engine, const struct dlk_request *request,
                           struct lock *lock, struct entry *entry, uint64_t now_ns)
 {
-    set_wait(engine, entry, request->wait_ms, now_ns);
+    dlk_wait_set(engine, entry, request->wait_ms, now_ns);
     dlk_wait_link(engine, entry);
     uint64_t cycle = 0;
     if ((request->flags & DLK_FLAG_DEADLOCK) != 0) {
@@ -174,12 +187,27 @@ static void request_lock(struct dlk_engine *engine, const struct dlk_request *re
     lock_by_queue(engine, request, lock, now_ns);
 }
 
-static void grow_lease(struct entry *entry, uint32_t lease_ms, uint64_t now_ns)
+static void grow_lease(struct dlk_engine *engine, struct entry *entry, uint32_t lease_ms,
+                       uint64_t now_ns)
 {
     uint64_t end_ns = lease_end_ns(now_ns, lease_ms);
-    if (lease_ms != 0 && entry->end_ns < end_ns && !entry_breaking(entry)) {
+    if (lease_ms == 0 || entry_breaking(entry)) {
+        return;
+    }
+    if (entry_claimed(entry)) {
+        dlk_claim_grow(engine, entry, lease_ms);
+    } else if (entry->end_ns < end_ns) {
         entry->end_ns = end_ns;
     }
+}
+
+/* A breaking hold with a lease that has less to run than an answer can say. To a REDEEM without a
+ * lease such an answer would say that the hold has none. */
+static bool ends_unsaid(const struct entry *entry, const struct dlk_request *request,
+                        uint64_t now_ns)
+{
+    return entry->state == DLK_ENTRY_HELD && entry_breaking(entry) && request->lease_ms == 0
+           && entry->end_ns != DLK_NEVER && entry->end_ns < now_ns + 1000000u;
 }
 
 static void request_redeem(struct dlk_engine *engine, const struct dlk_request *request,
@@ -190,7 +218,8 @@ static void request_redeem(struct dlk_engine *engine, const struct dlk_request *
         refuse(engine, request, DLK_RESULT_INVALID, DLK_COUNT_EINVAL_LOCK_OP);
         return;
     }
-    if (entry != NULL && over_at_its_end(entry, now_ns)) {
+    if (entry != NULL
+        && (over_at_its_end(entry, now_ns) || ends_unsaid(entry, request, now_ns))) {
         dlk_entry_remove(engine, entry);
         entry = NULL;
     }
@@ -205,7 +234,7 @@ static void request_redeem(struct dlk_engine *engine, const struct dlk_request *
         if (request->lease_ms == 0 && !entry_breaking(entry)) {
             entry->end_ns = DLK_NEVER; /* its client will take it for a hold without a lease */
         }
-        grow_lease(entry, request->lease_ms, now_ns);
+        grow_lease(engine, entry, request->lease_ms, now_ns);
         answer(engine, request, DLK_RESULT_GRANTED, entry, now_ns);
         return;
     }
@@ -283,7 +312,7 @@ static void request_extend(struct dlk_engine *engine, const struct dlk_request *
                    : dlk_rule_unlock_counter(lock->kind, request->mode));
         return;
     }
-    grow_lease(entry, request->lease_ms, now_ns);
+    grow_lease(engine, entry, request->lease_ms, now_ns);
     answer(engine, request, DLK_RESULT_EXTENDED, entry, now_ns);
 }
 

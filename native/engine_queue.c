@@ -70,7 +70,8 @@ static uint64_t walk_queue(struct dlk_engine *engine, struct lock *lock, uint64_
 
 void dlk_lock_settle(struct dlk_engine *engine, struct lock *lock, uint64_t now_ns)
 {
-    if (lock->queue_head == DLK_NONE || !engine->ready) {
+    if (lock->queue_head == DLK_NONE
+        || (engine->readiness != DLK_READY_ALL && !dlk_claim_settles(engine, lock))) {
         lock->due_ns = DLK_NEVER; /* getting ready settles every lock */
         dlk_heap_remove(&engine->ends, lock_index(engine, lock));
         return;

@@ -30,6 +30,7 @@ static uint32_t session_open(struct dlk_engine *engine, const struct dlk_command
 {
     if (command->slot >= engine->limits.max_sessions || command->id == 0
         || command->id > DLK_CLIENT_ID_MAX || command->ttl_ms == 0
+        || command->kind > DLK_SESSION_EARLY
         || command->lease_ms > engine->limits.max_lease_ms
         || engine->sessions[command->slot].state != SESSION_FREE) {
         return DLK_RESULT_INVALID;
@@ -38,6 +39,7 @@ static uint32_t session_open(struct dlk_engine *engine, const struct dlk_command
     memset(session, 0, sizeof(*session));
     session->client_id = command->id;
     session->state = SESSION_OPEN;
+    session->early = command->kind == DLK_SESSION_EARLY;
     session->entries = DLK_NONE;
     session->ttl_ns = (uint64_t)command->ttl_ms * 1000000u;
     session->lease_limit_ms = command->lease_ms;
@@ -97,6 +99,15 @@ void dlk_session_expire(struct dlk_engine *engine, uint32_t slot, uint64_t now_n
     session->state = SESSION_ENDED;
 }
 
+/* The hold ends with its lease by timer, whether anybody waits for it or not. */
+void dlk_hold_time(struct dlk_engine *engine, const struct entry *entry)
+{
+    if (entry->end_ns != DLK_NEVER) {
+        dlk_heap_set(&engine->ends, engine->limits.max_locks + entry_index(engine, entry),
+                     entry->end_ns);
+    }
+}
+
 /* Frees what the session has, leased holds only if asked to: those that stay end by timer from now
  * on. The locks settle afterwards, so that nothing is granted to the session on its way out. */
 static void leave(struct dlk_engine *engine, uint32_t slot, bool leased_too, uint64_t now_ns)
@@ -108,9 +119,10 @@ static void leave(struct dlk_engine *engine, uint32_t slot, bool leased_too, uin
         struct entry *entry = &engine->entries[index];
         struct lock *lock = &engine->locks[entry->lock];
         index = entry->session_next;
-        if (entry->state == DLK_ENTRY_HELD && entry->end_ns != DLK_NEVER && !leased_too) {
-            dlk_heap_set(&engine->ends, engine->limits.max_locks + entry_index(engine, entry),
-                         entry->end_ns);
+        bool leased = entry->state == DLK_ENTRY_HELD
+                      && (entry->end_ns != DLK_NEVER || dlk_claim_lease_ms(engine, entry) != 0);
+        if (leased && !leased_too) {
+            dlk_hold_time(engine, entry);
         } else {
             dlk_entry_remove(engine, entry);
             dlk_lock_settle_later(engine, lock, now_ns);
@@ -144,7 +156,7 @@ static uint32_t session_end(struct dlk_engine *engine, const struct dlk_command 
     return DLK_RESULT_DONE;
 }
 
-static uint32_t lock_open(struct dlk_engine *engine, const struct dlk_command *command)
+uint32_t dlk_lock_open(struct dlk_engine *engine, const struct dlk_command *command)
 {
     if (command->slot >= engine->limits.max_locks || command->id == 0
         || command->kind >= DLK_KIND_COUNT
@@ -172,15 +184,15 @@ static uint32_t lock_open(struct dlk_engine *engine, const struct dlk_command *c
 }
 
 static uint32_t lock_close(struct dlk_engine *engine, const struct dlk_command *command,
-                           uint64_t *closed_now)
+                           uint64_t now_ns, uint64_t *closed_now)
 {
     if (command->slot >= engine->limits.max_locks || command->id == 0
         || engine->locks[command->slot].id != command->id) {
         return DLK_RESULT_NO_LOCK;
     }
     struct lock *lock = &engine->locks[command->slot];
-    if (lock->holders == DLK_NONE && lock->queue_head == DLK_NONE) {
-        lock->id = 0;
+    if (command->size == 1 || (lock->holders == DLK_NONE && lock->queue_head == DLK_NONE)) {
+        dlk_lock_displace(engine, lock, now_ns);
         *closed_now = 1;
     } else {
         lock->closing = 1;
@@ -219,6 +231,12 @@ static uint32_t set_token_floor(struct dlk_engine *engine, uint64_t token)
     return DLK_RESULT_DONE;
 }
 
+static void give_grace(struct dlk_engine *engine, uint64_t grace_ms, uint64_t now_ns)
+{
+    uint64_t grace_ns = now_ns + grace_ms * 1000000u;
+    engine->grace_ns = grace_ns > engine->grace_ns ? grace_ns : engine->grace_ns;
+}
+
 static uint32_t session_lease(struct dlk_engine *engine, const struct dlk_command *command)
 {
     if (!session_is(engine, command, SESSION_OPEN)) {
@@ -231,17 +249,32 @@ static uint32_t session_lease(struct dlk_engine *engine, const struct dlk_comman
     return DLK_RESULT_DONE;
 }
 
-/* Nothing was granted while the engine was not ready. */
-static void set_ready(struct dlk_engine *engine, bool ready, uint64_t now_ns)
+/* Nothing was granted while the engine was not ready, and no session ended while it recovered: so
+ * none ends at once now. */
+static uint32_t set_readiness(struct dlk_engine *engine, const struct dlk_command *command,
+                              uint64_t now_ns)
 {
-    engine->ready = ready;
-    uint32_t locks = ready && engine->entries_used != 0 ? engine->limits.max_locks : 0;
+    bool all = command->value == DLK_READY_ALL;
+    bool recovers = command->value == DLK_READY_RECOVERING;
+    if (command->value > DLK_READY_RECOVERING || (recovers && engine->has_served)) {
+        return DLK_RESULT_INVALID;
+    }
+    if (engine->readiness == DLK_READY_RECOVERING && !recovers) {
+        give_grace(engine, command->ttl_ms, now_ns);
+    }
+    engine->readiness = (uint32_t)command->value;
+    engine->has_served = engine->has_served || all;
+    if (all && engine->claims != NULL) {
+        dlk_claims_end(engine, command->ttl_ms, now_ns);
+    }
+    uint32_t locks = all && engine->entries_used != 0 ? engine->limits.max_locks : 0;
     for (uint32_t slot = 0; slot < locks; slot++) {
         if (engine->locks[slot].id != 0) {
             dlk_lock_settle_later(engine, &engine->locks[slot], now_ns);
         }
     }
     dlk_run_ends(engine, now_ns);
+    return DLK_RESULT_DONE;
 }
 
 /* `value` and `slot` are those of the DONE event. */
@@ -266,24 +299,23 @@ static uint32_t carry_out(struct dlk_engine *engine, const struct dlk_command *c
     case DLK_COMMAND_SESSION_END:
         return session_end(engine, command, now_ns, value);
     case DLK_COMMAND_LOCK_OPEN:
-        return lock_open(engine, command);
+        return dlk_lock_open(engine, command);
     case DLK_COMMAND_LOCK_CLOSE:
-        return lock_close(engine, command, value);
+        return lock_close(engine, command, now_ns, value);
     case DLK_COMMAND_CELL_OPEN:
     case DLK_COMMAND_CELL_CLOSE:
         return cell_command(engine, command);
     case DLK_COMMAND_READY:
-        set_ready(engine, command->value != 0, now_ns);
-        return DLK_RESULT_DONE;
+        return set_readiness(engine, command, now_ns);
+    case DLK_COMMAND_CLAIM:
+        return dlk_claim_command(engine, command, now_ns);
     case DLK_COMMAND_EPOCH:
         return set_epoch(engine, command->value);
     case DLK_COMMAND_TOKEN_FLOOR:
         return set_token_floor(engine, command->value);
-    case DLK_COMMAND_GRACE: {
-        uint64_t grace_ns = now_ns + command->value * 1000000u;
-        engine->grace_ns = grace_ns > engine->grace_ns ? grace_ns : engine->grace_ns;
+    case DLK_COMMAND_GRACE:
+        give_grace(engine, command->value, now_ns);
         return DLK_RESULT_DONE;
-    }
     case DLK_COMMAND_BREAK:
         return dlk_break(engine, command, now_ns, value);
     case DLK_COMMAND_VIEW:
@@ -346,7 +378,9 @@ static void run_expiries(struct dlk_engine *engine, uint64_t now_ns, uint64_t se
  * What ends together ends before anything is granted: the order of equal times means nothing. */
 void dlk_engine_tick(struct dlk_engine *engine, uint64_t now_ns, uint64_t sessions_now_ns)
 {
-    run_expiries(engine, now_ns, sessions_now_ns);
+    if (engine->readiness != DLK_READY_RECOVERING) {
+        run_expiries(engine, now_ns, sessions_now_ns);
+    }
     dlk_run_ends(engine, now_ns);
     while (dlk_heap_first_ns(&engine->waits) <= now_ns) {
         dlk_wait_over(engine, &engine->entries[dlk_heap_first_id(&engine->waits)], now_ns);

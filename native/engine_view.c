@@ -1,6 +1,6 @@
 /* Looking at the engine: who holds and waits, and whether its records are consistent. Changes
  * nothing. */
-#include "engine_internal.h"
+#include "engine_claim.h"
 
 static void show(const struct dlk_engine *engine, const struct entry *entry,
                  struct dlk_entry_view *view)
@@ -111,7 +111,8 @@ enum broken {
     BROKEN_FREED,      /* an entry on no list, or a free lock with entries */
     BROKEN_SESSION,    /* a session's list or counts */
     BROKEN_BREAKING,   /* a breaking entry that is no hold, or is leased and has no timer */
-    BROKEN_ACTOR       /* the index of those who wait */
+    BROKEN_ACTOR,      /* the index of those who wait */
+    BROKEN_CLAIM       /* a claimed hold that other claims speak against, or after all is ready */
 };
 
 static int check_holders(const struct dlk_engine *engine, const struct lock *lock, uint32_t *seen)
@@ -148,7 +149,7 @@ static int check_holders(const struct dlk_engine *engine, const struct lock *loc
         return BROKEN_EXCLUSION;
     }
     *seen += lock->n_exclusive + lock->n_shared;
-    return 0;
+    return dlk_merge_check(engine, lock) ? 0 : BROKEN_CLAIM;
 }
 
 static int check_queue(const struct dlk_engine *engine, const struct lock *lock, uint32_t *seen)
@@ -161,7 +162,8 @@ static int check_queue(const struct dlk_engine *engine, const struct lock *lock,
         if (entry->lock_prev != prev) {
             return BROKEN_LINK;
         }
-        if (entry->token <= stamp) {
+        bool former = entry->token >> DLK_COUNTER_BITS < engine->epoch; /* claimed: may be twice */
+        if (entry->token < stamp || (entry->token == stamp && !former)) {
             return BROKEN_ORDER;
         }
         if (entry->state == DLK_ENTRY_TICKET && dlk_heap_has(&engine->waits, i)) {
@@ -199,7 +201,8 @@ static int check_session(const struct dlk_engine *engine, const struct session *
     }
     for (uint32_t i = session->entries; i != DLK_NONE; i = engine->entries[i].session_next) {
         const struct entry *entry = &engine->entries[i];
-        bool lasting = entry->state == DLK_ENTRY_HELD && entry->end_ns != DLK_NEVER;
+        bool lasting = entry->state == DLK_ENTRY_HELD
+                       && (entry->end_ns != DLK_NEVER || dlk_claim_lease_ms(engine, entry) != 0);
         if ((session->state == SESSION_LEAVING && !lasting)
             || (session->state == SESSION_ENDED && entry->state == DLK_ENTRY_QUEUED)) {
             return BROKEN_SESSION;
@@ -235,6 +238,9 @@ int dlk_engine_check(const struct dlk_engine *engine)
         if (check_session(engine, &engine->sessions[slot], &on_sessions) != 0) {
             return BROKEN_SESSION;
         }
+    }
+    if (engine->claims != NULL && engine->readiness == DLK_READY_ALL) {
+        return BROKEN_CLAIM;
     }
     bool all = on_locks == engine->entries_used && on_sessions == engine->entries_used;
     return all ? 0 : BROKEN_FREED;

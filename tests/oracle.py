@@ -254,7 +254,7 @@ def redeem_request(world: World, lock: Lock, request: Request, now: int, out: Ou
         return on_lock(lock, answer(request, "PASSED"))
     if entry.mode != request.mode:
         return on_lock(lock, answer(request, "INVALID"))
-    if entry.over(now):
+    if entry.over(now) or ends_unsaid(entry, request, now):
         remove(world, lock, entry, out)
         return on_lock(lock, answer(request, "PASSED"))
     if entry.state == "HELD":
@@ -279,6 +279,12 @@ def redeem_request(world: World, lock: Lock, request: Request, now: int, out: Ou
     if request.wait_ms != 0:
         return wait_in_queue(world, lock, entry, request, now, out)
     return to_ticket(lock, entry, now)
+
+
+def ends_unsaid(entry: Entry, request: Request, now: int) -> bool:
+    """A breaking hold whose lease has less left than the answer to a REDEEM without one can say."""
+    short = entry.end is not None and entry.end - now < MS
+    return entry.breaking and short and not request.lease_ms
 
 
 def grow(entry: Entry, lease_ms: int, now: int) -> None:

@@ -43,7 +43,7 @@ class Command:
     slot: int = 0
     id: int = 0
     kind: str = "ATOMIC"
-    size: int = 1
+    size: int = 0
     value: int = 0
     ttl_ms: int = 0
     lease_ms: int = 0

@@ -92,7 +92,9 @@ class Story:
             order = Command("LOCK_OPEN", slot, 100 + slot, words[0].upper(), size)
             self.locks[name] = order
             return order
-        return replace(self.locks[name], op="LOCK_CLOSE" if verb == "closes" else "LOCK_OPEN")
+        if verb == "closes":
+            return replace(self.locks[name], op="LOCK_CLOSE", size=0)
+        return self.locks[name]
 
     def session_command(self, name: str, verb: str) -> Command:
         if name not in self.people:

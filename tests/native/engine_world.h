@@ -98,7 +98,8 @@ static inline uint32_t lock_command(struct world *world, uint32_t op, uint32_t s
     static const uint32_t kinds[] = {DLK_KIND_ATOMIC, DLK_KIND_RW, DLK_KIND_FAIR,
                                      DLK_KIND_SEMAPHORE};
     return command(world, (struct dlk_command){.op = op, .slot = slot, .id = 100 + slot,
-                                               .kind = kinds[slot], .size = PERMITS});
+                                               .kind = kinds[slot],
+                                               .size = op == DLK_COMMAND_LOCK_OPEN ? PERMITS : 0});
 }
 
 static inline uint32_t server_command(struct world *world, uint32_t op, uint64_t value)

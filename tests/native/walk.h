@@ -185,8 +185,10 @@ static inline bool request_of(struct world *world, struct dlk_request *out)
 static inline void walk_command(struct world *world, uint32_t op, uint32_t slot)
 {
     struct dlk_command command = {.op = op, .slot = slot, .id = world->lock_id};
-    command.kind = world->kind;
-    command.size = world->size;
+    if (op == DLK_COMMAND_LOCK_OPEN) {
+        command.kind = world->kind;
+        command.size = world->size;
+    }
     command.value = 1; /* READY */
     if ((op >= DLK_COMMAND_SESSION_OPEN && op <= DLK_COMMAND_SESSION_CLOSE)
         || op == DLK_COMMAND_SESSION_END) {
