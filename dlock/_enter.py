@@ -6,12 +6,15 @@ same one.
   read again in each.
 - A session that lives is taken up again (ClientReinit): its holds are confirmed, its debts settled.
   Only if the server says that it has ended, another one is opened there.
+- The links serve again as soon as the session is taken up; that the server serves everything is
+  awaited afterwards (`awaiting_ready`).
 - A client that has seen an epoch never obeys a lower one, nor the same one of another start of the
   server: whoever answers so is a primary of the past, and what it says counts for nothing.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,14 +27,26 @@ from dlock._retry import Backoff
 from dlock._session import Block, Connect, Pause, Refusal, Session, Steps, expect_success
 from dlock.address import Address, Endpoint
 from dlock.control.link import LinkError
-from dlock.control.messages import ClientDeinit, ClientInit, ClientReinit, ReinitDone, Welcome
+from dlock.control.messages import (
+    AwaitReady,
+    ClientDeinit,
+    ClientInit,
+    ClientReinit,
+    ReinitDone,
+    Welcome,
+)
 from dlock.errors import ConnectError
 from dlock.types import DlockStatus
 
 TRY_S: Final = 2.0  # how long one server may take to accept a connection
+FIRST_TRY_S: Final = 0.25  # the same in the first round, when there are others to be tried
+ATTACH_LEAST_S: Final = 0.5  # how long one may take at least to accept the data connection
 SETTLE_S: Final = 5.0  # how long the debts of a session may take
-# How often a server that is not ready is asked on one connection before others are tried.
+# A server that is not ready answers when it is, or after this time; then it is asked again, so
+# often on one connection before others are tried.
+READY_S: Final = 1.0
 ASKS_MAX: Final = 30
+WORTH_S: Final = 0.02  # with less time left no more is asked
 VERSIONS: Final = (_core.DLK_PROTOCOL_VERSION_MIN, _core.DLK_PROTOCOL_VERSION_MAX)
 
 _NOT_READY: Final = DlockStatus.NOT_READY
@@ -85,11 +100,14 @@ def entering(
     server. The link of the last Connect is the session's. ConnectError at the deadline
     (time.monotonic; None: tries for ever), naming every server and what it said."""
     backoff = Backoff()
+    try_s = FIRST_TRY_S
     while True:
         endpoints, problems = options.address.endpoints()
+        try_s = min(2 * try_s, TRY_S) if len(endpoints) > 1 else TRY_S
         for endpoint in endpoints:
+            place = _Place(endpoint, try_s, len(endpoints) == 1)
             try:
-                return (yield from _enter(endpoint, options, seen, old, backoff, deadline))
+                return (yield from _enter(place, options, seen, old, deadline))
             except (LinkError, Unfit, UnicodeError) as problem:
                 problems.append(_at(endpoint, str(problem)))
             except Refusal as refusal:
@@ -113,23 +131,32 @@ def _unreachable(address: Address, problems: list[str]) -> str:
             f"(`dlock serve`), and is this its address? connect(address) or DLOCK_ADDRESS name it")
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """One server, how long it may take to accept a connection, and whether there is no other."""
+
+    endpoint: Endpoint
+    try_s: float
+    only: bool
+
+
 def _enter(
-    endpoint: Endpoint, options: Options, seen: Seen, old: Session | None, backoff: Backoff,
-    deadline: float | None,
+    place: _Place, options: Options, seen: Seen, old: Session | None, deadline: float | None
 ) -> Steps[Session]:
     """At one server."""
-    host: str = yield Connect(endpoint, max(0.01, min(TRY_S, _left_s(deadline))))
+    host: str = yield Connect(place.endpoint, max(0.01, min(place.try_s, _left_s(deadline))))
     if old is not None and not old.ended:
         request = ClientReinit(
             *VERSIONS, old.id, old.secret, seen.epoch, seen.incarnation, 1, options.info)
-        welcome = yield from _ask_until_ready(request, backoff, deadline)
+        welcome = yield from _ask_until_ready(request, place, deadline)
         if welcome.status is not _REMOVED:
             _check(welcome, seen)
             yield from _take_up(old, host, welcome)
+            old.endpoint = place.endpoint
             return old
     # A primary of the past must not end a session, so nothing is believed before its Welcome.
     init = ClientInit(*VERSIONS, options.info)
-    welcome = yield from _ask_until_ready(init, backoff, deadline)
+    welcome = yield from _ask_until_ready(init, place, deadline)
     expect_success(welcome.status)
     try:
         _check(welcome, seen)
@@ -137,17 +164,26 @@ def _enter(
     except Unfit:
         yield [ClientDeinit()]
         raise
+    session.endpoint = place.endpoint
     return session
 
 
 def _ask_until_ready(
-    request: ClientInit | ClientReinit, backoff: Backoff, deadline: float | None
+    request: ClientInit | ClientReinit, place: _Place, deadline: float | None
 ) -> Steps[Welcome]:
-    for _ in range(ASKS_MAX):
+    """The server itself says when to ask again."""
+    backoff = Backoff()
+    ready: object = None
+    for _ in range(ASKS_MAX if place.only else 2):
         (welcome,) = yield [request]
-        if welcome.status is not _NOT_READY or _left_s(deadline) <= 0:
+        left_s = _left_s(deadline)
+        if welcome.status is not _NOT_READY or left_s <= WORTH_S:
             break
-        yield Pause(min(backoff.pause_s(), _left_s(deadline)))
+        if ready is DlockStatus.SUCCESS:  # and yet it is not
+            yield Pause(min(backoff.pause_s(), left_s))
+        # With room for the answer: it shall be heard why there was no session in time.
+        (reply,) = yield [AwaitReady(math.ceil(min(READY_S, left_s / 2) * 1000))]
+        ready = reply.status
     answer: Welcome = welcome
     return answer
 
@@ -165,18 +201,19 @@ def _begin(wait_mode: int, host: str, welcome: Welcome) -> Steps[Session]:
     status = yield Block(partial(session.attach, host, welcome, TRY_S))
     if status != DlockStatus.SUCCESS:
         session.end()
-        raise Unfit(f"its data port {welcome.data_port} does not answer")
+        raise _no_data_link(welcome)
+    session.home = (welcome.epoch, welcome.incarnation)
     return session
 
 
 def _take_up(session: Session, host: str, welcome: Welcome) -> Steps[None]:
     """The server knows the session still: what it holds is held."""
-    if (welcome.epoch, welcome.incarnation) != (session.epoch, session.incarnation):
-        session.objects.clear()  # a new primary has none of them
+    primary = (welcome.epoch, welcome.incarnation)
     session.welcome(welcome)
-    status = yield Block(partial(session.attach, host, welcome, TRY_S))
-    if status != DlockStatus.SUCCESS:
-        raise Unfit(f"its data port {welcome.data_port} does not answer")
+    if primary != session.home:
+        session.ready = False
+        session.objects.clear()  # a new primary has none of them
+    yield from _attach(session, host, welcome)
     lib.dlk_client_unverify(session.client)
     status = yield Block(partial(session.settle, SETTLE_S))
     # A recovering server answers debts with NOT_READY: they are kept and sent again later.
@@ -184,3 +221,39 @@ def _take_up(session: Session, host: str, welcome: Welcome) -> Steps[None]:
         raise Unfit("it does not answer on its data port")
     (done,) = yield [ReinitDone()]
     expect_success(done.status)
+    session.home = primary
+
+
+def _attach(session: Session, host: str, welcome: Welcome) -> Steps[None]:
+    """The data link. While none can be had, the control plane keeps the session alive."""
+    timeout_s = min(max(welcome.session_ttl_ms / 4000, ATTACH_LEAST_S), TRY_S)
+    status = yield Block(partial(session.attach, host, welcome, timeout_s))
+    if status != DlockStatus.SUCCESS:
+        yield from session.beat()
+        raise _no_data_link(welcome)
+
+
+def _no_data_link(welcome: Welcome) -> Unfit:
+    return Unfit(f"its data port {welcome.data_port} does not answer")
+
+
+def awaiting_ready(session: Session) -> Steps[None]:
+    """Until the primary of a session that was taken up serves everything, or the session's links
+    are lost. LinkError."""
+    backoff = Backoff()
+    while session.attached and not session.ready:
+        (reply,) = yield [AwaitReady(round(READY_S * 1000))]
+        if reply.status is DlockStatus.SUCCESS:
+            session.ready = True
+        elif reply.status is not _NOT_READY:
+            yield Pause(backoff.pause_s())
+
+
+def no_answer(options: Options, session: Session, whole: bool) -> str:
+    """What ConnectionLost says."""
+    if whole and not session.ready:
+        return (f"the dlock server at {options.address} recovers: it waits for clients of its "
+                f"predecessor that still could believe to hold a lock, and serves this one only "
+                f"then. `dlock recover` shows for whom")
+    return (f"the dlock server at {options.address} did not answer in time; what was asked of it "
+            f"is undone when the link is back")

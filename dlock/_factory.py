@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from dlock import _calls
 from dlock._calls import ATOMIC, FAIR, RW, SEMAPHORE, descriptor
+from dlock._objects import OnRecover
 from dlock._reentrant import ReentrantFairLock, ReentrantLock, ReentrantSharedFairLock
 from dlock._watch import Told
 from dlock.admin import Admin
@@ -134,9 +135,14 @@ class Factory:
         key = (descriptor(name), SEMAPHORE, _calls.semaphore_size(size))
         return Semaphore(cast("Client", self), key, options)
 
-    def atomic(self, name: str | bytes, initial: int = 0) -> AtomicInt64:
-        """A signed 64-bit number; `initial` counts for whoever names it first."""
-        return AtomicInt64(cast("Client", self), descriptor(name), initial)
+    def atomic(
+        self, name: str | bytes, initial: int = 0, *, on_recover: OnRecover | None = None
+    ) -> AtomicInt64:
+        """A signed 64-bit number; `initial` counts for whoever names it first.
+
+        `on_recover`: what it is to be at a new primary, where it is gone: a number, or what returns
+        one and is called by one client only. None: the first use after that raises ObjectLost."""
+        return AtomicInt64(cast("Client", self), descriptor(name), initial, on_recover)
 
     @property
     def admin(self) -> Admin:

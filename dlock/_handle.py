@@ -195,9 +195,20 @@ class NameTable:
         except (KeyError, IndexError):
             return self._take_new(key, actor)
         name.used = True
-        if handle.actor != actor:
-            handle.rebind(actor)
+        if handle.actor != actor and not self._rebind(handle, actor):
+            return self._take_new(key, actor)
         return handle
+
+    def _rebind(self, handle: Handle, actor: int) -> bool:
+        """False: its name is not in the table any more, so that its lock id may be another's by
+        now, and nothing may be begun with it."""
+        with self._mutex:
+            current = self._names.get(handle.name.key) is handle.name
+            if current:
+                handle.rebind(actor)
+        if not current:
+            handle.drop()
+        return current
 
     def _take_new(self, key: Key, actor: int) -> Handle | None:
         if self._pid != os.getpid():
@@ -237,11 +248,12 @@ class NameTable:
 
     # ---- Names -----------------------------------------------------------------------------------
 
-    def enter(self, key: Key, lock_id: int, slot: int) -> None:
-        """The server has given the name out."""
+    def enter(self, key: Key, lock_id: int, slot: int, epoch: int) -> None:
+        """The primary of this epoch has given the name out. At another one its id may be another
+        lock's."""
         with self._mutex:
             known = self._names.get(key)
-            if self.ended:
+            if self.ended or epoch != self.session.epoch:
                 return
             if known is None or (known.lock_id, known.slot) != (lock_id, slot):
                 name = self._names[key] = Name(self, key, lock_id, slot)
@@ -252,6 +264,18 @@ class NameTable:
         with self._mutex:
             if self._names.get(name.key) is name:
                 del self._names[name.key]
+
+    def known(self) -> dict[int, Name]:
+        """All names by their lock ids."""
+        with self._mutex:
+            return {name.lock_id: name for name in self._names.values()}
+
+    def keep(self, lock_ids: set[int]) -> None:
+        """A new primary has these locks of ours, and none of the others: they are to be resolved
+        again. From now on nothing is begun with the id of another."""
+        with self._mutex:
+            self._names = {key: one for key, one in self._names.items() if one.lock_id in lock_ids}
+            self.parting = {key: one for key, one in self.parting.items() if one in lock_ids}
 
     def part(self) -> list[tuple[Key, int]]:
         """Lets idle names go, when there are more than IDLE_NAMES_MAX, those first that were not

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import signal
 import threading
+import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple, Protocol
 
 from dlock import _core
@@ -24,7 +26,7 @@ from dlock._handle import SERIAL_MASK, Handle, NameTable
 _log = logging.getLogger("dlock.client")
 
 ROOM: Final = 256
-WAIT_MS: Final = 60_000  # of no consequence: a stop wakes the thread
+WAIT_S: Final = 60.0  # without a listener, of no consequence: a stop wakes the thread
 
 LOST: Final[int] = _core.DLK_NOTICE_LOST
 BROKEN: Final[int] = _core.DLK_NOTICE_BROKEN
@@ -51,19 +53,24 @@ _LAYOUT: Final = _core.layout("dlk_notice", Notice._fields)
 
 
 class Listener(Protocol):
-    """A client. `_notice` is called in the thread of the notices and must not wait."""
+    """A client. Both are called in the thread of the notices and must not wait: `_notice` when
+    something has happened, `_pulse` regularly."""
 
     def _notice(self, notice: Notice) -> None: ...
+
+    def _pulse(self) -> None: ...
 
 
 # ---- The thread ----------------------------------------------------------------------------------
 
 
 class _Notices:
-    """What there is once a process. `listeners` is read and written without a lock."""
+    """What there is once a process. `listeners` is read and written without a lock, and so is
+    `pulses`, the times after which each wants its pulse."""
 
     def __init__(self) -> None:
         self.listeners: dict[int, weakref.ref[Listener]] = {}
+        self.pulses: dict[int, float] = {}
         self.lock = threading.RLock()  # a signal handler may connect while its thread is in here
         self.thread: threading.Thread | None = None
         self.registered = False
@@ -73,10 +80,12 @@ class _Notices:
 _notices: Final = _Notices()
 
 
-def listen(number: int, listener: Listener) -> None:
-    """From now on this listener is told what concerns the session of this number. What happened
-    before may have been told to nobody: look."""
+def listen(number: int, listener: Listener, pulse_s: float) -> None:
+    """From now on this listener is told what concerns the session of this number, and called at
+    least every `pulse_s`. What happened before may have been told to nobody: look."""
+    sooner = pulse_s < min(_notices.pulses.values(), default=WAIT_S)
     _notices.listeners[number] = weakref.ref(listener)
+    _notices.pulses[number] = pulse_s
     with _notices.lock:
         if not _notices.registered:
             _notices.registered = True
@@ -86,19 +95,28 @@ def listen(number: int, listener: Listener) -> None:
             thread = threading.Thread(target=_run, name="dlock-notices", daemon=True)
             thread.start()
             _notices.thread = thread
+        elif sooner:
+            lib.dlk_notices_wake()
 
 
 def forget(number: int) -> None:
     """The session is over."""
     _notices.listeners.pop(number, None)
+    _notices.pulses.pop(number, None)
 
 
 def _run() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     array = ffi.new("struct dlk_notice[]", ROOM)
     view = memoryview(ffi.buffer(array))
+    pulsed = time.monotonic()
     while not _notices.stopping:
-        count = lib.dlk_notices_wait(array, ROOM, WAIT_MS)
+        left_s = pulsed + min(list(_notices.pulses.values()), default=WAIT_S) - time.monotonic()
+        if left_s <= 0:
+            pulsed = time.monotonic()
+            _call(list(_notices.listeners.values()), lambda one: one._pulse())
+            continue
+        count = lib.dlk_notices_wait(array, ROOM, math.ceil(left_s * 1000))
         for fields in _LAYOUT.iter_unpack(view[: count * _LAYOUT.size]):
             _bring(Notice(*fields))
 
@@ -109,13 +127,19 @@ def _bring(notice: Notice) -> None:
     else:
         one = _notices.listeners.get(notice.client)
         concerned = [] if one is None else [one]
-    for reference in concerned:
+    _call(concerned, lambda listener: listener._notice(notice))
+
+
+def _call(
+    references: Iterable[weakref.ref[Listener]], tell: Callable[[Listener], None]
+) -> None:
+    for reference in references:
         listener = reference()
         if listener is not None:
             try:
-                listener._notice(notice)
+                tell(listener)
             except Exception:
-                _log.exception("a notice (%s) could not be handled", notice)
+                _log.exception("a dlock client could not handle what it was told")
 
 
 def _stop() -> None:
@@ -130,6 +154,7 @@ def _stop() -> None:
 def _after_fork_in_child() -> None:
     _notices.lock = threading.RLock()
     _notices.listeners = {}
+    _notices.pulses = {}
     _notices.thread = None
     _notices.stopping = False
 

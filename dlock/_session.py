@@ -24,6 +24,7 @@ from dlock.address import Endpoint
 from dlock.control.messages import (
     DeclareLease,
     GetLocks,
+    Heartbeat,
     LockResult,
     LockSpec,
     ReleaseLocks,
@@ -109,8 +110,11 @@ _numbers = itertools.count(1)
 class Session:
     """See the file. `client`: the C client, freed with the last that refers to it. `number`: how
     notices of this process name it. `free_lease_ms`: longer leases must be declared first.
-    `objects`: descriptors of 64-bit objects that were got, with their ids. `link`: the control link
-    that speaks for it; whoever drives it sets it."""
+    `objects`: descriptors of 64-bit objects that were got, with the epoch of the primary that gave
+    them out and their ids. `home`: epoch and incarnation of the primary that knows all of it.
+    `ready`: as far as is known, that one serves everything, and not only locks of whose state it is
+    certain. `endpoint`: where it is. `link`: the control link that speaks for the session; whoever
+    drives it sets it."""
 
     def __init__(self, wait_mode: int) -> None:
         self.number = next(_numbers)
@@ -123,7 +127,10 @@ class Session:
         self.max_lease_ms = 0
         self.free_lease_ms = 0
         self.names = NameTable(self)
-        self.objects: dict[bytes, int] = {}
+        self.objects: dict[bytes, tuple[int, int]] = {}
+        self.home = (0, 0)
+        self.ready = True
+        self.endpoint: Endpoint | None = None
         self.link: Any = None
 
     @property
@@ -141,6 +148,17 @@ class Session:
         """How long the session certainly lives, by this process's clock, if the server is not
         heard of again."""
         return float(lib.dlk_client_session_left_ms(self.client) / 1000)
+
+    @property
+    def pulse_s(self) -> float:
+        """So often it is to be seen whether the session is `silent`."""
+        return self.ttl_ms / 8000
+
+    @property
+    def silent(self) -> bool:
+        """The data plane has not been heard of for so long that a PING of the keeper, which asks
+        after a quarter of session_ttl, has been left without an answer for another quarter."""
+        return self.left_s * 2000 < self.ttl_ms and self.home[0] != 0 and not self.ended
 
     def welcome(self, welcome: Welcome) -> None:
         """Takes over what the server has promised."""
@@ -197,13 +215,26 @@ class Session:
         self.names.end()
         lib.dlk_client_detach(self.client)
 
+    def beat(self) -> Steps[bool]:
+        """A heartbeat over the control plane. It is answered when the data plane has confirmed it,
+        so that the session lives on although no data link can be had, or the one there is silent.
+        True: the session lives, and the data link is good. False: the links are to be made anew.
+        LinkError."""
+        epoch, sent_ns = self.epoch, _core.now_ns()
+        (reply,) = yield [Heartbeat()]
+        if reply.status is not DlockStatus.SUCCESS:
+            return False
+        good = self.attached and not self.silent
+        lib.dlk_client_heard(self.client, epoch, sent_ns)
+        return good
+
     # ---- Names and leases ------------------------------------------------------------------------
 
     def resolve(self, keys: Sequence[Key]) -> Steps[list[DlockError | None]]:
         """Gets these names, at most 31, in one exchange, which also tells the server of names that
         were let go. One outcome a name: None, or why it cannot be had. Refusal; LinkError. Only one
         may run at a time for a session."""
-        names = self.names
+        names, epoch = self.names, self.epoch
         parting = names.part()
         requests: list[Request[Any]] = [GetLocks(tuple(LockSpec(*key) for key in keys))]
         if parting:  # First: one of them may be wanted again.
@@ -212,11 +243,12 @@ class Session:
         for reply in replies:
             expect_success(reply.status)
         names.parted(parting)
-        return [self._got(key, one) for key, one in zip(keys, replies[-1].results, strict=True)]
+        results = zip(keys, replies[-1].results, strict=True)
+        return [self._got(key, one, epoch) for key, one in results]
 
-    def _got(self, key: Key, result: LockResult) -> DlockError | None:
+    def _got(self, key: Key, result: LockResult, epoch: int) -> DlockError | None:
         if result.lock_id > 0:  # ERROR: an answer was lost, and it has been got already.
-            self.names.enter(key, result.lock_id, result.slot)
+            self.names.enter(key, result.lock_id, result.slot, epoch)
             return None
         descriptor, _kind, size = key
         if result.status is DlockStatus.SERVER_NO_RESOURCE:

@@ -1,22 +1,25 @@
 """`AtomicInt64`: a signed 64-bit number at the server that everybody changes in one step.
 
 An addition or exchange whose answer is lost may have been made or not. It is never repeated: the
-caller is told with OutcomeUnknown, and decides.
+caller is told with OutcomeUnknown, and decides. A number is gone with its server: the caller is
+told with ObjectLost, or has said beforehand what it shall be then.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from dlock import _attempt, _calls, _core
+from dlock import _attempt, _calls, _core, _objects
 from dlock._calls import Outcome, from_word, shown, to_word
-from dlock._core import ffi, lib
+from dlock._objects import TIMEOUT_S, OnRecover
 from dlock._retry import Backoff
-from dlock._session import Refusal, Session, Steps
-from dlock.control.messages import ObjectCreate, ObjectDestroy, ObjectGet
-from dlock.errors import DlockError, OutcomeUnknown, ServerFull
+from dlock._session import Session
+from dlock.errors import DlockError, LockLost, OutcomeUnknown
+from dlock.locks import Lock
 from dlock.types import DlockStatus
 
 if TYPE_CHECKING:
@@ -26,13 +29,6 @@ _FETCH_ADD: Final[int] = _core.DLK_VERB_FETCH_ADD
 _COMPARE_SWAP: Final[int] = _core.DLK_VERB_COMPARE_SWAP
 _READ: Final[int] = _core.DLK_VERB_READ
 
-# An object nobody uses goes when this has passed since somebody got it last: a day.
-LEASE_S: Final = 86400
-TIMEOUT_S: Final = 10.0
-
-_KNOWN: Final = (DlockStatus.OBJECT_ALREADY_CREATED, DlockStatus.OBJECT_ALREADY_EXISTED)
-_DESTROYED: Final = DlockStatus.OBJECT_ALREADY_DESTROYED
-
 
 class AtomicInt64:
     """A number of -2**63 .. 2**63-1 at the server; additions beyond that wrap around. Made by
@@ -40,17 +36,22 @@ class AtomicInt64:
 
     It lives in the server's memory: not longer than the server, and for a day after the last client
     got it. Every operation raises ConnectionLost if no server answers in time; one that may have
-    changed the number raises OutcomeUnknown where that cannot be told any more.
+    changed the number raises OutcomeUnknown where that cannot be told any more. At a new primary
+    the first operation raises ObjectLost, unless `on_recover` says what the number shall be.
     """
 
-    __slots__ = ("_address", "_client", "_initial", "_name")
+    __slots__ = ("_address", "_client", "_epoch", "_initial", "_name", "_on_recover")
     _address: str
 
-    def __init__(self, client: Client, name: bytes, initial: int = 0) -> None:
+    def __init__(
+        self, client: Client, name: bytes, initial: int = 0, on_recover: OnRecover | None = None
+    ) -> None:
+        to_word(initial)  # OverflowError, TypeError
         self._client = client
         self._name = name
         self._initial = initial
-        to_word(initial)  # OverflowError, TypeError
+        self._on_recover = _objects.checked(on_recover)
+        self._epoch = client._session.epoch  # of the primary whose number it is
 
     # ---- Operations ------------------------------------------------------------------------------
 
@@ -106,18 +107,10 @@ class AtomicInt64:
         """Ends the number for everybody, when nobody uses it any more. Only the client that named
         it first may: DlockError for others."""
 
-        def ask(session: Session) -> Steps[DlockStatus]:
-            object_id = session.objects.pop(self._name, None)
-            if object_id is None:
-                (got,) = yield [ObjectGet(self._name, 0)]
-                if got.status is not DlockStatus.SUCCESS:
-                    return DlockStatus(got.status)
-                object_id = got.object_id
-            (done,) = yield [ObjectDestroy(object_id)]
-            lib.dlk_client_drop_object(session.client, object_id)
-            return DlockStatus(done.status)
-
-        status = self._client._run(ask, time.monotonic() + TIMEOUT_S)
+        until = time.monotonic() + TIMEOUT_S
+        self._recover(self._client._session, until)
+        status = self._client._run(
+            functools.partial(_objects.destroying, name=self._name), until)
         if status is not DlockStatus.SUCCESS:
             raise DlockError(f"{self!r}: {_core.status_text(status)}")
 
@@ -129,12 +122,13 @@ class AtomicInt64:
         until = time.monotonic() + TIMEOUT_S
         while True:
             session = client._session
-            object_id = session.objects.get(self._name)
-            if object_id is None:
-                object_id = client._run(self._got, until)
+            if session.epoch != self._epoch:
+                self._recover(session, until)
+                until = time.monotonic() + TIMEOUT_S
+            call = _objects.new_call(session, self._name, verb, operand, swap)
+            if call is None:
+                self._get(self._initial, until)
                 continue
-            call = ffi.new("struct dlk_call *")
-            call.verb, call.lock_id, call.operand, call.swap = verb, object_id, operand, swap
             status = _attempt.run(session.client, call)
             outcome = _calls.judge_object(status, self._name)
             if outcome is Outcome.DONE or outcome is Outcome.REFUSED:
@@ -148,28 +142,45 @@ class AtomicInt64:
                 session.objects.pop(self._name, None)
             elif outcome is Outcome.REMOVED:
                 client._session_removed(session)
+            elif outcome is Outcome.NOT_READY:
+                client._not_ready(session)
             pause_s = 0.0 if outcome is Outcome.STALE else Backoff().pause_s()
             client._regain(session, pause_s, until)
 
-    def _got(self, session: Session) -> Steps[int]:
-        """Gets the object, which is created if nobody has."""
-        (created, got) = yield [
-            ObjectCreate(self._name, to_word(self._initial), LEASE_S),
-            ObjectGet(self._name, LEASE_S),
-        ]
-        if got.status is DlockStatus.SUCCESS:
-            session.objects[self._name] = got.object_id
-            lib.dlk_client_add_object(session.client, got.object_id, got.slot)
-            return int(got.object_id)
-        status = got.status if created.status in (DlockStatus.SUCCESS, *_KNOWN) else created.status
-        if status is DlockStatus.OBJECT_TOO_MANY:
-            raise ServerFull(
-                f"no object {shown(self._name)}: the server has as many as it may; its limit is "
-                "--max-objects"
-            )
-        if status is _DESTROYED:
-            raise DlockError(f"{self!r} was destroyed, and others still use it")
-        raise Refusal(status)
+    def _get(self, initial: int | None, until: float) -> bool:
+        """Gets the number; see `_objects.getting`."""
+        ask = functools.partial(_objects.getting, name=self._name, initial=initial)
+        return self._client._run(ask, until)
+
+    # ---- After a failover ------------------------------------------------------------------------
+
+    def _recover(self, session: Session, until: float) -> None:
+        """If the primary is another one, the number that this object stood for is gone. ObjectLost,
+        unless it is known what it shall be now."""
+        epoch = session.epoch
+        if epoch == self._epoch:
+            return
+        if self._on_recover is None:
+            self._epoch = epoch
+            raise _objects.lost(self._name, self._initial)
+        if callable(self._on_recover):
+            self._ask_what_it_shall_be(self._on_recover, until)
+        else:
+            self._get(self._on_recover, until)  # one of those who create it is the first
+        self._epoch = epoch
+
+    def _ask_what_it_shall_be(self, on_recover: Callable[[], object], until: float) -> None:
+        """One client at a time: the first finds no number, and makes it."""
+        guard = Lock(self._client, _objects.guard_key(self._name))
+        while not guard.acquire(timeout=max(until - time.monotonic(), 0.01)):
+            until = time.monotonic() + TIMEOUT_S  # somebody is at it
+        try:
+            if not self._get(None, time.monotonic() + TIMEOUT_S):
+                value = _objects.value_of(on_recover(), self._name)
+                self._get(value, time.monotonic() + TIMEOUT_S)
+        finally:
+            with contextlib.suppress(LockLost):  # another failover; who creates it is the first
+                guard.release()
 
     # ---- As an object ----------------------------------------------------------------------------
 
@@ -186,7 +197,7 @@ class AtomicInt64:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """By address and name: who unpickles it connects, at its first use."""
-        return _unpickle, (self._client.address, self._name, self._initial)
+        return _unpickle, (self._client.address, self._name, self._initial, self._on_recover)
 
     def __getattr__(self, name: str) -> Any:
         """Only for what is missing: the client of an unpickled object, until its first use."""
@@ -194,11 +205,14 @@ class AtomicInt64:
             from dlock.client import shared  # which imports this module
 
             self._client = shared(self._address)
+            self._epoch = self._client._session.epoch
             return self._client
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
-def _unpickle(address: str, name: bytes, initial: int) -> AtomicInt64:
+def _unpickle(
+    address: str, name: bytes, initial: int, on_recover: OnRecover | None
+) -> AtomicInt64:
     one = AtomicInt64.__new__(AtomicInt64)
-    one._address, one._name, one._initial = address, name, initial
+    one._address, one._name, one._initial, one._on_recover = address, name, initial, on_recover
     return one

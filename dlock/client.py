@@ -12,20 +12,18 @@ Threads: `_mutex` guards the state of the client and is never held while a serve
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import os
-import signal
+import random
 import threading
 import time
 import warnings
-import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, NoReturn, TypeVar
 
-from dlock import _core, _keeper, _notices, _process
+from dlock import _core, _enter, _keeper, _notices, _process, _reconnect
 from dlock._calls import FOREVER, Outcome
 from dlock._core import lib
 from dlock._drive import REPLY_S, Driver, exchange
@@ -58,10 +56,11 @@ TIMEOUT_S: Final = 10.0  # of connect, and of what waits for no lock and was giv
 REPLY_LEAST_S: Final = 1.0  # a shorter wait for an answer would break a link that is only slow
 LEAVE_S: Final = 1.0  # how long a client that leaves waits for the server
 _LOOK_S: Final = 1.0  # how long a thread that waits for the link sleeps at most
+# A recovering server says when it serves everything. Until then it may begin to serve a single lock
+# at any time, which it does not say: so long is waited at most before it is asked again.
+NOT_READY_S: Final = 0.5
 
 _BROKEN: Final[int] = _core.DLK_RESULT_BROKEN
-
-_thread_numbers: Final = itertools.count(1)
 
 
 def connect(
@@ -110,6 +109,8 @@ class Client(Factory):
         self._naming = threading.Lock()
         self._naming_thread = 0  # which one has it
         self._recovering: threading.Thread | None = None
+        self._awaits_ready: ControlLink | None = None  # the recovering thread's, while it waits
+        self._beating = False
         self._needs_keeper = object()
         deadline = time.monotonic() + timeout
         driver = Driver(lambda: None, time.sleep, deadline)
@@ -125,7 +126,7 @@ class Client(Factory):
         self._closed = False
         _keeper.keep(self._needs_keeper)
         _process.remember(self)
-        _notices.listen(session.number, self)
+        _notices.listen(session.number, self, session.pulse_s)
         self._link_lost(session)  # which may have been told before anybody listened
 
     # ---- What it is ------------------------------------------------------------------------------
@@ -170,8 +171,11 @@ class Client(Factory):
 
     @staticmethod
     def _until(wait_ms: int) -> float:
-        """When a call that may wait so long has had its time (time.monotonic; inf: never)."""
-        return math.inf if wait_ms == FOREVER else time.monotonic() + wait_ms / 1000
+        """When a call that may wait so long has had its time (time.monotonic; inf: never). One that
+        does not wait for the lock still waits for an answer."""
+        if wait_ms == FOREVER:
+            return math.inf
+        return time.monotonic() + (wait_ms / 1000 or REPLY_S)
 
     def _take(self, key: Key, actor: int, until: float) -> Handle:
         """A handle for one acquisition of a lock by this actor. The first use of a name asks the
@@ -239,7 +243,9 @@ class Client(Factory):
                 self._session_removed(session)
             elif refusal.status is DlockStatus.CLIENT_NOT_INIT:
                 session.link.close()
-            elif refusal.status is not DlockStatus.NOT_READY:
+            elif refusal.status is DlockStatus.NOT_READY:
+                self._not_ready(session)
+            else:
                 raise DlockError(f"the dlock server refused: {refusal}") from None
             return None
         except DlockError:
@@ -259,6 +265,8 @@ class Client(Factory):
             name.table.forget(name)
         elif outcome is Outcome.REMOVED:
             self._session_removed(session)
+        elif outcome is Outcome.NOT_READY:
+            self._not_ready(session)
         else:
             pause_s = Backoff().pause_s()
         self._regain(session, pause_s, until)
@@ -281,47 +289,50 @@ class Client(Factory):
         lib.dlk_client_detach(session.client)
         self._link_lost(session)
 
+    def _not_ready(self, session: Session) -> None:
+        """The server has said that it does not serve everything yet."""
+        with self._mutex:
+            session.ready = False
+        self._link_lost(session)
+
     def _link_lost(self, session: Session) -> None:
-        """A link of this session may be broken. If one is, both are brought back in the background.
-        Any thread; never waits."""
+        """A link of this session may be broken, or its server may not be ready. If so, that is
+        mended, or waited for, in the background. Any thread; never waits."""
         if self._pid != os.getpid():
             raise ForkedError
         with self._mutex:
-            if self._closed or self._recovering or session is not self._session or self._whole():
+            if self._closed or session is not self._session:
                 return
-            thread = threading.Thread(target=_recover, args=(weakref.ref(self), self._changed),
-                                      name=f"dlock-reconnect-{next(_thread_numbers)}", daemon=True)
-            self._recovering = thread
-            try:
-                thread.start()  # with the mutex, so that whoever sees the thread may join it
-            except BaseException as problem:
-                self._recovering = None
-                if not isinstance(problem, RuntimeError):
-                    raise
-                # No thread is left, or the interpreter ends.
-                raise ConnectionLost("the link to the dlock server is lost, and no thread can be "
-                                     "started to bring it back") from None
+            whole = self._whole()
+            if self._recovering is not None and not whole and self._awaits_ready is not None:
+                self._awaits_ready.close()  # there is something else to do first
+            if self._recovering is None and not (whole and session.ready):
+                self._recovering = _reconnect.start(self)
 
     def _whole(self) -> bool:
         return self._session.attached and not self._session.link.closed
 
+    def _away(self) -> bool:
+        """The links are being brought back."""
+        return self._recovering is not None and not self._whole()
+
     def _regain(self, session: Session, pause_s: float, until: float) -> None:
-        """Returns when both links are there, after a pause if they were never away."""
+        """Returns when both links are there; if they were never away, after a pause; at a server
+        that recovers, when it is ready or may serve this lock already."""
         self._check()
         self._link_lost(session)
         with self._mutex:
-            while not self._closed and (self._recovering is not None or pause_s > 0):
+            wait_s = pause_s if self._session.ready else NOT_READY_S * random.uniform(0.5, 1)
+            while not self._closed and (wait_s > 0 or self._away()):
                 left_s = until - time.monotonic()
                 if left_s <= 0:
                     raise ConnectionLost(self._no_answer())
-                wait_s = _LOOK_S if self._recovering is not None else pause_s
-                self._changed.wait(min(left_s, wait_s))
-                pause_s = 0.0
+                self._changed.wait(min(left_s, _LOOK_S if self._away() else wait_s))
+                wait_s = 0.0
         self._check()
 
     def _no_answer(self) -> str:
-        return (f"the dlock server at {self._options.address} did not answer in time; what was "
-                f"asked of it is undone when the link is back")
+        return _enter.no_answer(self._options, self._session, self._whole())
 
     def _install(self, session: Session, link: ControlLink) -> None:
         """What recovery has brought: the same session with new links, or another session. A new
@@ -337,7 +348,7 @@ class Client(Factory):
             return
         _log.warning("the session at %s had ended, and with it all that it held; a new one is open",
                      self._options.address)
-        _notices.listen(session.number, self)
+        _notices.listen(session.number, self, session.pulse_s)
         _notices.forget(old.number)
         old.end()
         _notices.tell_lost(old.names)
@@ -353,6 +364,15 @@ class Client(Factory):
         elif overflow or notice.kind == _notices.LINK_DOWN:
             self._link_lost(session)
         _notices.tell(session.names, notice)
+
+    def _pulse(self) -> None:
+        """Called in the thread of the notices several times a session_ttl: keeps the session alive
+        over the control plane when the data plane is silent."""
+        with self._mutex:
+            wanted = not (self._closed or self._recovering or self._beating)
+            self._beating = beating = wanted and self._session.silent
+        if beating:
+            _reconnect.start_beating(self)
 
     # ---- The end ---------------------------------------------------------------------------------
 
@@ -370,6 +390,8 @@ class Client(Factory):
             self._closed = True
             self._changed.notify_all()
             recovering = self._recovering
+            if self._awaits_ready is not None:
+                self._awaits_ready.close()
         deadline = time.monotonic() + timeout_s
         try:
             self._session.link.request(ClientDeinit(), timeout_s)
@@ -408,74 +430,6 @@ class Client(Factory):
         warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
         self._session.link.farewell(ClientDeinit())
         self._end()
-
-
-# ---- Bringing the links back ---------------------------------------------------------------------
-
-
-def _recover(reference: weakref.ref[Client], changed: threading.Condition) -> None:
-    """The body of the thread. It does not keep its client alive: one that its program has dropped
-    is not brought back."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        while not _whole_again(reference, changed):
-            _enter_again(reference, changed)
-    except BaseException as problem:
-        if not isinstance(problem, ClientClosed):
-            _log.exception("the links of a dlock client cannot be brought back")
-        client = reference()
-        with changed:
-            if client is not None and client._recovering is threading.current_thread():
-                client._recovering = None
-            changed.notify_all()
-
-
-def _whole_again(reference: weakref.ref[Client], changed: threading.Condition) -> bool:
-    """True: both links are there, and this thread's work is done. Decided in one step, so that a
-    link that is lost from now on starts another thread. ClientClosed."""
-    with changed:
-        client = _wanted(reference)
-        this = threading.current_thread()
-        if client._recovering not in (None, this):
-            return True  # Its start was interrupted, and another has taken its place.
-        client._recovering = None if client._whole() else this
-        changed.notify_all()
-        return client._recovering is None
-
-
-def _enter_again(reference: weakref.ref[Client], changed: threading.Condition) -> None:
-    """Brings the links back, however long it takes. ClientClosed."""
-    client = _wanted(reference)
-    options, seen, old = client._options, client._seen, client._session
-    del client
-    old.link.close()
-    _log.info("a link to %s is lost", options.address)
-
-    def check() -> None:
-        _wanted(reference)
-
-    def pause(seconds: float) -> None:
-        with changed:
-            check()
-            changed.wait(seconds)
-
-    driver = Driver(check, pause)
-    try:
-        session = driver.run(entering(options, seen, old, None))
-        assert driver.link is not None
-        _wanted(reference)._install(session, driver.link)
-    except ClientClosed:
-        if driver.link is not None:
-            driver.link.farewell(ClientDeinit())
-        raise
-
-
-def _wanted(reference: weakref.ref[Client]) -> Client:
-    """The client, or ClientClosed."""
-    client = reference()
-    if client is None or client.closed:
-        raise ClientClosed
-    return client
 
 
 # ---- One client a process and address ------------------------------------------------------------

@@ -106,6 +106,11 @@ class LeaseTooLong(DlockError, ValueError):
 # ---- Objects -------------------------------------------------------------------------------------
 
 
+class ObjectLost(DlockError):
+    """The number was in the memory of a server that has ended, and nobody else has it. Raised once
+    for each AtomicInt64 that was made before; the next use begins with what the number is now."""
+
+
 class OutcomeUnknown(DlockError):
     """The answer to a change of an atomic was lost: it was carried out once or not at all, and
     dlock does not repeat it. Read the value to find out."""

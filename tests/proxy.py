@@ -1,4 +1,5 @@
-"""A network between a client and a server that a test can cut, or silence, and mend again.
+"""A network between a client and a server that a test can cut, or silence, wholly or in part, and
+mend again.
 
 The server listens on 127.0.0.1; the proxy listens on the same two ports of 127.0.0.2, so that a
 client which was given that address reaches both planes through it.
@@ -26,8 +27,9 @@ class Proxy:
         self._lock = threading.Lock()
         self._selector = selectors.DefaultSelector()
         self._pairs: dict[socket.socket, socket.socket] = {}
+        self._ports: dict[socket.socket, int] = {}  # to which of the server's
         self._servers: set[socket.socket] = set()  # the ends that lead to the server
-        self._silent = False
+        self._silent = frozenset[int]()
         self._answers_held = False
         self._ended = False
         self.accepted = 0
@@ -44,9 +46,9 @@ class Proxy:
                 if not ports or (other.fileno() >= 0 and other.getpeername()[1] in ports):
                     self._drop(one)
 
-    def silence(self) -> None:
-        """From now on nothing passes, and nobody is told."""
-        self._silent = True
+    def silence(self, *ports: int) -> None:
+        """From now on nothing passes, or nothing to and from these ports, and nobody is told."""
+        self._silent = frozenset(ports or self.ports)
 
     def hold_answers(self) -> None:
         """From now on what the server says does not pass; what clients say does."""
@@ -57,7 +59,7 @@ class Proxy:
 
     def mend(self) -> None:
         """What was held back passes, and so does everything after it."""
-        self._silent = False
+        self._silent = frozenset()
         with self._lock:
             if self._answers_held:
                 self._answers_held = False
@@ -75,12 +77,13 @@ class Proxy:
         while not self._ended:
             for key, _ in self._selector.select(0.02):
                 with self._lock:
-                    if self._silent:
+                    one: socket.socket = key.fileobj  # type: ignore[assignment]
+                    if (key.data or self._ports.get(one)) in self._silent:
                         continue
                     if key.data is not None:
-                        self._accept(key.fileobj, key.data)  # type: ignore[arg-type]
+                        self._accept(one, key.data)
                     else:
-                        self._forward(key.fileobj)  # type: ignore[arg-type]
+                        self._forward(one)
             if self._silent:
                 threading.Event().wait(0.02)
 
@@ -95,6 +98,7 @@ class Proxy:
         for one, other in ((near, far), (far, near)):
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._pairs[one] = other
+            self._ports[one] = port
             if one is near or not self._answers_held:
                 self._selector.register(one, selectors.EVENT_READ, None)
         self._servers.add(far)
@@ -120,6 +124,7 @@ class Proxy:
             if not (self._answers_held and end in self._servers):
                 self._selector.unregister(end)
             self._servers.discard(end)
+            del self._ports[end]
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()

@@ -23,6 +23,7 @@ ALL = [
     errors.StaleToken("x"),
     errors.KindMismatch("x"),
     errors.LeaseTooLong("x"),
+    errors.ObjectLost("x"),
     errors.OutcomeUnknown("x"),
 ]
 

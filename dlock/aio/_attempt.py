@@ -108,6 +108,8 @@ async def recover(
             return
     if outcome is Outcome.REMOVED:
         client.session_removed(table.session)
+    elif outcome is Outcome.NOT_READY:
+        client.not_ready(table.session)
     await client.regain(table.session, backoff, deadline)
 
 
@@ -150,7 +152,7 @@ async def extend(
             return int(call.left_ms)
         if outcome in (Outcome.LOST, Outcome.REMOVED) or handle.name.table.ended:
             raise lost(handle, name)
-        await client.regain(handle.name.table.session, backoff, deadline)
+        await recover(client, handle, outcome, backoff, deadline)
 
 
 async def run(client: Connection, call: Any) -> int:

@@ -13,6 +13,7 @@ import contextlib
 import functools
 import logging
 import os
+import random
 import time
 import warnings
 import weakref
@@ -23,7 +24,7 @@ from typing import Final, TypeVar
 from dlock import _keeper, _notices
 from dlock._core import lib
 from dlock._cycle import Cycle, explaining
-from dlock._enter import Options, Seen, entering
+from dlock._enter import Options, Seen, awaiting_ready, entering, no_answer
 from dlock._handle import Handle, Key
 from dlock._notices import Notice
 from dlock._retry import Backoff
@@ -53,6 +54,7 @@ T = TypeVar("T")
 
 REPLY_LEAST_S: Final = 1.0  # a shorter wait for an answer would break a link that is only slow
 LEAVE_S: Final = 1.0  # how long a client that leaves waits for the server
+NOT_READY_S: Final = 0.5  # as dlock/client.py has it
 
 
 class Connection:
@@ -68,6 +70,8 @@ class Connection:
         self._seen = Seen()
         self._sleepers: set[asyncio.Future[None]] = set()
         self._recovering: asyncio.Task[None] | None = None
+        self._awaits_ready = False  # that is what the recovering task does
+        self._beating: asyncio.Task[None] | None = None
         self._wanted = Wanted(self, loop)
         self._needs_keeper = object()
         self.holding: dict[int, int] = {}
@@ -190,7 +194,9 @@ class Connection:
                     self.session_removed(session)
                 elif refusal.status is DlockStatus.CLIENT_NOT_INIT:
                     driver.close()
-                elif refusal.status is not DlockStatus.NOT_READY:
+                elif refusal.status is DlockStatus.NOT_READY:
+                    self.not_ready(session)
+                else:
                     raise
             await self.regain(session, backoff, deadline)
 
@@ -201,10 +207,21 @@ class Connection:
         lib.dlk_client_detach(session.client)
         self.link_lost(session)
 
+    def not_ready(self, session: Session) -> None:
+        """The server has said that it does not serve everything yet."""
+        session.ready = False
+        self.link_lost(session)
+
     def link_lost(self, session: Session) -> None:
-        """A link of this session may be broken. If one is, both are brought back by a task."""
-        if (self.closed or self._recovering is not None or session is not self.session
-                or self._loop.is_closed() or self.whole):
+        """A link of this session may be broken, or its server may not be ready. If so, that is
+        mended, or waited for, by a task."""
+        whole = self.whole
+        if (self.closed or session is not self.session or self._loop.is_closed()
+                or (whole and session.ready)):
+            return
+        if self._recovering is not None:
+            if not whole and self._awaits_ready:
+                self._driver.close()  # there is something else to do first
             return
         reference = weakref.ref(self)
         self._recovering = self._loop.create_task(_recover(reference))
@@ -215,24 +232,33 @@ class Connection:
         """Both links are there."""
         return self.session.attached and not self._driver.broken
 
+    @property
+    def settled(self) -> bool:
+        """Both links are there, and the server serves everything."""
+        return self.whole and self.session.ready
+
     async def regain(self, session: Session, backoff: Backoff, deadline: float) -> None:
         """What was asked of this session got no answer, or NOT_READY: returns when it makes sense
         to ask again, perhaps another session. ConnectionLost at the deadline; ClientClosed."""
         self.check()
         self.link_lost(session)
-        pause_s = backoff.pause_s()
-        while not self.closed and (self._recovering is not None or pause_s > 0):
+        pause_s = backoff.pause_s() if self.session.ready else NOT_READY_S * random.uniform(0.5, 1)
+        while not self.closed and (self._away or pause_s > 0):
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise ConnectionLost(self.no_answer())
-            await self._sleep(left_s if self._recovering is not None else min(left_s, pause_s))
+            await self._sleep(left_s if self._away else min(left_s, pause_s))
             pause_s = 0.0
         self.check()
 
+    @property
+    def _away(self) -> bool:
+        """The links are being brought back."""
+        return self._recovering is not None and not self.whole
+
     def no_answer(self) -> str:
         """What ConnectionLost says."""
-        return (f"the dlock server at {self.options.address} did not answer in time; what was "
-                f"asked of it is undone when the link is back")
+        return no_answer(self.options, self.session, self.whole)
 
     async def _sleep(self, seconds: float) -> None:
         """At most so long, and until the links have changed."""
@@ -259,6 +285,12 @@ class Connection:
         self._driver.close()
         return Driver(self._loop)
 
+    def await_ready(self, begun: bool) -> Driver:
+        """The task begins to wait until the server serves everything, or has ended that."""
+        self._awaits_ready = begun
+        self.wake_all()
+        return self._driver
+
     def recovered(self) -> None:
         """The task has ended."""
         self._recovering = None
@@ -270,6 +302,7 @@ class Connection:
         old: Session | None = getattr(self, "session", None)
         self._driver = driver
         driver.watch(weakref.WeakMethod(self._link_ended))
+        self.wake_all()
         if session is old:
             _log.info("the session at %s is taken up again", self.options.address)
             return
@@ -277,7 +310,7 @@ class Connection:
         former: Collector | None = getattr(self, "collector", None)
         self.session, self.names, self.collector = session, session.names, collector
         self.holding.clear()
-        _notices.listen(session.number, self)
+        _notices.listen(session.number, self, session.pulse_s)
         if old is not None and former is not None:
             _log.warning("the session at %s had ended, and with it all that it held; a new one is "
                          "open", self.options.address)
@@ -306,6 +339,29 @@ class Connection:
             self.link_lost(session)
         _notices.tell(session.names, notice)
 
+    def _pulse(self) -> None:
+        """Called in the thread of the notices several times a session_ttl."""
+        if not self.closed and self.session.silent:
+            with contextlib.suppress(RuntimeError):  # the loop was closed
+                self._loop.call_soon_threadsafe(self._beat_now)
+
+    def _beat_now(self) -> None:
+        if not self.closed and self._recovering is None and self._beating is None:
+            self._beating = self._loop.create_task(self._beat(self.session, self._driver))
+
+    async def _beat(self, session: Session, driver: Driver) -> None:
+        """Keeps the session alive over the control plane, since the data plane is silent. If that
+        answers, the data link is of no use: it is made anew, and whoever waits on it is asked for
+        again there."""
+        try:
+            if not await driver.run(session.beat(), max(session.ttl_ms / 4000, REPLY_LEAST_S)):
+                driver.close()
+        except LinkError:
+            pass
+        finally:
+            self._beating = None
+        self.link_lost(session)
+
     # ---- The end ---------------------------------------------------------------------------------
 
     async def close(self) -> None:
@@ -317,8 +373,9 @@ class Connection:
         self._here = None
         self.wake_all()
         self._wanted.close()
-        if self._recovering is not None:
-            self._recovering.cancel()
+        for task in (self._recovering, self._beating):
+            if task is not None:
+                task.cancel()
         try:
             await self._driver.exchange([ClientDeinit()], LEAVE_S)
         except LinkError:
@@ -382,7 +439,12 @@ async def _recover(reference: weakref.ref[Connection]) -> None:
     is not brought back."""
     driver: Driver | None = None
     try:
-        while (connection := _wanted(reference)) is not None and not connection.whole:
+        while (connection := _wanted(reference)) is not None and not connection.settled:
+            if connection.whole:
+                session, links = connection.session, connection.await_ready(True)
+                del connection
+                await _await_ready(reference, session, links)
+                continue
             _log.info("a link to %s is lost", connection.options.address)
             steps = connection.enter_again()
             driver = connection.replace_driver()
@@ -400,6 +462,20 @@ async def _recover(reference: weakref.ref[Connection]) -> None:
                 driver.farewell(ClientDeinit())
             else:
                 driver.close()
+
+
+async def _await_ready(
+    reference: weakref.ref[Connection], session: Session, driver: Driver
+) -> None:
+    """Until the server serves everything, or a link is lost."""
+    try:
+        await driver.run(awaiting_ready(session))
+    except LinkError:
+        driver.close()
+    finally:
+        connection = reference()
+        if connection is not None:
+            connection.await_ready(False)
 
 
 def _recovered(reference: weakref.ref[Connection], recovering: asyncio.Task[None]) -> None:

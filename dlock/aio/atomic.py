@@ -3,23 +3,27 @@ step.
 
 An addition or exchange whose answer is lost may have been made or not. It is never repeated: the
 caller is told with OutcomeUnknown, and decides. The same is so for one that is cancelled: what was
-asked may be carried out.
+asked may be carried out. A number is gone with its server: the caller is told with ObjectLost, or
+has said beforehand what it shall be then.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import inspect
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from dlock import _calls, _core
+from dlock import _calls, _core, _objects
 from dlock._calls import Outcome, from_word, shown, to_word
-from dlock._core import ffi, lib
+from dlock._objects import TIMEOUT_S, OnRecover
 from dlock._retry import Backoff
-from dlock._session import Refusal, Session, Steps
+from dlock._session import Session
 from dlock.aio import _attempt
-from dlock.control.messages import ObjectCreate, ObjectDestroy, ObjectGet
-from dlock.errors import DlockError, OutcomeUnknown, ServerFull
+from dlock.aio.locks import Lock, Options
+from dlock.errors import DlockError, LockLost, OutcomeUnknown
 from dlock.types import DlockStatus
 
 if TYPE_CHECKING:
@@ -29,16 +33,6 @@ _FETCH_ADD: Final[int] = _core.DLK_VERB_FETCH_ADD
 _COMPARE_SWAP: Final[int] = _core.DLK_VERB_COMPARE_SWAP
 _READ: Final[int] = _core.DLK_VERB_READ
 
-# An object nobody uses goes when this has passed since somebody got it last: a day.
-LEASE_S: Final = 86400
-TIMEOUT_S: Final = 10.0
-
-_KNOWN: Final = (
-    DlockStatus.SUCCESS,
-    DlockStatus.OBJECT_ALREADY_CREATED,
-    DlockStatus.OBJECT_ALREADY_EXISTED,
-)
-
 
 class AtomicInt64:
     """A number of -2**63 .. 2**63-1 at the server; additions beyond that wrap around. Made by
@@ -46,15 +40,21 @@ class AtomicInt64:
 
     It lives in the server's memory: not longer than the server, and for a day after the last client
     got it. Every operation raises ConnectionLost if no server answers in time; one that may have
-    changed the number raises OutcomeUnknown where that cannot be told any more.
+    changed the number raises OutcomeUnknown where that cannot be told any more. At a new primary
+    the first operation raises ObjectLost, unless `on_recover` says what the number shall be.
     """
 
-    __slots__ = ("_client", "_initial", "_name")
+    __slots__ = ("_client", "_epoch", "_initial", "_name", "_on_recover")
 
-    def __init__(self, client: Connection, name: bytes, initial: int) -> None:
+    def __init__(
+        self, client: Connection, name: bytes, initial: int, on_recover: OnRecover | None = None
+    ) -> None:
+        to_word(initial)  # OverflowError, TypeError
         self._client = client
         self._name = name
-        self._initial = to_word(initial)  # OverflowError, TypeError
+        self._initial = initial
+        self._on_recover = _objects.checked(on_recover)
+        self._epoch = client.session.epoch  # of the primary whose number it is
 
     # ---- Operations ------------------------------------------------------------------------------
 
@@ -110,20 +110,11 @@ class AtomicInt64:
         """Ends the number for everybody, when nobody uses it any more. Only the client that named
         it first may: DlockError for others."""
 
-        def ask(session: Session) -> Steps[DlockStatus]:
-            object_id = session.objects.get(self._name)
-            if object_id is None:
-                (got,) = yield [ObjectGet(self._name, 0)]
-                if got.status is not DlockStatus.SUCCESS:
-                    return DlockStatus(got.status)
-                object_id = got.object_id
-            (done,) = yield [ObjectDestroy(object_id)]
-            session.objects.pop(self._name, None)
-            lib.dlk_client_drop_object(session.client, object_id)
-            return DlockStatus(done.status)
-
         self._client.enter()
-        status = await self._client.run(ask, time.monotonic() + TIMEOUT_S)
+        deadline = time.monotonic() + TIMEOUT_S
+        await self._recover(self._client.session, deadline)
+        status = await self._client.run(
+            functools.partial(_objects.destroying, name=self._name), deadline)
         if status is not DlockStatus.SUCCESS:
             raise DlockError(f"{self!r}: {_core.status_text(status)}")
 
@@ -137,12 +128,13 @@ class AtomicInt64:
         backoff = Backoff()
         while True:
             session = client.session
-            object_id = session.objects.get(self._name)
-            if object_id is None:
-                await client.run(self._get, deadline)
+            if session.epoch != self._epoch:
+                await self._recover(session, deadline)
+                deadline = time.monotonic() + TIMEOUT_S
+            call = _objects.new_call(session, self._name, verb, operand, swap)
+            if call is None:
+                await self._get(self._initial, deadline)
                 continue
-            call = ffi.new("struct dlk_call *")
-            call.verb, call.lock_id, call.operand, call.swap = verb, object_id, operand, swap
             status = await _attempt.run(client, call)
             outcome = _calls.judge_object(status, self._name)
             if outcome is Outcome.DONE or outcome is Outcome.REFUSED:
@@ -157,25 +149,49 @@ class AtomicInt64:
                 continue
             if outcome is Outcome.REMOVED:
                 client.session_removed(session)
+            elif outcome is Outcome.NOT_READY:
+                client.not_ready(session)
             await client.regain(session, backoff, deadline)
 
-    def _get(self, session: Session) -> Steps[None]:
-        """Gets the object, which is created if nobody has."""
-        created, got = yield [
-            ObjectCreate(self._name, self._initial, LEASE_S),
-            ObjectGet(self._name, LEASE_S),
-        ]
-        if got.status is DlockStatus.SUCCESS:
-            session.objects[self._name] = got.object_id
-            lib.dlk_client_add_object(session.client, got.object_id, got.slot)
+    async def _get(self, initial: int | None, deadline: float) -> bool:
+        """Gets the number; see `_objects.getting`."""
+        ask = functools.partial(_objects.getting, name=self._name, initial=initial)
+        return await self._client.run(ask, deadline)
+
+    # ---- After a failover ------------------------------------------------------------------------
+
+    async def _recover(self, session: Session, deadline: float) -> None:
+        """If the primary is another one, the number that this object stood for is gone. ObjectLost,
+        unless it is known what it shall be now."""
+        epoch = session.epoch
+        if epoch == self._epoch:
             return
-        status = got.status if created.status in _KNOWN else created.status
-        if status is DlockStatus.OBJECT_TOO_MANY:
-            raise ServerFull(f"no object {shown(self._name)}: the server has as many as it may; "
-                             f"its limit is --max-objects")
-        if status is DlockStatus.OBJECT_ALREADY_DESTROYED:
-            raise DlockError(f"{self!r} was destroyed, and others still use it")
-        raise Refusal(status)
+        if self._on_recover is None:
+            self._epoch = epoch
+            raise _objects.lost(self._name, self._initial)
+        if callable(self._on_recover):
+            await self._ask_what_it_shall_be(self._on_recover, deadline)
+        else:
+            await self._get(self._on_recover, deadline)  # one of those who create it is the first
+        self._epoch = epoch
+
+    async def _ask_what_it_shall_be(
+        self, on_recover: Callable[[], object], deadline: float
+    ) -> None:
+        """One client at a time: the first finds no number, and makes it."""
+        guard = Lock(self._client, _objects.guard_key(self._name), Options())
+        while not await guard.acquire(timeout=max(deadline - time.monotonic(), 0.01)):
+            deadline = time.monotonic() + TIMEOUT_S  # somebody is at it
+        try:
+            if not await self._get(None, time.monotonic() + TIMEOUT_S):
+                found = on_recover()
+                if inspect.isawaitable(found):
+                    found = await found
+                value = _objects.value_of(found, self._name)
+                await self._get(value, time.monotonic() + TIMEOUT_S)
+        finally:
+            with contextlib.suppress(LockLost):  # another failover; who creates it is the first
+                await guard.release()
 
     # ---- As an object ----------------------------------------------------------------------------
 

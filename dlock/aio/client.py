@@ -15,6 +15,7 @@ from typing import Any, Final
 from dlock import _calls, _core
 from dlock._enter import Options
 from dlock._info import client_info
+from dlock._objects import OnRecover
 from dlock._session import Session, Steps
 from dlock.address import Address, parse
 from dlock.aio import kinds
@@ -186,10 +187,16 @@ class Client:
         Everybody who does so takes them in one order, so that no two wait for each other."""
         return Multi(self._connection, locks)
 
-    def atomic(self, name: str | bytes, initial: int = 0) -> AtomicInt64:
+    def atomic(
+        self, name: str | bytes, initial: int = 0, *, on_recover: OnRecover | None = None
+    ) -> AtomicInt64:
         """A signed 64-bit number that everybody changes in one step; `initial`: what it is when
-        nobody has named it before."""
-        return AtomicInt64(self._connection, _calls.descriptor(name), initial)
+        nobody has named it before.
+
+        `on_recover`: what it is to be at a new primary, where it is gone: a number, or what returns
+        one (or a coroutine) and is called by one client only. None: the first use after that raises
+        ObjectLost."""
+        return AtomicInt64(self._connection, _calls.descriptor(name), initial, on_recover)
 
     # ---- The client ------------------------------------------------------------------------------
 

@@ -1,0 +1,186 @@
+"""The threads that keep a blocking client at its server: one that brings lost links back and then
+waits until the server is ready, and one that sends a heartbeat over the control plane when the data
+plane is silent. Each lives only while it has something to do.
+
+They do not keep their client alive: one that its program has dropped is not brought back. What they
+do at a server is decided in _enter.py and _session.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import signal
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from dlock import _enter
+from dlock._drive import REPLY_S, Driver, exchange
+from dlock.control.link import ControlLink, LinkError
+from dlock.control.messages import ClientDeinit
+from dlock.errors import ClientClosed, ConnectionLost
+
+if TYPE_CHECKING:
+    from dlock.client import Client
+
+_log = logging.getLogger("dlock.client")
+
+Reference = weakref.ref["Client"]
+
+_numbers: Final = itertools.count(1)
+BEAT_LEAST_S: Final = 1.0  # a shorter wait for an answer would break a link that is only slow
+
+def start(client: Client) -> threading.Thread:
+    """Mends the links of a client and waits for its server; with the client's mutex held, so that
+    whoever sees the thread may join it. ConnectionLost: no thread can be had."""
+    thread = threading.Thread(target=_recover, args=(weakref.ref(client), client._changed),
+                              name=f"dlock-reconnect-{next(_numbers)}", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        # No thread is left, or the interpreter ends.
+        raise ConnectionLost("the link to the dlock server is lost, and no thread can be "
+                             "started to bring it back") from None
+    return thread
+
+
+def _wanted(reference: Reference) -> Client:
+    """The client, or ClientClosed."""
+    client = reference()
+    if client is None or client.closed:
+        raise ClientClosed
+    return client
+
+
+# ---- Links, then readiness -----------------------------------------------------------------------
+
+_Task = Callable[["Reference", threading.Condition], None]
+
+
+def _recover(reference: Reference, changed: threading.Condition) -> None:
+    """The body of the thread."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        while (task := _next_task(reference, changed)) is not None:
+            task(reference, changed)
+    except BaseException as problem:
+        if not isinstance(problem, ClientClosed):
+            _log.exception("the links of a dlock client cannot be brought back")
+        client = reference()
+        with changed:
+            if client is not None and client._recovering is threading.current_thread():
+                client._recovering = None
+            changed.notify_all()
+
+
+def _next_task(reference: Reference, changed: threading.Condition) -> _Task | None:
+    """What is to be done; None: this thread's work is done. Decided in one step, so that a link
+    that is lost from now on starts another thread. ClientClosed."""
+    with changed:
+        client = _wanted(reference)
+        this = threading.current_thread()
+        if client._recovering not in (None, this):
+            return None  # Its start was interrupted, and another has taken its place.
+        task: _Task | None = None
+        if not client._whole():
+            task = _enter_again
+        elif not client._session.ready:
+            task = _await_ready
+        client._recovering = None if task is None else this
+        changed.notify_all()
+        return task
+
+
+def _enter_again(reference: Reference, changed: threading.Condition) -> None:
+    """Brings the links back, however long it takes. ClientClosed."""
+    client = _wanted(reference)
+    options, seen, old = client._options, client._seen, client._session
+    del client
+    old.link.close()
+    _log.info("a link to %s is lost", options.address)
+
+    def check() -> None:
+        _wanted(reference)
+
+    def pause(seconds: float) -> None:
+        with changed:
+            check()
+            changed.wait(seconds)
+
+    driver = Driver(check, pause)
+    try:
+        session = driver.run(_enter.entering(options, seen, old, None))
+        assert driver.link is not None
+        _wanted(reference)._install(session, driver.link)
+    except ClientClosed:
+        if driver.link is not None:
+            driver.link.farewell(ClientDeinit())
+        raise
+
+
+def _await_ready(reference: Reference, changed: threading.Condition) -> None:
+    """Waits until the server serves everything, on a link of its own: others need the session's.
+    Returns when it does, or when the links are lost. ClientClosed."""
+    session = _wanted(reference)._session
+    assert session.endpoint is not None
+    try:
+        link = ControlLink.connect(session.endpoint.host, session.endpoint.port, _enter.TRY_S)
+    except LinkError:
+        _pause(reference, changed)
+        return
+    try:
+        with changed:
+            client = _wanted(reference)
+            if not client._whole():
+                return
+            client._awaits_ready = link
+        del client
+        exchange(link, _enter.awaiting_ready(session), REPLY_S)
+    except LinkError:
+        _pause(reference, changed)
+    finally:
+        link.close()
+        client_now = reference()
+        if client_now is not None:
+            client_now._awaits_ready = None
+
+
+def _pause(reference: Reference, changed: threading.Condition) -> None:
+    """The server was there a moment ago: its end will be told, if it has ended."""
+    with changed:
+        if _wanted(reference)._whole():
+            changed.wait(_enter.FIRST_TRY_S)
+
+
+# ---- Heartbeats over the control plane -----------------------------------------------------------
+
+
+def start_beating(client: Client) -> None:
+    """Sends one heartbeat."""
+    thread = threading.Thread(target=_beat, args=(weakref.ref(client),),
+                              name=f"dlock-heartbeat-{next(_numbers)}", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        client._beating = False
+
+
+def _beat(reference: Reference) -> None:
+    """If the control plane answers and the data plane is silent still, the data link is of no use:
+    it is made anew, and whoever waits on it is asked for again there."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    client = reference()
+    if client is None:
+        return
+    session = client._session
+    timeout_s = max(session.ttl_ms / 4000, BEAT_LEAST_S)
+    try:
+        if not exchange(session.link, session.beat(), timeout_s):
+            session.link.close()
+    except LinkError:
+        pass
+    finally:
+        client._beating = False
+    client._link_lost(session)
