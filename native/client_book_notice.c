@@ -215,7 +215,8 @@ static void note_broken(struct dlk_book *book, uint32_t running, uint64_t token)
 }
 
 /* A ticket that has become this hold without our knowledge, since the answer was lost: it is given
- * up, which ends the hold. */
+ * up, which ends the hold. Only if no hold is meant: the handle of a ticket that was passed is
+ * another's by now. */
 static bool break_ticket(struct dlk_book *book, struct dlk_hold *hold, uint32_t entry)
 {
     if (hold->now.state != DLK_ENTRY_TICKET || hold->now.entry != entry
@@ -227,6 +228,17 @@ static bool break_ticket(struct dlk_book *book, struct dlk_hold *hold, uint32_t 
     return true;
 }
 
+static struct dlk_hold *held_with(struct dlk_book *book, uint64_t token)
+{
+    for (uint32_t i = 0; i < book->holds_high; i++) {
+        struct dlk_hold *hold = &book->holds[i];
+        if (hold->in_use && hold->now.state == DLK_ENTRY_HELD && hold->now.token == token) {
+            return hold;
+        }
+    }
+    return NULL;
+}
+
 /* An operator takes a hold away: it is believed no longer, and given back, which is what the
  * server waits for. One that is not held any more has been given back already, or is about to. */
 bool dlk_book_noticed(struct dlk_book *book, const struct dlk_reply *reply)
@@ -235,13 +247,13 @@ bool dlk_book_noticed(struct dlk_book *book, const struct dlk_reply *reply)
         || reply->session != book->client_id || reply->epoch != book->epoch) {
         return false;
     }
+    struct dlk_hold *hold = held_with(book, reply->token);
+    if (hold != NULL) {
+        dlk_hold_break(book, hold);
+        return true;
+    }
     for (uint32_t i = 0; i < book->holds_high; i++) {
-        struct dlk_hold *hold = &book->holds[i];
-        if (hold->in_use && hold->now.state == DLK_ENTRY_HELD
-            && hold->now.token == reply->token) {
-            dlk_hold_break(book, hold);
-            break;
-        }
+        hold = &book->holds[i];
         if (hold->in_use && break_ticket(book, hold, reply->entry)) {
             break;
         }
