@@ -175,8 +175,34 @@ size_t dlk_client_collect_wait(struct dlk_client *client, struct dlk_ended *out,
  * connection the client has. Made when it is first asked for; -1 and errno: it can not be, or the
  * client is the parent's (ECHILD). To be polled only; the client closes it. */
 int dlk_client_collect_fd(struct dlk_client *client);
-/* What this client has got and holds: returns how many claims there are, writes at most room. */
+
+/* ---- A new primary ---- */
+
+/* It knows nothing but what its clients claim. A client that keeps its waits does so in this order:
+ * claims, claimed for each, seal, attach, verify; another may attach first. */
+
+/* What this client has got and holds: one claim for each (lock, owner), all fields but `size` of a
+ * semaphore (0), which the book does not know. A wait that is parked and has a place in the queue
+ * is QUEUED. Returns how many there are, writes at most room. Of a client that keeps its waits it
+ * ends the connection first, since what the former server still granted would be in no claim; and
+ * what was said to earlier claims counts no more. */
 size_t dlk_client_claims(struct dlk_client *client, struct dlk_claim *out, size_t room);
+/* What the new primary said to them, an enum dlk_status each. SUCCESS: it knows the lock, and the
+ * hold, ticket or place that was claimed. A wait with a place then awaits its grant. Anything else:
+ * a hold is lost (LOST is told), a ticket is gone. Who has given one up meanwhile is left alone. */
+void dlk_client_claimed(struct dlk_client *client, const struct dlk_claim *claims,
+                        const int32_t *statuses, size_t count);
+/* Before ReinitDone: locks of which no claim was answered SUCCESS are not got any more, and never
+ * named to the server again: it gives out new ids above those that were claimed. The next call on
+ * such a (lock, owner) is LOCK_NOT_GET, or FAIL if a hold of it was lost by the claims; then it is
+ * forgotten. A wait for such a lock ends, LOCK_NOT_GET. One whose place was not taken over, or that
+ * had none, is asked anew, behind all who were. */
+void dlk_client_seal(struct dlk_client *client);
+/* Asks the server for every hold that it has not confirmed in its epoch (EXTEND), once, and does
+ * not wait: the answers are CONFIRMED for what was suspended, or LOST. What the server was not
+ * ready for stays for the next verify; debts and waits that it was not ready for are sent again.
+ * To be called after ReinitDone, and when the server is ready. */
+void dlk_client_verify(struct dlk_client *client);
 /* After a re-initialisation: the next call on each held rw lock asks the server. */
 void dlk_client_unverify(struct dlk_client *client);
 uint64_t dlk_client_session_left_ms(struct dlk_client *client);

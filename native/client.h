@@ -126,6 +126,8 @@ struct dlk_kept dlk_client_keep(struct dlk_client *client, bool readable);
 bool dlk_wire_put(struct dlk_client *client, const struct dlk_request *request);
 /* What is owed, then the waits that were parked. */
 void dlk_wire_put_debts(struct dlk_client *client, uint64_t now_ns);
+/* Renewals and verifications that are due. True: there were some. */
+bool dlk_wire_put_renewals(struct dlk_client *client, uint64_t now_ns);
 size_t dlk_wire_backlog(const struct dlk_client *client);
 /* Sends what it can without waiting; lets the mutex go meanwhile. */
 void dlk_wire_flush(struct dlk_client *client);

@@ -30,6 +30,7 @@ void dlk_book_free(struct dlk_book *book)
     dlk_heap_free(&book->ends);
     dlk_heap_free(&book->renewals);
     dlk_heap_free(&book->parked);
+    dlk_map_free(&book->survivors);
     free(book->news.notices);
     *book = (struct dlk_book){0};
 }
@@ -40,6 +41,7 @@ void dlk_book_attach(struct dlk_book *book, const struct dlk_link *link, uint64_
     if (book->epoch != link->epoch) {
         for (uint32_t i = 0; i < book->holds_high; i++) {
             struct dlk_belief *belief = &book->holds[i].now;
+            book->holds[i].verify = false;
             if (belief->epoch == book->epoch) {
                 belief->session_until_ns = book->session_until_ns;
             }
@@ -50,6 +52,7 @@ void dlk_book_attach(struct dlk_book *book, const struct dlk_link *link, uint64_
         }
         book->session_until_ns = 0;
         book->renewed_ns = 0;
+        dlk_book_begin_claims(book, 0);
     } else {
         dlk_waits_attach(book);
     }
@@ -144,10 +147,13 @@ int dlk_book_add_lock(struct dlk_book *book, uint32_t lock_id, uint32_t slot, ui
     }
     uint32_t known = dlk_map_get(&book->locks, lock_id, owner);
     if (known != DLK_NONE) {
-        if (book->holds[known].kind != kind) {
+        struct dlk_hold *hold = &book->holds[known];
+        if (hold->kind != kind && !hold->unknown) {
             return DLK_STATUS_ERROR;
         }
-        book->holds[known].slot = slot;
+        hold->kind = (uint8_t)kind;
+        hold->slot = slot;
+        hold->unknown = false;
         return DLK_STATUS_SUCCESS;
     }
     struct dlk_hold *hold = hold_new(book);
@@ -231,8 +237,7 @@ int dlk_book_drop_object(struct dlk_book *book, uint32_t object_id)
 
 /* ---- Until when ---- */
 
-/* Until when the authority of a hold or ticket runs, by this client's clock. */
-static uint64_t authority_until_ns(const struct dlk_book *book, const struct dlk_belief *belief)
+uint64_t dlk_belief_until_ns(const struct dlk_book *book, const struct dlk_belief *belief)
 {
     if (belief->state == DLK_ENTRY_HELD && belief->leased) {
         return belief->end_ns;
@@ -240,14 +245,9 @@ static uint64_t authority_until_ns(const struct dlk_book *book, const struct dlk
     return belief->epoch == book->epoch ? book->session_until_ns : belief->session_until_ns;
 }
 
-static uint64_t left_ms(uint64_t until_ns, uint64_t now_ns)
-{
-    return until_ns > now_ns ? (until_ns - now_ns) / NS_PER_MS : 0;
-}
-
 uint64_t dlk_book_session_left_ms(const struct dlk_book *book, uint64_t now_ns)
 {
-    return left_ms(book->session_until_ns, now_ns);
+    return dlk_ms_until(book->session_until_ns, now_ns);
 }
 
 /* How long the authority of a hold still runs. */
@@ -255,7 +255,7 @@ uint64_t dlk_book_left_ms(const struct dlk_book *book, const struct dlk_belief *
                           uint64_t now_ns)
 {
     bool held = belief->state == DLK_ENTRY_HELD;
-    return held ? left_ms(authority_until_ns(book, belief), now_ns) : 0;
+    return held ? dlk_ms_until(dlk_belief_until_ns(book, belief), now_ns) : 0;
 }
 
 /* The state of the hold as results show it; NULL: of nothing. */
@@ -280,37 +280,4 @@ void dlk_book_show(const struct dlk_book *book, const struct dlk_hold *hold,
     call->m_exclusive = belief->m_exclusive;
     call->m_shared = belief->m_shared;
     call->left_ms = dlk_book_left_ms(book, belief, now_ns);
-}
-
-size_t dlk_book_claims(const struct dlk_book *book, struct dlk_claim *out, size_t room,
-                       uint64_t now_ns)
-{
-    size_t count = 0;
-    for (uint32_t i = 0; i < book->holds_high; i++) {
-        const struct dlk_hold *hold = &book->holds[i];
-        if (!hold->in_use || hold->gone) {
-            continue;
-        }
-        if (count < room) {
-            const struct dlk_belief *belief = &hold->now;
-            bool held = belief->state == DLK_ENTRY_HELD;
-            bool claimed = belief->state != DLK_ENTRY_FREE;
-            uint64_t until_ns = authority_until_ns(book, belief);
-            out[count] = (struct dlk_claim){
-                .lock_id = hold->lock_id,
-                .kind = hold->kind,
-                .owner = hold->owner,
-                .token = held ? belief->token : 0,
-                .stamp = held ? 0 : belief->token,
-                .state = belief->state,
-                .mode = belief->mode,
-                .count = belief->count,
-                .remaining_ms = belief->leased ? (uint32_t)left_ms(until_ns, now_ns) : 0,
-                .lapsed = claimed && until_ns < now_ns + NS_PER_MS,
-                .leased = belief->leased,
-            };
-        }
-        count++;
-    }
-    return count;
 }

@@ -81,6 +81,7 @@ struct dlk_belief {
     uint8_t state; /* enum dlk_entry_state: FREE, HELD or TICKET */
     uint8_t mode;
     bool leased;     /* its authority is a lease, else the session */
+    bool final_expiry;
     bool unverified; /* RW after a re-initialisation: the next call asks the server */
     bool suspended;  /* that its own authority could have ended has been told */
 };
@@ -97,6 +98,10 @@ struct dlk_hold {
     bool gone;  /* forgotten; the record is freed when the running operation ends */
     bool crowded; /* a posted call on it is put off for want of a request slot */
     bool watched; /* it is in a heap of the book */
+    bool verify;  /* the server is to be asked whether it is held */
+    bool claimed; /* the hold or ticket was taken over by the next primary */
+    bool refused; /* it was not: the next call hears FAIL */
+    bool unknown; /* the primary does not know the lock: the next call hears so, and it goes */
     uint8_t lost; /* how the last hold was lost: NOT_HELD, NO_LOCK, BROKEN; 0: it was not */
     uint32_t renewal; /* the renewal under way, or DLK_NONE; it does not occupy `running` */
     uint64_t renewal_sent_ns; /* when one was sent last; 0: at once, if it is due */
@@ -134,6 +139,8 @@ struct dlk_pending {
     bool broken;    /* UNLOCK: meanwhile an operator has asked for what it gives back */
     bool kept;      /* LOCK that waits: it outlives its connection */
     bool parked;    /* kept: it has, once at least */
+    bool accepted;  /* parked: the next primary has its place */
+    bool fresh;     /* parked: the next primary is to be asked as if it never had been */
 };
 
 /* What is to be told, until the shell takes it. */
@@ -180,6 +187,9 @@ struct dlk_book {
     struct dlk_heap parked; /* of pending requests: PARKED, in the order of their first sending */
     uint32_t waits_kept;    /* PARKED_KEPT */
     uint64_t waits_begun;
+    struct dlk_map survivors; /* (lock id, 0): locks that the next primary has taken over */
+    uint64_t claims_ns;       /* when claims were made first since the last attach; 0: not yet */
+    bool confirm_later; /* the server confirmed a hold when the session was not yet confirmed */
     bool keep_waits;        /* a LOCK that waits outlives its connection */
     bool session_suspended; /* that the session could have ended has been told */
     bool removed;           /* the server has ended it; until the next attach */
@@ -201,10 +211,21 @@ int dlk_book_may_drop_lock(const struct dlk_book *book, uint32_t lock_id, uint64
 int dlk_book_drop_lock(struct dlk_book *book, uint32_t lock_id, uint64_t owner, bool force);
 int dlk_book_add_object(struct dlk_book *book, uint32_t object_id, uint32_t slot);
 int dlk_book_drop_object(struct dlk_book *book, uint32_t object_id);
-size_t dlk_book_claims(const struct dlk_book *book, struct dlk_claim *out, size_t room,
-                       uint64_t now_ns);
 void dlk_book_unverify(struct dlk_book *book);
 uint64_t dlk_book_session_left_ms(const struct dlk_book *book, uint64_t now_ns);
+
+/* client_book_claims.c: what a new primary is told, and what it says to that. */
+/* What was said to earlier claims counts no more. now_ns 0: there will be none. */
+void dlk_book_begin_claims(struct dlk_book *book, uint64_t now_ns);
+size_t dlk_book_claims(const struct dlk_book *book, struct dlk_claim *out, size_t room,
+                       uint64_t now_ns);
+void dlk_book_claimed(struct dlk_book *book, const struct dlk_claim *claim, int32_t status);
+/* What was not taken over is not got any more. Then, for each pending request: a wait for such a
+ * lock ends; it is returned, or NULL. */
+void dlk_book_seal(struct dlk_book *book);
+struct dlk_call *dlk_book_seal_wait(struct dlk_book *book, uint32_t index, uint64_t now_ns);
+/* Every hold that the server of this epoch has not confirmed is to be asked for. */
+void dlk_book_verify(struct dlk_book *book);
 
 /* client_book_begin.c */
 void dlk_book_prepare(struct dlk_call *call);
@@ -307,6 +328,9 @@ uint64_t dlk_renewal_due_ns(const struct dlk_book *book, const struct dlk_hold *
 /* client_book_notice.c */
 /* After any change of what is believed of the hold: when to look at it. */
 void dlk_hold_watch(struct dlk_book *book, struct dlk_hold *hold);
+/* Its claim was refused, or displaced by a newer one: it is lost, and the next call on it hears so
+ * as if the server had been asked. */
+void dlk_hold_refuse(struct dlk_book *book, struct dlk_hold *hold);
 /* The server says that it is not held. */
 void dlk_hold_lose(struct dlk_book *book, struct dlk_hold *hold, uint32_t result);
 /* An operator has taken it away: it is given back, and told. */
@@ -328,6 +352,10 @@ bool dlk_wait_goes_on(struct dlk_book *book, uint32_t index, const struct dlk_re
                       uint64_t now_ns);
 /* The connection is there: what was kept back from the former one may go. */
 void dlk_waits_attach(struct dlk_book *book);
+uint32_t dlk_wait_left_ms(const struct dlk_pending *pending, uint64_t now_ns);
+/* The request is gone, and nothing of it is at the server: its call ends. */
+struct dlk_call *dlk_wait_end(struct dlk_book *book, uint32_t index, int32_t status,
+                              uint64_t now_ns);
 /* client_book_debts.c: pending requests and what becomes of them without a call. */
 static inline bool dlk_pending_parked(const struct dlk_pending *pending)
 {
@@ -349,6 +377,12 @@ void dlk_pending_reply(struct dlk_book *book, uint32_t index, const struct dlk_r
 void dlk_hold_forget(struct dlk_book *book, struct dlk_hold *hold);
 void dlk_hold_release(struct dlk_book *book, struct dlk_hold *hold);
 void dlk_belief_reset(struct dlk_belief *belief);
+/* Until when the authority of a hold or ticket runs, by this client's clock. */
+uint64_t dlk_belief_until_ns(const struct dlk_book *book, const struct dlk_belief *belief);
+static inline uint64_t dlk_ms_until(uint64_t until_ns, uint64_t now_ns)
+{
+    return until_ns > now_ns ? (until_ns - now_ns) / 1000000 : 0;
+}
 uint64_t dlk_book_left_ms(const struct dlk_book *book, const struct dlk_belief *belief,
                           uint64_t now_ns);
 void dlk_book_show(const struct dlk_book *book, const struct dlk_hold *hold,

@@ -154,6 +154,8 @@ static enum dlk_turn ask_about_hold(struct dlk_book *book, struct dlk_hold *hold
         pending->stamp = 0;
         pending->epoch = book->epoch;
         pending->parked = false;
+        pending->accepted = false;
+        pending->fresh = false;
     }
     if (acquires || op == DLK_OP_EXTEND) {
         asked->lease_ms = leases ? call->lease_ms : 0;
@@ -264,6 +266,23 @@ static bool impossible(const struct dlk_book *book, const struct dlk_hold *hold,
            || (hold->kind != DLK_KIND_RW && call->lease_ms > book->max_lease_ms);
 }
 
+/* Its claim was refused, or the primary does not know the lock. This is the call that hears so. */
+static enum dlk_turn begin_refused(struct dlk_book *book, struct dlk_hold *hold,
+                                   struct dlk_call *call, uint64_t now_ns)
+{
+    int32_t status = DLK_STATUS_LOCK_NOT_GET;
+    if (hold->refused) {
+        status = DLK_STATUS_FAIL;
+        call->result = hold->lost;
+        hold->refused = false;
+    }
+    decide(book, hold, call, status, now_ns);
+    if (hold->unknown) {
+        dlk_hold_forget(book, hold);
+    }
+    return DLK_TURN_DONE;
+}
+
 static enum dlk_turn begin_lock(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns,
                                 const struct dlk_request **request)
 {
@@ -274,6 +293,9 @@ static enum dlk_turn begin_lock(struct dlk_book *book, struct dlk_call *call, ui
     struct dlk_hold *hold = &book->holds[index];
     if (call->verb == DLK_VERB_LOOK) {
         return decide(book, hold, call, DLK_STATUS_SUCCESS, now_ns);
+    }
+    if (hold->refused || hold->unknown) {
+        return begin_refused(book, hold, call, now_ns);
     }
     if (impossible(book, hold, call)) {
         return decide(book, hold, call, DLK_STATUS_EINVAL, now_ns);

@@ -39,7 +39,7 @@ void dlk_book_renew(struct dlk_book *book, uint64_t sent_ns, uint32_t result, ui
         book->renewed_ns = sent_ns;
         book->session_until_ns =
             sent_ns + less_drift((uint64_t)book->session_ttl_ms * NS_PER_MS);
-        if (book->session_suspended) {
+        if (book->session_suspended || book->confirm_later) {
             dlk_session_tell(book, now_ns);
         }
     }
@@ -92,6 +92,7 @@ static void take_grant(const struct dlk_book *book, struct dlk_hold *hold,
         .state = DLK_ENTRY_HELD,
         .mode = pending->request.mode,
         .leased = leased,
+        .final_expiry = (pending->request.flags & DLK_FLAG_FINAL_EXPIRY) != 0,
     };
     hold->lost = 0;
     take_counts(&hold->now, reply);
@@ -226,6 +227,7 @@ static int32_t end_extend(struct dlk_book *book, struct dlk_hold *hold,
 {
     if (hold->now.state != DLK_ENTRY_HELD || hold->now.token != pending->request.token) {
         pending->call->result = hold->lost; /* meanwhile: a notice, or an answer to a renewal */
+        hold->refused = false;
         return DLK_STATUS_FAIL;
     }
     switch (reply->result) {

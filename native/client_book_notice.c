@@ -91,6 +91,7 @@ static void watch(struct dlk_book *book, struct dlk_hold *hold)
     if (hold->now.state != DLK_ENTRY_HELD) {
         hold->renewal = DLK_NONE;
         hold->renewal_sent_ns = 0;
+        hold->verify = false;
     }
     put_in(&book->ends, id, end_ns(book, hold));
     put_in(&book->renewals, id, dlk_renewal_due_ns(book, hold));
@@ -105,7 +106,7 @@ void dlk_hold_watch(struct dlk_book *book, struct dlk_hold *hold)
     bool ends = hold->now.state == DLK_ENTRY_HELD
                 && (hold->now.leased || hold->now.epoch != book->epoch)
                 && (book->number != 0 || hold->now.renew_ms != 0);
-    if (ends || hold->watched) {
+    if (ends || hold->watched || hold->verify) {
         watch(book, hold);
     }
 }
@@ -155,13 +156,34 @@ void dlk_hold_lose(struct dlk_book *book, struct dlk_hold *hold, uint32_t result
     dlk_hold_watch(book, hold);
 }
 
+void dlk_hold_refuse(struct dlk_book *book, struct dlk_hold *hold)
+{
+    dlk_hold_lose(book, hold, DLK_RESULT_NOT_HELD);
+    hold->refused = true;
+}
+
+/* One that stands on a session that is not confirmed itself is told with that. */
 void dlk_hold_confirm(struct dlk_book *book, struct dlk_hold *hold, uint64_t now_ns)
 {
     if (hold->now.suspended && dlk_book_left_ms(book, &hold->now, now_ns) != 0) {
         hold->now.suspended = false;
         dlk_book_tell(book, hold, DLK_NOTICE_CONFIRMED);
     }
+    book->confirm_later = book->confirm_later || (hold->now.suspended && !hold->now.leased);
     dlk_hold_watch(book, hold);
+}
+
+static void confirm_all(struct dlk_book *book, uint64_t now_ns)
+{
+    book->confirm_later = false;
+    for (uint32_t i = 0; i < book->holds_high; i++) {
+        struct dlk_hold *hold = &book->holds[i];
+        bool stands_on_it = hold->now.state == DLK_ENTRY_HELD && !hold->now.leased
+                            && hold->now.epoch == book->epoch;
+        if (hold->in_use && stands_on_it && hold->now.suspended) {
+            dlk_hold_confirm(book, hold, now_ns);
+        }
+    }
 }
 
 /* A hold that the server has not confirmed in its present epoch ends with the session as it was:
@@ -182,10 +204,16 @@ void dlk_holds_attach(struct dlk_book *book, uint64_t now_ns)
 
 void dlk_session_tell(struct dlk_book *book, uint64_t now_ns)
 {
-    if (dlk_book_session_left_ms(book, now_ns) != 0) {
+    if (dlk_book_session_left_ms(book, now_ns) == 0) {
+        return;
+    }
+    if (book->session_suspended) {
         book->session_suspended = false;
         book->news.any = true;
         dlk_book_tell(book, NULL, DLK_NOTICE_SESSION_CONFIRMED);
+    }
+    if (book->confirm_later) {
+        confirm_all(book, now_ns);
     }
 }
 
@@ -239,15 +267,23 @@ static struct dlk_hold *held_with(struct dlk_book *book, uint64_t token)
     return NULL;
 }
 
-/* An operator takes a hold away: it is believed no longer, and given back, which is what the
- * server waits for. One that is not held any more has been given back already, or is about to. */
+/* A newer claim has displaced the hold: it is lost. Or an operator takes it away: it is believed no
+ * longer, and given back, which is what the server waits for. One that is not held any more has
+ * been given back already, or is about to. */
 bool dlk_book_noticed(struct dlk_book *book, const struct dlk_reply *reply)
 {
-    if (reply->op != DLK_OP_NOTICE || reply->result != DLK_RESULT_BROKEN
+    bool displaced = reply->result == DLK_RESULT_NOT_HELD;
+    if (reply->op != DLK_OP_NOTICE || (reply->result != DLK_RESULT_BROKEN && !displaced)
         || reply->session != book->client_id || reply->epoch != book->epoch) {
         return false;
     }
     struct dlk_hold *hold = held_with(book, reply->token);
+    if (displaced) {
+        if (hold != NULL) {
+            dlk_hold_refuse(book, hold);
+        }
+        return true;
+    }
     if (hold != NULL) {
         dlk_hold_break(book, hold);
         return true;

@@ -2,8 +2,9 @@
  * Waits that outlive their connection. A `lock` that waits has a place in the server's queue, which
  * the server keeps for as long as the session lives. So when the connection fails it does not end:
  * it is parked, its own time and its cancellation go on, and over the next connection of the same
- * epoch its request is sent again, with the same id: the server finds its place, or its grant. It
- * may not do I/O or read a clock.
+ * epoch its request is sent again, with the same id: the server finds its place, or its grant. At a
+ * server of another epoch its place must have been claimed (client_book_claims.c). It may not do
+ * I/O or read a clock.
  */
 #include "client_book.h"
 
@@ -50,7 +51,18 @@ struct dlk_call *dlk_book_disconnect(struct dlk_book *book, uint32_t index, bool
     return dlk_book_lose(book, index, false, now_ns);
 }
 
-/* At the server of another epoch there is nothing of it to be undone. */
+struct dlk_call *dlk_wait_end(struct dlk_book *book, uint32_t index, int32_t status,
+                              uint64_t now_ns)
+{
+    struct dlk_pending *pending = &book->pending[index];
+    struct dlk_call *call = pending->call;
+    struct dlk_hold *hold = &book->holds[pending->hold];
+    dlk_pending_free(book, index);
+    return dlk_call_finish(book, call, hold, status, now_ns);
+}
+
+/* One that was accepted has its place there, and waits for its grant. The server counts from when
+ * it was claimed. */
 struct dlk_call *dlk_book_sift(struct dlk_book *book, uint32_t index, uint32_t epoch,
                                uint64_t now_ns)
 {
@@ -58,10 +70,21 @@ struct dlk_call *dlk_book_sift(struct dlk_book *book, uint32_t index, uint32_t e
     if (index >= book->pending_high || !dlk_pending_parked(pending) || epoch == book->epoch) {
         return NULL;
     }
-    struct dlk_call *call = pending->call;
-    struct dlk_hold *hold = &book->holds[pending->hold];
-    dlk_pending_free(book, index);
-    return dlk_call_finish(book, call, hold, DLK_STATUS_BAD_RESPONSE, now_ns);
+    if (pending->accepted) {
+        dlk_pending_set(book, index, DLK_OP_STATE_ASKED);
+        pending->accepted = false;
+        pending->epoch = epoch;
+        pending->sent_ns = book->claims_ns;
+        pending->resent_ns = 0;
+        await_answer(book, pending, now_ns);
+        return NULL;
+    }
+    if (pending->fresh) {
+        pending->fresh = false;
+        dlk_pending_set(book, index, DLK_OP_STATE_PARKED_KEPT);
+        return NULL;
+    }
+    return dlk_wait_end(book, index, DLK_STATUS_BAD_RESPONSE, now_ns);
 }
 
 void dlk_waits_attach(struct dlk_book *book)
@@ -74,7 +97,7 @@ void dlk_waits_attach(struct dlk_book *book)
 }
 
 /* Less than a millisecond more is a try. */
-static uint32_t wait_left_ms(const struct dlk_pending *pending, uint64_t now_ns)
+uint32_t dlk_wait_left_ms(const struct dlk_pending *pending, uint64_t now_ns)
 {
     if (pending->wait_until_ns == DLK_NEVER_NS) {
         return DLK_WAIT_FOREVER;
@@ -93,9 +116,17 @@ const struct dlk_request *dlk_book_next_parked(struct dlk_book *book, uint64_t n
     struct dlk_pending *pending = &book->pending[index];
     struct dlk_request *asked = &pending->request;
     dlk_pending_set(book, index, DLK_OP_STATE_ASKED);
-    asked->flags = (uint16_t)(asked->flags | DLK_FLAG_RESEND);
-    asked->wait_ms = wait_left_ms(pending, now_ns);
-    pending->resent_ns = now_ns;
+    asked->wait_ms = dlk_wait_left_ms(pending, now_ns);
+    if (pending->epoch == book->epoch) {
+        asked->flags = (uint16_t)(asked->flags | DLK_FLAG_RESEND);
+        pending->resent_ns = now_ns;
+    } else {
+        asked->flags = (uint16_t)(asked->flags & ~DLK_FLAG_RESEND);
+        pending->sent_ns = now_ns;
+        pending->resent_ns = 0;
+        pending->stamp = 0;
+        pending->epoch = book->epoch;
+    }
     await_answer(book, pending, now_ns);
     return asked;
 }

@@ -2,13 +2,19 @@
  * Renewal: a lease whose acquisition asked for it is extended as long as its hold is held. A
  * renewal is a request of nobody's: it does not occupy its hold, so that an unlock never waits for
  * it, and its answer counts only if the hold still has that token. It is due when a third of the
- * lease has gone, and asked again after a sixth; all that are due soon go together. It may not do
- * I/O or read a clock.
+ * lease has gone, and asked again after a sixth; all that are due soon go together. The same way a
+ * hold is verified at a new primary, one without a lease too: once, at once. It may not do I/O or
+ * read a clock.
  */
 #include "client_book.h"
 
 /* Under way at a time: the other request slots are for those who wait. */
 enum { RENEWALS_MAX = 4096, NS_PER_MS = 1000000 };
+
+static bool renews(const struct dlk_hold *hold)
+{
+    return hold->now.leased && hold->now.renew_ms != 0;
+}
 
 static uint64_t lease_ns(const struct dlk_hold *hold)
 {
@@ -20,7 +26,7 @@ static uint64_t pace_ns(const struct dlk_book *book, const struct dlk_hold *hold
 {
     uint64_t timeout_ns = (uint64_t)book->reply_timeout_ms * NS_PER_MS;
     uint64_t sixth_ns = lease_ns(hold) / 6;
-    uint64_t pace = sixth_ns < timeout_ns ? sixth_ns : timeout_ns;
+    uint64_t pace = sixth_ns < timeout_ns && renews(hold) ? sixth_ns : timeout_ns;
     return pace > NS_PER_MS ? pace : NS_PER_MS;
 }
 
@@ -33,10 +39,10 @@ static uint64_t third_gone_ns(const struct dlk_hold *hold)
 
 uint64_t dlk_renewal_due_ns(const struct dlk_book *book, const struct dlk_hold *hold)
 {
-    if (hold->now.state != DLK_ENTRY_HELD || !hold->now.leased || hold->now.renew_ms == 0) {
+    if (hold->now.state != DLK_ENTRY_HELD || !(renews(hold) || hold->verify)) {
         return DLK_NEVER_NS;
     }
-    uint64_t due_ns = third_gone_ns(hold);
+    uint64_t due_ns = hold->verify ? 0 : third_gone_ns(hold);
     uint64_t again_ns =
         hold->renewal_sent_ns != 0 ? hold->renewal_sent_ns + pace_ns(book, hold) : 0;
     return due_ns > again_ns ? due_ns : again_ns;
@@ -49,7 +55,7 @@ static bool may_go(const struct dlk_book *book, const struct dlk_hold *hold, boo
     if (dlk_renewal_due_ns(book, hold) <= now_ns) {
         return true;
     }
-    return early && third_gone_ns(hold) <= now_ns + lease_ns(hold) / 6
+    return early && renews(hold) && third_gone_ns(hold) <= now_ns + lease_ns(hold) / 6
            && (hold->renewal_sent_ns == 0
                || hold->renewal_sent_ns + pace_ns(book, hold) <= now_ns);
 }
@@ -132,6 +138,7 @@ void dlk_renewal_reply(struct dlk_book *book, uint32_t index, const struct dlk_r
     if (is_meant(hold, pending)) {
         switch (reply->result) {
         case DLK_RESULT_EXTENDED:
+            hold->verify = false;
             dlk_belief_extend(book, &hold->now, pending, reply);
             dlk_hold_confirm(book, hold, now_ns);
             break;
@@ -141,6 +148,11 @@ void dlk_renewal_reply(struct dlk_book *book, uint32_t index, const struct dlk_r
         case DLK_RESULT_NO_LOCK:
             dlk_hold_lose(book, hold, reply->result);
             dlk_hold_forget(book, hold);
+            break;
+        case DLK_RESULT_NOT_READY:
+        case DLK_RESULT_INVALID:
+            hold->verify = false; /* until somebody knows better */
+            dlk_hold_watch(book, hold);
             break;
         default:
             break; /* not now: asked again in its time */

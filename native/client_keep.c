@@ -91,14 +91,7 @@ static void keep_ping(struct dlk_client *client, uint64_t now_ns)
 
 static void keep_renewals(struct dlk_client *client, uint64_t now_ns)
 {
-    const struct dlk_request *request;
-    bool any = false;
-    while (dlk_wire_backlog(client) <= DLK_BACKLOG_BYTES_MAX
-           && (request = dlk_book_next_renewal(&client->book, any, now_ns)) != NULL
-           && dlk_wire_put(client, request)) {
-        any = true;
-    }
-    if (any) {
+    if (dlk_wire_put_renewals(client, now_ns)) {
         dlk_wire_flush(client);
     }
 }

@@ -73,17 +73,6 @@ int dlk_client_drop_object(struct dlk_client *client, uint32_t object_id)
     return status;
 }
 
-size_t dlk_client_claims(struct dlk_client *client, struct dlk_claim *out, size_t room)
-{
-    if (dlk_client_forked(client)) {
-        return 0;
-    }
-    dlk_client_lock(client);
-    size_t count = dlk_book_claims(&client->book, out, room, dlk_now_ns());
-    dlk_client_unlock(client);
-    return count;
-}
-
 void dlk_client_unverify(struct dlk_client *client)
 {
     if (dlk_client_forked(client)) {

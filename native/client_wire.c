@@ -48,6 +48,18 @@ void dlk_wire_put_debts(struct dlk_client *client, uint64_t now_ns)
     }
 }
 
+bool dlk_wire_put_renewals(struct dlk_client *client, uint64_t now_ns)
+{
+    const struct dlk_request *request;
+    bool any = false;
+    while (client->up && dlk_wire_backlog(client) <= DLK_BACKLOG_BYTES_MAX
+           && (request = dlk_book_next_renewal(&client->book, any, now_ns)) != NULL
+           && dlk_wire_put(client, request)) {
+        any = true;
+    }
+    return any;
+}
+
 size_t dlk_wire_backlog(const struct dlk_client *client)
 {
     return client->filling.length + client->sending.length - client->sending.sent;
