@@ -1,87 +1,8 @@
 /*
  * A new primary, by the book alone: what is claimed, what each answer comes to, what is not got any
- * more, which waits go on, and how holds are verified.
+ * more, and which waits go on.
  */
-#include "book_world.h"
-
-enum { NEXT = EPOCH + 1, OTHER = 8 };
-
-static struct dlk_book keeping_book(uint32_t kind)
-{
-    struct dlk_book book;
-    struct dlk_link link = link_of(EPOCH);
-    dlk_book_init(&book, TIMEOUT_MS);
-    book.keep_waits = true;
-    book.number = 1;
-    dlk_book_attach(&book, &link, T0, T0);
-    assert(dlk_book_add_lock(&book, LOCK, 5, kind, OWNER) == S(SUCCESS));
-    return book;
-}
-
-static void disconnect(struct dlk_book *book, uint64_t now_ns)
-{
-    for (uint32_t i = 0; i < book->pending_high; i++) {
-        dlk_book_disconnect(book, i, false, now_ns);
-    }
-    dlk_book_begin_claims(book, now_ns);
-}
-
-static struct dlk_claim claim_of(struct dlk_book *book, uint64_t now_ns)
-{
-    struct dlk_claim claim;
-    assert(dlk_book_claims(book, &claim, 1, now_ns) >= 1);
-    return claim;
-}
-
-static void seal(struct dlk_book *book)
-{
-    dlk_book_seal(book);
-    for (uint32_t i = 0; i < book->pending_high; i++) {
-        dlk_book_seal_wait(book, i, T0);
-    }
-}
-
-static void attach_next(struct dlk_book *book, uint32_t epoch, uint64_t now_ns)
-{
-    struct dlk_link link = link_of(epoch);
-    for (uint32_t i = 0; i < book->pending_high; i++) {
-        dlk_book_sift(book, i, epoch, now_ns);
-    }
-    dlk_book_attach(book, &link, now_ns, now_ns);
-}
-
-static struct dlk_call *reply_next(struct dlk_book *book, const struct dlk_request *request,
-                                   uint32_t result, uint64_t now_ns)
-{
-    struct dlk_reply answer = answer_to(request, result);
-    answer.epoch = NEXT;
-    return dlk_book_reply(book, &answer, now_ns);
-}
-
-static uint32_t told(struct dlk_book *book, uint32_t kind)
-{
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < book->news.count; i++) {
-        count += book->news.notices[i].kind == kind;
-    }
-    dlk_book_told(book);
-    return count;
-}
-
-static int status_of(struct dlk_book *book, uint32_t verb)
-{
-    struct dlk_call call = ask_for(verb, 0, 0);
-    assert(turn_of(book, &call, T0) == DLK_TURN_DONE);
-    return call.status;
-}
-
-static struct dlk_book holding_book(uint32_t kind, uint32_t lease_ms)
-{
-    struct dlk_book book = keeping_book(kind);
-    struct dlk_call call = ask_for(TRY, lease_ms, 0);
-    assert(run(&book, &call, R(GRANTED), T0) == S(SUCCESS));
-    return book;
-}
+#include "book_claim_world.h"
 
 /* A wait with a place, its connection gone. */
 static struct dlk_request parked(struct dlk_book *book, struct dlk_call *call, bool queued)
@@ -365,109 +286,6 @@ static void a_wait_that_is_cancelled_after_its_claim_is_undone_there(void)
     dlk_book_free(&book);
 }
 
-/* ---- Verification ---- */
-
-static struct dlk_book taken_over(uint32_t lease_ms, uint64_t now_ns)
-{
-    struct dlk_book book = holding_book(DLK_KIND_ATOMIC, lease_ms);
-    disconnect(&book, T0);
-    struct dlk_claim claim = claim_of(&book, T0);
-    dlk_book_claimed(&book, &claim, S(SUCCESS));
-    seal(&book);
-    dlk_book_pass(&book, now_ns);
-    attach_next(&book, NEXT, now_ns);
-    return book;
-}
-
-static void every_hold_is_asked_for_once(uint32_t lease_ms)
-{
-    struct dlk_book book = taken_over(lease_ms, T0 + 20000 * MS);
-    assert(told(&book, DLK_NOTICE_SUSPENDED) == 1);
-    assert(dlk_book_next_renewal(&book, false, T0 + 20000 * MS) == NULL);
-    dlk_book_verify(&book);
-    assert(dlk_book_due_ns(&book, true) == 0);
-    struct dlk_request asked = *dlk_book_next_renewal(&book, false, T0 + 20000 * MS);
-    assert(asked.op == DLK_OP_EXTEND && asked.token == 1000 && asked.lease_ms == 0);
-    assert(asked.entry == DLK_NONE);
-    assert(dlk_book_next_renewal(&book, true, T0 + 20000 * MS) == NULL);
-    dlk_book_verify(&book);
-    assert(dlk_book_next_renewal(&book, true, T0 + 20000 * MS) == NULL); /* it is under way */
-    asked.lease_ms = lease_ms;
-    assert(reply_next(&book, &asked, R(EXTENDED), T0 + 20001 * MS) == NULL);
-    assert(told(&book, DLK_NOTICE_CONFIRMED) == 1);
-    dlk_book_verify(&book);
-    assert(dlk_book_next_renewal(&book, true, T0 + 40000 * MS) == NULL);
-    dlk_book_free(&book);
-}
-
-static void what_the_server_was_not_ready_for_is_asked_with_the_next_verify(void)
-{
-    struct dlk_book book = taken_over(0, T0 + 20000 * MS);
-    for (uint32_t i = 0; i < 3; i++) {
-        dlk_book_verify(&book);
-        struct dlk_request asked = *dlk_book_next_renewal(&book, false, T0 + 20000 * MS);
-        reply_next(&book, &asked, R(NOT_READY), T0 + 20000 * MS);
-        assert(dlk_book_next_renewal(&book, false, T0 + 90000 * MS) == NULL);
-    }
-    dlk_book_verify(&book);
-    struct dlk_request asked = *dlk_book_next_renewal(&book, false, T0 + 20000 * MS);
-    told(&book, DLK_NOTICE_LOST);
-    reply_next(&book, &asked, R(NOT_HELD), T0 + 20000 * MS);
-    assert(told(&book, DLK_NOTICE_LOST) == 1 && belief_of(&book)->state == DLK_ENTRY_FREE);
-    dlk_book_free(&book);
-}
-
-static void without_an_answer_it_is_asked_again(void)
-{
-    struct dlk_book book = taken_over(0, T0);
-    dlk_book_verify(&book);
-    struct dlk_request asked = *dlk_book_next_renewal(&book, false, T0);
-    assert(dlk_book_next_renewal(&book, false, T0 + (TIMEOUT_MS - 1) * MS) == NULL);
-    assert(dlk_book_next_renewal(&book, false, T0 + TIMEOUT_MS * MS)->request_id
-           == asked.request_id);
-    for (uint32_t i = 0; i < book.pending_high; i++) {
-        dlk_book_disconnect(&book, i, false, T0);
-    }
-    attach_next(&book, NEXT, T0);
-    assert(dlk_book_next_renewal(&book, false, T0) != NULL);
-    dlk_book_free(&book);
-}
-
-/* An answer so late that the new session is over, too: it is told with the session. */
-static void a_hold_that_is_confirmed_after_its_sessions_end_is_told_with_the_session(void)
-{
-    struct dlk_book book = taken_over(0, T0 + 20000 * MS);
-    dlk_book_verify(&book);
-    struct dlk_request asked = *dlk_book_next_renewal(&book, false, T0 + 20000 * MS);
-    dlk_book_pass(&book, T0 + 40000 * MS);
-    told(&book, 0);
-    reply_next(&book, &asked, R(EXTENDED), T0 + 40000 * MS);
-    assert(told(&book, DLK_NOTICE_CONFIRMED) == 0);
-    struct dlk_call ping = {.verb = DLK_VERB_PING};
-    dlk_book_prepare(&ping);
-    asked = begin(&book, &ping, T0 + 40000 * MS);
-    assert(reply_next(&book, &asked, R(DONE), T0 + 40001 * MS) == &ping);
-    assert(book.news.count == 2 && book.news.notices[0].kind == DLK_NOTICE_SESSION_CONFIRMED);
-    assert(told(&book, DLK_NOTICE_CONFIRMED) == 1 && !belief_of(&book)->suspended);
-    dlk_book_free(&book);
-}
-
-static void a_newer_claim_displaces_a_hold(void)
-{
-    struct dlk_book book = taken_over(0, T0);
-    struct dlk_reply notice = {.op = DLK_OP_NOTICE,
-                               .result = R(NOT_HELD),
-                               .session = CLIENT,
-                               .epoch = NEXT,
-                               .token = 1000};
-    told(&book, 0);
-    assert(dlk_book_reply(&book, &notice, T0) == NULL && book.ignored == 0);
-    assert(told(&book, DLK_NOTICE_LOST) == 1 && book.debts == 0);
-    assert(status_of(&book, EXTEND) == S(FAIL) && status_of(&book, UNLOCK) == S(ALREADY_UNLOCKED));
-    assert(dlk_book_reply(&book, &notice, T0) == NULL && told(&book, DLK_NOTICE_LOST) == 0);
-    dlk_book_free(&book);
-}
-
 int main(void)
 {
     a_hold_is_claimed_with_all_that_it_is();
@@ -490,11 +308,5 @@ int main(void)
     a_wait_for_a_lock_that_is_unknown_ends(S(FAIL));
     a_wait_for_a_lock_that_is_unknown_ends(S(LOCK_NOT_GET));
     a_wait_that_is_cancelled_after_its_claim_is_undone_there();
-    every_hold_is_asked_for_once(0);
-    every_hold_is_asked_for_once(8000);
-    what_the_server_was_not_ready_for_is_asked_with_the_next_verify();
-    without_an_answer_it_is_asked_again();
-    a_hold_that_is_confirmed_after_its_sessions_end_is_told_with_the_session();
-    a_newer_claim_displaces_a_hold();
     return 0;
 }
