@@ -31,14 +31,15 @@ def exchange(link: ControlLink, steps: Steps[T], timeout_s: float) -> T:
 
 
 class Driver:
-    """Steps of any kind. `link`: what the last Connect has opened. `pause` waits so many seconds;
-    what it raises, when the wait is not wanted any more, ends the steps, and so does `check`, which
-    is asked before each of them. After `deadline` (time.monotonic) nothing is waited for."""
+    """Steps of any kind. `link`: what the last Connect has opened. `pause` waits so many seconds,
+    or until the seeker is called that is its second argument; what it raises, when the wait is not
+    wanted any more, ends the steps, and so does `check`, which is asked before each of them. After
+    `deadline` (time.monotonic) nothing is waited for."""
 
     __slots__ = ("_check", "_deadline", "_pause", "link")
 
     def __init__(
-        self, check: Callable[[], None], pause: Callable[[float], None],
+        self, check: Callable[[], None], pause: Callable[..., None],
         deadline: float = math.inf,
     ) -> None:
         self._check = check
@@ -77,5 +78,8 @@ class Driver:
             return self.link.peer
         if isinstance(step, Block):
             return step.call()
-        self._pause(step.seconds)
+        if step.seeker is None:
+            self._pause(step.seconds)
+        else:
+            self._pause(step.seconds, step.seeker)
         return None

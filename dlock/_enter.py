@@ -24,6 +24,7 @@ from typing import Final
 from dlock import _core
 from dlock._core import lib
 from dlock._retry import Backoff
+from dlock._search import REST_S, Seeker
 from dlock._session import Block, Connect, Pause, Refusal, Session, Steps, expect_success
 from dlock.address import Address, Endpoint
 from dlock.control.link import LinkError
@@ -101,20 +102,26 @@ def entering(
     (time.monotonic; None: tries for ever), naming every server and what it said."""
     backoff = Backoff()
     try_s = FIRST_TRY_S
-    while True:
-        endpoints, problems = options.address.endpoints()
-        try_s = min(2 * try_s, TRY_S) if len(endpoints) > 1 else TRY_S
-        for endpoint in endpoints:
-            place = _Place(endpoint, try_s, len(endpoints) == 1)
-            try:
-                return (yield from _enter(place, options, seen, old, deadline))
-            except (LinkError, Unfit, UnicodeError) as problem:
-                problems.append(_at(endpoint, str(problem)))
-            except Refusal as refusal:
-                problems.append(_at(endpoint, _ADVICE.get(refusal.status, str(refusal))))
-        if _left_s(deadline) <= 0:
-            raise ConnectError(_unreachable(options.address, problems))
-        yield Pause(min(backoff.pause_s(), _left_s(deadline)))
+    with Seeker(str(options.address)) as seeker:
+        while True:
+            seeker.looks()
+            endpoints, problems = options.address.endpoints()
+            try_s = min(2 * try_s, TRY_S) if len(endpoints) > 1 else TRY_S
+            for endpoint in endpoints:
+                place = _Place(endpoint, try_s, len(endpoints) == 1, seeker)
+                try:
+                    return (yield from _enter(place, options, seen, old, deadline))
+                except (LinkError, Unfit, UnicodeError) as problem:
+                    problems.append(_at(endpoint, str(problem)))
+                except Refusal as refusal:
+                    problems.append(_at(endpoint, _ADVICE.get(refusal.status, str(refusal))))
+            if _left_s(deadline) <= 0:
+                raise ConnectError(_unreachable(options.address, problems))
+            pause_s = min(backoff.pause_s(), _left_s(deadline))
+            if old is None:
+                yield Pause(pause_s)
+            else:  # With others of this process that have lost a server there.
+                yield Pause(pause_s if seeker.join() else REST_S, seeker)
 
 
 def _left_s(deadline: float | None) -> float:
@@ -133,11 +140,13 @@ def _unreachable(address: Address, problems: list[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """One server, how long it may take to accept a connection, and whether there is no other."""
+    """One server, how long it may take to accept a connection, whether there is no other, and for
+    whom it is looked for."""
 
     endpoint: Endpoint
     try_s: float
     only: bool
+    seeker: Seeker
 
 
 def _enter(
@@ -145,6 +154,7 @@ def _enter(
 ) -> Steps[Session]:
     """At one server."""
     host: str = yield Connect(place.endpoint, max(0.01, min(place.try_s, _left_s(deadline))))
+    place.seeker.found()
     if old is not None and not old.ended:
         request = ClientReinit(
             *VERSIONS, old.id, old.secret, seen.epoch, seen.incarnation, 1, options.info)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from dlock import _enter
 from dlock._drive import REPLY_S, Driver, exchange
+from dlock._search import Seeker
 from dlock.control.link import ControlLink, LinkError
 from dlock.control.messages import ClientDeinit
 from dlock.errors import ClientClosed, ConnectionLost
@@ -104,10 +105,17 @@ def _enter_again(reference: Reference, changed: threading.Condition) -> None:
     def check() -> None:
         _wanted(reference)
 
-    def pause(seconds: float) -> None:
+    def wake() -> None:
+        with changed:
+            changed.notify_all()
+
+    def pause(seconds: float, seeker: Seeker | None = None) -> None:
+        if seeker is not None:
+            seeker.wake = wake
         with changed:
             check()
-            changed.wait(seconds)
+            if seeker is None or not seeker.called:
+                changed.wait(seconds)
 
     driver = Driver(check, pause)
     try:

@@ -20,6 +20,7 @@ from dlock import _core
 from dlock._core import ffi, lib
 from dlock._frozen import Frozen
 from dlock._handle import RELEASE_BATCH, Key, NameTable
+from dlock._search import Seeker
 from dlock.address import Endpoint
 from dlock.control.messages import (
     DeclareLease,
@@ -66,9 +67,10 @@ class Block(Frozen):
 
 
 class Pause(Frozen):
-    """Wait so long, or until the client is closed."""
+    """Wait so long, or until the client is closed, or this seeker is called."""
 
     seconds: float
+    seeker: Seeker | None = None
 
 
 # A list of requests: exchange them on the link; sent back: the replies in the same order. LinkError

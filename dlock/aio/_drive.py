@@ -5,8 +5,10 @@ generators of `dlock._session`, which a blocking client shares. It decides nothi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from dlock import _core
@@ -59,7 +61,17 @@ class Driver:
             # The thread is one of the loop's own, for as long as the steps allow it.
             return await self._loop.run_in_executor(None, step.call)
         assert isinstance(step, Pause)
-        return await asyncio.sleep(step.seconds)
+        return await self._pause(step)
+
+    async def _pause(self, step: Pause) -> None:
+        if step.seeker is None:
+            await asyncio.sleep(step.seconds)
+            return
+        called = asyncio.Event()
+        step.seeker.wake = partial(self._loop.call_soon_threadsafe, called.set)
+        if not step.seeker.called:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(called.wait(), step.seconds)
 
     async def _connect(self, step: Connect) -> str:
         former, self.link = self.link, None
