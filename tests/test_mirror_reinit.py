@@ -6,7 +6,9 @@ import contextlib
 import os
 import signal
 import socket
+import stat
 import time
+from typing import Any
 
 from mirror_tools import (
     ATOMIC,
@@ -33,12 +35,20 @@ from dlock.types import AtomicDesc, LockDesc
 
 
 def break_data_links(service: Service) -> None:
-    """Cuts the data connections of this process, as a network fault would: both ends go on."""
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as duplicate:
-            ends = {duplicate.getsockname()[1:2], duplicate.getpeername()[1:2]}
-            if duplicate.family == socket.AF_INET and (service.port,) not in ends:
-                duplicate.shutdown(socket.SHUT_RDWR)
+    """Cuts the data connections, as a network fault would: both ends go on. They are those of
+    which both ends are in this process; what others have opened in it, MPI say, stays."""
+    with contextlib.ExitStack() as stack:
+        found: dict[tuple[Any, Any], socket.socket] = {}
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                    one = stack.enter_context(socket.socket(fileno=os.dup(int(name))))
+                    if one.family == socket.AF_INET:
+                        found[one.getsockname(), one.getpeername()] = one
+        for (near, far), one in found.items():
+            if (far, near) in found and service.port not in (near[1], far[1]):
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
 
 
 def test_everything_is_as_before(service: Service) -> None:
