@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -19,6 +19,13 @@ from dlock.address import Address, parse
 from dlock.control import messages as m
 from dlock.control.link import ControlLink, LinkError
 from dlock.control.messages_operate import LOCK_LINES_MAX, NEVER
+from dlock.control.messages_recover import (
+    AWAIT_MS_MAX,
+    EVICT_ALL,
+    EVICT_IDS_MAX,
+    EVICT_NONE,
+    EVICT_THESE,
+)
 from dlock.errors import ConnectError, ConnectionLost, DlockError, ForkedError
 from dlock.types import DlockStatus
 
@@ -133,6 +140,36 @@ class ClientSummary(Peer):
 # ---- Asking --------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """A client of the former primary that is waited for. `who`: its host and pid, as it said them;
+    `lease_s`: the longest lease that it declared, 0.0: none; `left_s`: for how long it is still
+    waited for; `came`: it has begun to re-initialise and has not said that it is done."""
+
+    client_id: int
+    who: str
+    lease_s: float
+    left_s: float
+    came: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryStatus:
+    """How far a server is after its start. `ready`: it grants. Of `expected` clients of its
+    predecessor `back` have re-initialised, `evicted` are not waited for any more, `absent_total`
+    are; `absent` names those of them who are waited for longest (at most 64); `left_s`: it is ready
+    at the latest then. `all_met`: every client that was to be evicted was waited for."""
+
+    ready: bool
+    expected: int
+    back: int
+    evicted: int
+    left_s: float
+    absent_total: int
+    absent: tuple[Absent, ...]
+    all_met: bool = True
+
+
 class Admin:
     """Looks at one server and acts on it. Any thread may use it; leaving its block closes the
     connection, and the next question makes a new one.
@@ -212,6 +249,36 @@ class Admin:
         answer = self._asked(m.BreakLock(_key(name), token or 0, now), DlockStatus.LOCK_NOT_GET)
         return answer.tokens
 
+    def recovery(self) -> RecoveryStatus:
+        """How far the server is after its start: whom it waits for before it grants anything."""
+        return recovery_status(self._asked(m.Recover(EVICT_NONE)))
+
+    def evict(self, client_ids: Iterable[int] | None = None) -> RecoveryStatus:
+        """A recovering server waits for these clients no longer (None: for nobody who is absent).
+
+        This says that they do not run any more. What they held is free, and when they come back
+        they are told that their session is over; one that runs all the same believes in its holds
+        until then, beside the next holder: only storage that checks tokens is safe. At a server
+        that is ready it does nothing.
+        """
+        if client_ids is None:
+            return recovery_status(self._asked(m.Recover(EVICT_ALL)))
+        wanted = list(dict.fromkeys(client_ids))
+        met = True
+        status = self.recovery()
+        for first in range(0, len(wanted), EVICT_IDS_MAX):
+            these = tuple(wanted[first : first + EVICT_IDS_MAX])
+            status = recovery_status(
+                self._asked(m.Recover(EVICT_THESE, these), DlockStatus.FAIL))
+            met = met and status.all_met
+        return replace(status, all_met=met)
+
+    def await_ready(self, seconds: float) -> bool:
+        """Waits until the server is ready, at most so long; False: it was not."""
+        wait_ms = min(round(seconds * MS_PER_S), AWAIT_MS_MAX)
+        answer = self._ask(m.AwaitReady(wait_ms), wait_ms / MS_PER_S)
+        return answer.status is DlockStatus.SUCCESS
+
     # ---- The connection --------------------------------------------------------------------------
 
     def _asked(self, message: m.Request[_Answer], *good: DlockStatus) -> _Answer:
@@ -219,26 +286,29 @@ class Admin:
         answer: Any = self._ask(message)
         if answer.status is DlockStatus.NOT_READY:
             raise DlockError(
-                "the server settles after a restart: until clients of its predecessor can no "
-                "longer believe in their holds it grants nothing, and knows no locks. Ask again")
+                "the server recovers: until the clients of its predecessor are back, or can no "
+                "longer believe in their holds, it shows no locks. `dlock recover` says whom it "
+                "waits for; ask again")
         if answer.status is DlockStatus.EAGAIN:
             raise DlockError("too many questions of operators wait at the server; ask again")
         if answer.status not in (DlockStatus.SUCCESS, *good):
             raise DlockError(f"the server refused: {_core.status_text(answer.status)}")
         return answer  # type: ignore[no-any-return]
 
-    def _ask(self, message: m.Request[_Answer]) -> _Answer:
+    def _ask(self, message: m.Request[_Answer], more: float = 0.0) -> _Answer:
         """Over the link there is; if that turns out to be broken, once over a new one. To look
-        twice changes nothing. To break twice could meet the next holder, so that is asked once,
-        over a new link."""
+        twice changes nothing. To break twice could meet the next holder, to evict twice meets
+        nobody: so these are asked once, over a new link. `more`: what the server may take beyond
+        the timeout."""
         if self._pid != os.getpid():
             raise ForkedError
-        link, end = self._link, time.monotonic() + self._timeout
-        if isinstance(message, m.BreakLock):
+        timeout = self._timeout + more
+        link, end = self._link, time.monotonic() + timeout
+        if isinstance(message, m.BreakLock | m.Recover):
             self.close()
         elif link is not None and not link.closed:
             try:
-                return link.request(message, self._timeout)
+                return link.request(message, timeout)
             except LinkError:
                 link.close()
         link = self._connect(end)
@@ -276,6 +346,16 @@ def _peer(client_id: int, info: Mapping[str, Any]) -> dict[str, Any]:
     pid = info.get("pid", 0)
     return {"client_id": client_id, "pid": pid if isinstance(pid, int) else 0, "info": dict(info),
             **texts}
+
+
+def recovery_status(answer: m.RecoveryShown) -> RecoveryStatus:
+    """What an answer to Recover says."""
+    return RecoveryStatus(
+        bool(answer.ready), answer.expected, answer.back, answer.evicted,
+        answer.left_ms / MS_PER_S, answer.absent_total,
+        tuple(Absent(one.client_id, one.who, one.lease_ms / MS_PER_S, one.left_ms / MS_PER_S,
+                     bool(one.came)) for one in answer.absent),
+        answer.status is DlockStatus.SUCCESS)
 
 
 def details(key: bytes, answer: m.LockShown) -> LockDetails | None:

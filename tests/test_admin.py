@@ -379,7 +379,7 @@ def test_a_server_that_settles_says_so() -> None:
     try:
         with Admin(server.address) as admin:
             assert admin.stats()["ready"] == 0
-            with pytest.raises(DlockError, match="settles after a restart"):
+            with pytest.raises(DlockError, match="the server recovers"):
                 admin.show("n")
     finally:
         server.stop()

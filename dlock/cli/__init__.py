@@ -15,7 +15,8 @@ from dlock import __version__
 # stands before every line of some job scripts.
 SUBCOMMANDS: Final = {
     "run": "run", "ls": "ls", "show": "show", "watch": "watch", "break": "break_",
-    "stats": "stats", "top": "top", "serve": "serve", "bench": "bench", "completion": "completion",
+    "recover": "recover", "stats": "stats", "top": "top", "serve": "serve", "bench": "bench",
+    "completion": "completion",
 }
 DASHES: Final = "--"
 
