@@ -26,6 +26,7 @@ from dlock.control.registry_effects import (
 )
 from dlock.control.registry_recovery import RecoveryPlan
 from dlock.control.registry_sessions import RegistryConfig
+from dlock.control.roster import RosterEntry, verifier_of
 
 SECOND = 1_000_000_000
 TTL_MS = 10_000
@@ -36,32 +37,60 @@ def reinit(welcome: m.Welcome, secret: bytes | None = None) -> m.ClientReinit:
                           welcome.incarnation, 0, {"host": "here"})
 
 
+@dataclass(frozen=True)
+class Former:
+    """A client of a former primary."""
+
+    id: int
+    lease_ms: int = 0
+    ended: bool = False
+    seen: tuple[int, int] = (2, 7)
+
+    @property
+    def secret(self) -> bytes:
+        return b"secret%10d" % self.id
+
+    @property
+    def entry(self) -> RosterEntry:
+        return RosterEntry(
+            self.id, self.lease_ms, self.ended, verifier_of(self.secret), f"host {self.id}")
+
+    def reinit(self, *, early: bool = True, secret: bytes | None = None) -> m.ClientReinit:
+        return m.ClientReinit(1, 1, self.id, secret or self.secret, *self.seen, int(early),
+                              {"host": "host", "pid": self.id})
+
+
 @dataclass
 class World:
     """`log` holds every effect in order; answers are also filed by (connection, request id)."""
 
     recovery: RecoveryPlan | None = None
     durable: bool = True
+    epoch: int = 3
+    incarnation: int = 99
     now_ns: int = 1_000 * SECOND
+    max_clients: int = 4
 
     def __post_init__(self) -> None:
         source = random.Random(7)
         config = RegistryConfig(
-            random_bytes=source.randbytes, data_port=4711, epoch=3, incarnation=99, max_locks=8,
-            max_clients=4, max_objects=4, session_ttl_ms=TTL_MS,
+            random_bytes=source.randbytes, data_port=4711, epoch=self.epoch,
+            incarnation=self.incarnation, max_locks=8,
+            max_clients=self.max_clients, max_objects=4, session_ttl_ms=TTL_MS,
             recovery=self.recovery, durable=self.durable)
         self.config = config
         self.registry = Registry(config)
         self.engine = Engine(
             Limits(max_locks=config.max_locks, max_sessions=config.max_sessions, max_entries=256,
                    max_cells=config.max_objects, max_lease_ms=config.max_lease_ms),
-            epoch=3, ready=self.recovery is None)
+            epoch=self.epoch, ready=self.recovery is None)
         if self.recovery is not None:
             ready = Command(_core.DLK_COMMAND_READY, value=_core.DLK_READY_RECOVERING)
             self.engine.command(ready, self.now_ns)
         self.commands: deque[Command] = deque()
         self.events: deque[Event] = deque()
         self.lent = LentArrays()
+        self.replies: list[_core.Reply] = []  # of commands
         self.log: list[Effect] = []
         self.answers: dict[tuple[int, int], m.Message] = {}
         self.closed: list[int] = []
@@ -92,7 +121,8 @@ class World:
         """The engine carries one command out; False: there was none."""
         if not self.commands:
             return False
-        _replies, events = self.engine.command(self.commands.popleft(), self.now_ns)
+        replies, events = self.engine.command(self.commands.popleft(), self.now_ns)
+        self.replies += replies
         self.events += events
         return True
 
@@ -111,7 +141,7 @@ class World:
 
     def later(self, seconds: float) -> None:
         """Time passes for both."""
-        self.now_ns += int(seconds * SECOND)
+        self.now_ns += round(seconds * SECOND)
         self.events += self.engine.tick(self.now_ns)[1]
         self.take(self.registry.tick(self.now_ns))
 
@@ -158,6 +188,12 @@ class World:
             owner=1, lease_ms=lease_ms)], self.now_ns)
         self.events += events
         assert replies[0].result == _core.DLK_RESULT_GRANTED
+        return replies[0]
+
+    def data(self, request: Request) -> _core.Reply:
+        """A request of the data plane that is answered at once."""
+        replies, events = self.engine.step([request], self.now_ns)
+        self.events += events
         return replies[0]
 
     def unlock(self, session: int, lock: m.LockResult, hold: _core.Reply) -> None:

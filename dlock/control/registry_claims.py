@@ -105,39 +105,51 @@ class Claims:
 
     def _enter(self, got: Got, claim: m.LockClaim) -> Lock | DlockStatus:
         """The lock that is claimed, which this client has got from now on; or why not."""
+        lock_id = claim.lock_id
         lock = self._locks.in_slot(claim.slot)
-        if lock is None or lock.id != claim.lock_id:
-            outcome = self._enter_new(claim)
+        if lock is None or lock.id != lock_id:
+            outcome = self._enter_new(claim, lock)
             if not isinstance(outcome, Lock):
                 return outcome
             lock = outcome
         elif (lock.descriptor, lock.kind, lock.size) != (
                 claim.descriptor, claim.kind, _size(claim)):
             return DlockStatus.EINVAL
-        if claim.lock_id not in got:
-            got[claim.lock_id] = lock
+        if lock_id not in got:
+            got[lock_id] = lock
             lock.refs += 1
         return lock
 
-    def _enter_new(self, claim: m.LockClaim) -> Lock | DlockStatus:
-        lock_id, slot, name = claim.lock_id, claim.slot, claim.descriptor
+    def _enter_new(self, claim: m.LockClaim, in_slot: Lock | None) -> Lock | DlockStatus:
+        lock_id, name = claim.lock_id, claim.descriptor
         self._locks.heard_of(lock_id)
-        if slot >= self._locks.size:
+        if claim.slot >= self._locks.size:
             return DlockStatus.SERVER_NO_RESOURCE
+        size = _size(claim)
         known = self._by_id.get(lock_id)
-        if _size(claim) == 0 or (known is not None and known.phase is not LockPhase.FAILED):
+        if size == 0 or (known is not None and known.phase is not LockPhase.FAILED):
             return DlockStatus.EINVAL  # One id is one lock, in one slot, of one name.
-        there = {one.id: one for one in (self._locks.in_slot(slot), self._locks.find(name)) if one}
-        floor = max(*there, self._floors.get(slot, 0), self._floors.get(name, 0))
-        for other in there.values():
+        named = self._locks.find(name)
+        if in_slot is not None or named is not None or self._floors:
+            newest = self._contest(claim, [one for one in (in_slot, named) if one is not None])
+            if lock_id < newest:
+                return DlockStatus.LOCK_NOT_GET
+        lock = self._by_id[lock_id] = self._locks.claimed(claim, size)
+        return lock
+
+    def _contest(self, claim: m.LockClaim, others: list[Lock]) -> int:
+        """Another lock was claimed for this slot or this name: the older ones are over. Returns the
+        id of the newest other one."""
+        lock_id, slot, name = claim.lock_id, claim.slot, claim.descriptor
+        newest = max([self._floors.get(slot, 0), self._floors.get(name, 0),
+                      *(other.id for other in others)])
+        for other in set(others):
             if other.id < lock_id:
                 self._raise_floors(other.id, other.slot, other.descriptor)
                 self._locks.displace(other)
-        if lock_id < floor:
+        if lock_id < newest:
             self._raise_floors(lock_id, slot, name)
-            return DlockStatus.LOCK_NOT_GET
-        lock = self._by_id[lock_id] = self._locks.claimed(claim, _size(claim))
-        return lock
+        return newest
 
     def _raise_floors(self, lock_id: int, slot: int, name: bytes) -> None:
         for key in (slot, name):

@@ -191,7 +191,9 @@ class Recovery:
 
     def overdue(self, now_ns: int) -> list[Expected]:
         """Evicts those who have been waited for long enough."""
-        due = []
+        due: list[int] = []
+        if not self._roster_known:
+            return []  # It may say that they are to be waited for longer.
         while self._deadlines and self._deadlines[0][0] <= now_ns:
             _, client_id = heapq.heappop(self._deadlines)
             one = self._who.get(client_id)
@@ -241,7 +243,7 @@ class Recovery:
             if client_id not in before:
                 self._add(entry, listed=True)
                 changed.append(entry)
-            elif entry != before[client_id]:
+            elif entry != before[client_id] and self._who[client_id].state is not State.EVICTED:
                 self._change(self._who[client_id], entry)
                 changed.append(self._who[client_id].entry)
         struck = [entry for client_id, entry in before.items() if client_id not in left]
@@ -300,10 +302,12 @@ class Recovery:
 
     def next_deadline_ns(self) -> int | None:
         """When something is to be done by time; may be early, never late."""
+        if not self._roster_known:
+            return None if self._reading else self.plan.not_before_ns
         deadlines = [self._deadlines[0][0]] if self._deadlines else []
         if self._nameless:
             deadlines.append(self._nameless_until_ns)
-        if not self._reading and (not self._roster_known or not self.absent):
+        if not self.absent:
             deadlines.append(self.plan.not_before_ns)
         return min(deadlines, default=None)
 

@@ -82,6 +82,9 @@ class Restoring:
         """ClientReinit while the server recovers."""
         message: m.ClientReinit = call.message
         recovery = self._recovery
+        if self.phase is Phase.OVER:
+            self._out.refuse(call, DlockStatus.NOT_READY)
+            return
         if recovery is None:
             self._sessions.reinit(call, message, version)
             return
@@ -103,9 +106,11 @@ class Restoring:
         recovery = self._recovery
         assert recovery is not None
         newest = max(max(one.token, one.stamp) for one in call.message.claims)
-        newest_epoch = newest >> _core.DLK_COUNTER_BITS
-        if newest_epoch >= self._epoch and newest_epoch <= m.EPOCH_MAX:
-            self._epoch_ahead(call, newest_epoch)
+        epoch = newest >> _core.DLK_COUNTER_BITS
+        # Tokens of our own epoch are ours, if this client has been here; else of another start.
+        another = not (self._config.durable or client.been_here)
+        if self._epoch < epoch + another and epoch <= m.EPOCH_MAX:
+            self._epoch_ahead(call, epoch)
         else:
             self._claims.update(
                 client, call, lapsed_believed=recovery.lapsed_believed(client.id))
@@ -197,7 +202,7 @@ class Restoring:
         """What time ends: waiting for absent clients, waiting for readiness."""
         self._awaiting.tick(now_ns)
         recovery = self._recovery
-        if recovery is None:
+        if recovery is None or self.phase is Phase.OVER:
             return
         if recovery.wants_roster(now_ns):
             self._out.add(ReadFormerRoster())
@@ -219,7 +224,7 @@ class Restoring:
     def next_deadline_ns(self) -> int | None:
         """When `tick` is due; None: never."""
         deadlines = [self._awaiting.next_deadline_ns()]
-        if self._recovery is not None:
+        if self._recovery is not None and self.phase is Phase.RECOVERING:
             deadlines += [self._recovery.next_deadline_ns(), self._note_due_ns(self._recovery)]
         return min((one for one in deadlines if one is not None), default=None)
 

@@ -76,7 +76,8 @@ class RegistryConfig:
 @dataclass(slots=True, eq=False)
 class Client:
     """One session. `early`: it can make use of a server that recovers; `adopted`: of a former
-    primary, so its client knows the secret before the Welcome; `listed`: on the roster; `gone`: it
+    primary, so its client knows the secret before the Welcome; `been_here`: its client had a
+    Welcome of this start before it came last; `listed`: on the roster; `gone`: it
     has ended, only answers to it are still under way."""
 
     id: int
@@ -92,6 +93,7 @@ class Client:
     reinitialising: bool = False
     early: bool = False
     adopted: bool = False
+    been_here: bool = False
     listed: bool = True
     gone: bool = False
     locks: GotLocks = field(default_factory=dict, repr=False)
@@ -295,6 +297,7 @@ class Sessions:
         client.attach += 1
         client.reinitialising = True
         client.info = dict(call.message.info) or client.info
+        client.been_here = call.message.seen_incarnation == self._config.incarnation
         self._out.command(
             Command(_core.DLK_COMMAND_SESSION_SUPERSEDE, slot=client.slot, id=client.id,
                     secret=client.secret, attach=client.attach),
