@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from dlock import _core
-from dlock.control.state_dir import with_margin_ms
+from dlock.control.roster import with_margin_ms
 from dlock.server import Server, ServerConfig, ServerError
 from dlock.types import (
     DebugStats,

@@ -15,17 +15,18 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from dlock import _core
-from dlock.control.loop import ControlLoop, log_event
+from dlock.control.loop import MS_NS, SERVES_PER_TTL, ControlLoop, log_event
 from dlock.control.messages import EPOCH_MAX
 from dlock.control.registry import Registry
 from dlock.control.registry_recovery import RecoveryPlan
 from dlock.control.registry_sessions import RegistryConfig
-from dlock.control.state_dir import StateDir, StateDirError, open_state_dir, with_margin_ms
+from dlock.control.roster import with_margin_ms
+from dlock.control.state_dir import StateDir, StateDirError, open_state_dir
 
 WAIT_MODES: Final = {
     "block": _core.DLK_WAIT_BLOCK,
@@ -35,7 +36,6 @@ WAIT_MODES: Final = {
 BACKLOG: Final = 1024
 EXTRA_CONNECTIONS: Final = 256  # above two a client: re-initialisations, tools
 STOP_SECONDS: Final = 5.0  # both threads end within one; this is when we say that they do not
-MS_NS: Final = 1_000_000
 
 
 class ServerError(Exception):
@@ -59,9 +59,14 @@ class ServerConfig:
     """Everything that a server can be told.
 
     `host` is a name or number, `port` and `data_port` 0 are any. `wait_mode` is a key of
-    WAIT_MODES. `control_cpus` and `data_cpus` pin the two threads ("0-3,8"; None: not). Without a
-    `state_dir` the epoch is `epoch_above` + 1, and `settle_blindly` says whether to grant nothing
-    for session_ttl and a margin first.
+    WAIT_MODES. `control_cpus` and `data_cpus` pin the two threads ("0-3,8"; None: not).
+
+    With a `state_dir` a start waits for the clients that the former primary has written there;
+    `take_over` says that it may start while that one has its lock still. Without one, or with one
+    in which there never was a primary, it waits for `recovery_client_num` clients, whoever they
+    are; its epoch is above `epoch_above`, and `settle_blindly` says whether to grant nothing for
+    session_ttl and a margin first. `trusted`: any client may come, and claims of lapsed sessions
+    are believed. Nobody is waited for longer than `recovery_deadline_ms`, if that is given.
     """
 
     host: str = "127.0.0.1"
@@ -78,6 +83,10 @@ class ServerConfig:
     state_dir: Path | Callable[[int], Path | None] | None = None
     epoch_above: int = 0
     settle_blindly: bool = False
+    take_over: bool = False
+    recovery_client_num: int = 0
+    trusted: bool = False
+    recovery_deadline_ms: int | None = None
 
     def check(self) -> None:
         """ServerError names the first value that is out of range."""
@@ -90,10 +99,17 @@ class ServerConfig:
             ("session_ttl (ms)", self.session_ttl_ms, 1000, 2**31 - 1),
             ("max_lease (ms)", self.max_lease_ms, 1, 2**31 - 1),
             ("the epoch shown", self.epoch_above, 0, EPOCH_MAX - 1),
+            ("recovery_client_num", self.recovery_client_num, 0, self.max_clients),
         )
         for name, value, low, high in limits:
             if not low <= value <= high:
                 raise ServerError(f"{name} is {value}; it must be in {low}..{high}")
+        least_ms = with_margin_ms(self.session_ttl_ms)
+        if self.recovery_deadline_ms is not None and self.recovery_deadline_ms < least_ms:
+            raise ServerError(
+                f"the recovery deadline is {self.recovery_deadline_ms} ms; it must not be under "
+                f"session_ttl and the margin, {least_ms} ms: until then clients believe in what "
+                f"they hold")
         if self.wait_mode not in WAIT_MODES:
             raise ServerError(
                 f"the waiting mode is {self.wait_mode!r}, not one of {', '.join(WAIT_MODES)}")
@@ -153,7 +169,11 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Server:
-    """A primary that serves from `start` on, until `stop` or until it must not go on."""
+    """A primary that serves from `start` on, until `stop` or until it must not go on.
+
+    Its plane and its loop live as long as its epoch: when a client has seen a higher one, both end,
+    which to all clients is like a crash, and begin anew above it, on the same control socket.
+    """
 
     def __init__(self, config: ServerConfig) -> None:
         """Takes every resource and starts the threads; ServerError or MemoryError if not all can
@@ -161,29 +181,22 @@ class Server:
         config.check()
         self.config = config
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # that a start which fails ends as every other does
         self._ended = threading.Event()
+        self._stopping = False
         self._failure: str | None = None
         self._state: StateDir | None = None
-        cpus = [parse_cpus(text) if text else None
-                for text in (config.control_cpus, config.data_cpus)]
+        self._incarnation = int.from_bytes(os.urandom(8), "little")
+        self._cpus = [parse_cpus(text) if text else None
+                      for text in (config.control_cpus, config.data_cpus)]
         with contextlib.ExitStack() as undo:
             self._listener = listen(config.host, config.port)
             undo.callback(self._listener.close)
             self.host, self.port = self._listener.getsockname()[:2]
             self._open_state(undo)
-            self._plane = self._new_plane()
+            self._new_epoch()
             undo.callback(self._plane.free)
-            self.data_port = self._plane.port
-            self._loop = self._new_loop()
             undo.pop_all()
-        self._threads = [
-            threading.Thread(target=self._run, args=(name, body, cpu), daemon=True,
-                             name=f"dlock-{name}-{self.port}")
-            for name, body, cpu in (("control", self._loop.run, cpus[0]),
-                                    ("data", self._run_plane, cpus[1]))
-        ]
-        self._running = len(self._threads)
         _stop_at_exit(self)
         self._start_threads()
 
@@ -192,29 +205,79 @@ class Server:
     def _open_state(self, undo: contextlib.ExitStack) -> None:
         config = self.config
         path = config.state_dir(self.port) if callable(config.state_dir) else config.state_dir
-        self._incarnation = int.from_bytes(os.urandom(8), "little")
         self.epoch = config.epoch_above + 1
-        self.settle_ms = with_margin_ms(config.session_ttl_ms) if config.settle_blindly else 0
-        if path is None:
-            return
+        if path is not None:
+            try:
+                self._state = open_state_dir(
+                    path, self._incarnation, config.session_ttl_ms, config.epoch_above,
+                    take_over=config.take_over)
+            except StateDirError as problem:
+                raise StateError(str(problem)) from None
+            undo.callback(self._state.close)
+            self.epoch = self._state.epoch
+        blindly = config.settle_blindly and self._state is None
+        self.recovery = self._plan(with_margin_ms(config.session_ttl_ms) if blindly else 0)
+        if self._state is not None and self.recovery is None:
+            self._state.forget_former()
+        elif self._state is not None and self.recovery is not None:
+            self._make_room(len(self.recovery.roster))
+
+    def _plan(self, settle_ms: int) -> RecoveryPlan | None:
+        """Who is waited for, and how long nothing is granted in any case."""
+        config = self.config
+        started_ns = _core.now_ns()
+        former = self._state.former if self._state is not None else None
+        if former is None:
+            if not config.recovery_client_num and not settle_ms:
+                return None
+            return RecoveryPlan(
+                started_ns, config.session_ttl_ms, count=config.recovery_client_num,
+                trusted=config.trusted, not_before_ns=started_ns + settle_ms * MS_NS,
+                deadline_ms=config.recovery_deadline_ms)
+        settle_ms = max(former.serves_ms, former.settle_ms)
+        if not former.roster and not settle_ms:
+            return None
+        return RecoveryPlan(
+            started_ns, former.session_ttl_ms or config.session_ttl_ms, former.roster,
+            trusted=config.trusted, not_before_ns=started_ns + settle_ms * MS_NS,
+            deadline_ms=config.recovery_deadline_ms, reread=not former.stopped)
+
+    def _make_room(self, clients: int) -> None:
+        """Everybody who had a session can come back."""
+        if clients > self.config.max_clients:
+            log_event(logging.WARNING, "more clients than max_clients are waited for",
+                      {"max_clients": self.config.max_clients, "raised_to": clients})
+            self.config = replace(self.config, max_clients=clients)
+
+    def _new_epoch(self) -> None:
+        """The parts that end with an epoch."""
+        self._plane = self._new_plane()
         try:
-            self._state = open_state_dir(path, self._incarnation, config.epoch_above)
-        except StateDirError as problem:
-            raise StateError(str(problem)) from None
-        undo.callback(self._state.close)
-        self.epoch = self._state.state.epoch
-        self.settle_ms = self._state.settle_ms
+            self.data_port = self._plane.port
+            self._loop = self._new_loop()
+        except BaseException:
+            self._plane.free()
+            raise
+        self._threads = [
+            threading.Thread(target=self._run, args=(name, body, cpu), daemon=True,
+                             name=f"dlock-{name}-{self.port}")
+            for name, body, cpu in (("control", self._loop.run, self._cpus[0]),
+                                    ("data", self._run_plane, self._cpus[1]))
+        ]
+        self._running = len(self._threads)
 
     def _new_plane(self) -> _core.Plane:
         config = self.config
+        readiness = _core.DLK_READY_ALL if self.recovery is None else _core.DLK_READY_RECOVERING
         try:
             return _core.Plane(_core.PlaneConfig(
                 limits=config.engine_limits,
                 epoch=self.epoch,
                 wait_mode=WAIT_MODES[config.wait_mode],
-                ready=0 if self.settle_ms else 1,
+                ready=readiness,
                 host=self.host,
                 port=config.data_port,
+                confirm_ms=config.session_ttl_ms // SERVES_PER_TTL if self._state else 0,
             ))
         except OSError as problem:
             raise AddressError(
@@ -223,9 +286,6 @@ class Server:
 
     def _new_loop(self) -> ControlLoop:
         config = self.config
-        now_ns = _core.now_ns()
-        recovery = RecoveryPlan(now_ns, config.session_ttl_ms, reread=True,
-                                not_before_ns=now_ns + self.settle_ms * MS_NS)
         registry = Registry(RegistryConfig(
             random_bytes=os.urandom,
             data_port=self.data_port,
@@ -236,8 +296,8 @@ class Server:
             max_objects=config.max_objects,
             session_ttl_ms=config.session_ttl_ms,
             max_lease_ms=config.max_lease_ms,
+            recovery=self.recovery,
             durable=self._state is not None,
-            recovery=recovery if self.settle_ms else None,
         ))
         return ControlLoop(self._listener, self._plane, registry, self._state,
                            config.session_ttl_ms, 2 * config.max_clients + EXTRA_CONNECTIONS)
@@ -285,16 +345,39 @@ class Server:
         log_event(logging.CRITICAL, "stops serving", {"port": self.port, "reason": reason})
 
     def _thread_ended(self) -> None:
-        """The last one out gives everything back."""
+        """The last one out begins anew above the epoch that a client has seen, or gives everything
+        back."""
         with self._lock:
             self._running -= 1
             if self._running:
                 return
             self._last_stats = self._loop.stats()
             self._plane.free()
+            above = self._loop.epoch_above
+            again = above is not None and not self._stopping and self._failure is None
+            if again and above is not None and self._begin_anew(above):
+                return
+            self._listener.close()
             if self._state is not None:
                 self._state.close()
         self._ended.set()
+
+    def _begin_anew(self, epoch_above: int) -> bool:
+        """A recovery of its own: our clients and those of the newer primary alike come back within
+        session_ttl and a margin, or believe in nothing any more. False: it cannot be."""
+        self.epoch = epoch_above + 1
+        self._incarnation = int.from_bytes(os.urandom(8), "little")
+        self.recovery = self._plan(with_margin_ms(self.config.session_ttl_ms))
+        try:
+            self._new_epoch()
+        except (ServerError, MemoryError) as problem:
+            self._failed(str(problem))
+            return False
+        try:
+            self._start_threads()
+        except ServerError as problem:
+            self._failed(str(problem))  # What there is of it ends as every thread does.
+        return True
 
     # ---- Its owner -------------------------------------------------------------------------------
 
@@ -323,6 +406,7 @@ class Server:
         if self._pid != os.getpid():
             return
         with self._lock:
+            self._stopping = True
             if self._running:
                 self._loop.stop()
                 self._plane.stop()

@@ -28,12 +28,14 @@ EXAMPLES: dict[str, tuple[str, str, object]] = {
     "listen": ("[::1]:7", '"[::1]:7"', ("::1", 7)),
     "data-port": ("8", "8", 8),
     "state-dir": ("/var/d", '"/var/d"', Path("/var/d")),
+    "take-over": ("yes", "true", True),
     "address-file": ("/tmp/a", '"/tmp/a"', Path("/tmp/a")),
     "max-locks": ("9", "9", 9),
     "max-clients": ("10", "10", 10),
     "max-objects": ("11", "11", 11),
     "session-ttl": ("2.5", "2.5", 2500),
     "max-lease": ("60", "60", 60_000),
+    "recovery-deadline": ("30", "30", 30_000),
     "wait": ("poll", '"poll"', "poll"),
     "control-cpus": ("0-3", '"0-3"', "0-3"),
     "data-cpus": ("1", '"1"', "1"),
@@ -84,17 +86,27 @@ def test_flags_stand_over_the_environment_and_that_over_the_file(
     setting: Any, tmp_path: Path
 ) -> None:
     text, toml, value = EXAMPLES[setting.name]
-    low = {"listen": "low:1", "wait": "block", "log-level": "error"}.get(setting.name, "4")
+    low = {"listen": "low:1", "wait": "block", "log-level": "error", "take-over": "false"}.get(
+        setting.name, "4")
+    others = (value,) if isinstance(value, bool) else (value, setting.default)
     quoted = low if setting.kind.toml != (str,) else f'"{low}"'
     variable = {setting.variable: text}
     low_file = config(tmp_path, f"{setting.name} = {quoted}\n")
-    assert values(settled("--config", low_file))[setting.name] not in (value, setting.default)
+    by_file = settled("--config", low_file)
+    assert by_file[setting.attribute].source == f"{low_file}: {setting.name}"
+    assert values(by_file)[setting.name] not in others
     over_file = settled("--config", low_file, environment=variable)
     assert values(over_file)[setting.name] == value
     high_file = config(tmp_path, f"{setting.name} = {toml}\n")
     over_all = settled("--config", high_file, setting.flag, low, environment=variable)
     assert over_all[setting.attribute].source == setting.flag
-    assert values(over_all)[setting.name] not in (value, setting.default)
+    assert values(over_all)[setting.name] not in others
+
+
+def test_a_yes_needs_no_value() -> None:
+    assert settled("--take-over")["take_over"].value is True
+    assert settled("--take-over", "no")["take_over"].value is False
+    assert settled(environment={"DLOCK_TAKE_OVER": "1"})["take_over"].value is True
 
 
 def test_config_flag_stands_over_its_variable(tmp_path: Path) -> None:
@@ -126,6 +138,8 @@ def test_an_empty_variable_is_none() -> None:
         ("listen = 21616", "it takes HOST:PORT"),
         ("listen = 'here:99999'", "'here:99999' is not HOST:PORT with a port in 0..65535"),
         ("wait = 'bloc'", "'bloc' is not one of block, adaptive, poll; did you mean block?"),
+        ("take-over = 1", "take-over is 1; it takes yes or no"),
+        ("take-over = 'yes'", "take-over is 'yes'; it takes yes or no"),
         ("max-locks 3", "is no TOML"),
         ("wait = 'block'\nwait = 'poll'", "is no TOML"),
     ],

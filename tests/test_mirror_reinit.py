@@ -202,9 +202,9 @@ def test_a_primary_that_was_started_anew(start_service, tmp_path) -> None:
     start_server(service.port, session_ttl=3, state_dir=str(tmp_path))
     # It grants nothing while clients of its predecessor could still believe in their holds.
     assert dclient.client_init(HOST) == (S.NOT_READY, None)
-    assert dclient.client_reinit(client, HOST) is S.NOT_READY
     assert dclient.trylock(client, ex(lock_id, 0)) == (S.SUCCESS, held)
     until(lambda: dclient.client_init(HOST)[0] is S.SUCCESS)
+    # Then whoever has not come back has been evicted.
     assert dclient.client_reinit(client, HOST) is S.CLIENT_REMOVED_BY_SERVER
     assert dclient.trylock(client, ex(lock_id))[0] is S.CLIENT_REMOVED_BY_SERVER
     assert dclient.client_deinit(client) is S.SUCCESS

@@ -224,12 +224,12 @@ def test_a_session_that_was_removed_is_replaced_and_its_holds_are_lost(proxied, 
     assert server.stats()["clients"] == 0
 
 
-def test_a_new_primary_is_waited_for_and_what_was_held_is_lost(
+def test_at_a_primary_that_knows_nobody_what_was_held_is_lost(
     start: Start, tmp_path: Path, background
 ) -> None:
     port = free_port()
-    settings = {"port": port, "state_dir": tmp_path, "session_ttl_ms": 3000}
-    former = start(**settings)
+    settings = {"port": port, "session_ttl_ms": 3000}
+    former = start(**settings, state_dir=tmp_path / "former")
     client = dlock.connect(former.address)
     handle = acquire(client, key("a"))
     watch = Watch(handle)
@@ -237,7 +237,7 @@ def test_a_new_primary_is_waited_for_and_what_was_held_is_lost(
     former.stop()
     waiting = background(acquire, client, key("a"))
     until(lambda: client._recovering is not None)
-    start(**settings)
+    start(**settings, state_dir=tmp_path / "another", epoch_above=epoch)
     again = waiting.result(timeout=30)
     assert client._session.epoch > epoch
     assert again.acquire.token > token
@@ -252,7 +252,7 @@ from pathlib import Path
 from dlock.server import Server, ServerConfig
 
 server = Server(ServerConfig(port=int(sys.argv[1]), state_dir=Path(sys.argv[2]), wait_mode="block",
-                             session_ttl_ms=1000))
+                             session_ttl_ms=1000, epoch_above=int(sys.argv[3])))
 print("serving", flush=True)
 sys.stdin.read()
 """
@@ -260,14 +260,14 @@ sys.stdin.read()
 
 def test_a_primary_that_is_killed(tmp_path: Path) -> None:
     port = free_port()
-    former = run_python(SERVES, port, tmp_path)
+    former = run_python(SERVES, port, tmp_path / "former", 0)
     assert line_of(former) == "serving"
     client = dlock.connect(f"127.0.0.1:{port}")
     handle = acquire(client, key("a"))
     watch = Watch(handle)
     former.kill()
     former.wait()
-    successor = run_python(SERVES, port, tmp_path)
+    successor = run_python(SERVES, port, tmp_path / "another", 1)  # one that knows nobody
     again = acquire(client, key("a"), seconds=60)
     assert again.acquire.token > handle.acquire.token
     until(lambda: watch.heard(_notices.LOST))
@@ -308,7 +308,7 @@ def test_a_primary_of_the_past_is_not_obeyed(
     file.write_text(present.address)
     client = dlock.connect(file)
     handle = acquire(client, key("a"))
-    past = start(epoch_above=second - 1)
+    past = start(epoch_above=second - 1, state_dir=tmp_path / "past")
     file.write_text(past.address)
     present.stop()
     until(lambda: past.stats()["connections"] > 0)

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +28,10 @@ from test_control_fuzz import BOMBS
 
 from dlock import _core
 from dlock.control import messages as m
-from dlock.control.link import ControlLink, LinkError
+from dlock.control.link import LinkError
 from dlock.control.loop import ControlLoop
 from dlock.control.registry import Registry
 from dlock.control.registry_sessions import RegistryConfig
-from dlock.control.state_dir import State, decode_state, encode_state
 from dlock.server import (
     AddressError,
     CpuSetError,
@@ -369,7 +367,10 @@ def test_what_cannot_be_had_is_said(tmp_path: Path) -> None:
         Server(ServerConfig(port=0, data_port=listening()))
     with pytest.raises(AddressError, match="no address"):
         Server(ServerConfig(host="no.such.host.invalid", port=0))
-    for bad in ({"max_locks": 0}, {"session_ttl_ms": 999}, {"max_clients": 10**9}, {"port": 70000},
+    with pytest.raises(ServerError, match=r"1000 ms; it must not be under .* 10120 ms"):
+        Server(ServerConfig(port=0, recovery_deadline_ms=1000))
+    for bad in ({"max_locks": 0}, {"recovery_client_num": 2, "max_clients": 1},
+                {"session_ttl_ms": 999}, {"max_clients": 10**9}, {"port": 70000},
                 {"wait_mode": "hope"}):
         with pytest.raises(ServerError, match=r"must be in|not one of"):
             Server(ServerConfig(**{"port": 0, **bad}))  # type: ignore[arg-type]
@@ -398,63 +399,6 @@ def test_cpu_sets() -> None:
         assert os.sched_getaffinity(0) == set(allowed)
     finally:
         server.stop()
-
-
-# ---- State directory -----------------------------------------------------------------------------
-
-
-def test_a_restart_waits_for_those_who_could_believe(tmp_path: Path) -> None:
-    config = ServerConfig(port=0, session_ttl_ms=1000, state_dir=tmp_path)
-    first = Server(config)
-    with client(first) as one:
-        assert one.ask(m.DeclareLease(1500)).status is S.SUCCESS
-        first.stop()
-    started = time.monotonic()
-    second = Server(config)
-    try:
-        assert second.epoch == first.epoch + 1
-        assert second.settle_ms == 2048 + 250 + 100 + 5
-        with client(second) as early:
-            assert early.welcome == m.Welcome(S.NOT_READY)
-        assert eventually(lambda: second.stats()["ready"] == 1)
-        assert time.monotonic() - started > 2.3
-        with client(second) as late:
-            assert late.welcome is not None
-            assert late.welcome.status is S.SUCCESS
-            assert late.welcome.declared_lease_ms == 1000
-            assert late.ask(m.ClientDeinit()).status is S.SUCCESS
-    finally:
-        second.stop()
-    third = Server(config)
-    assert third.settle_ms == 0, "nobody was left"
-    third.stop()
-
-
-def test_a_replaced_primary_stops_serving(tmp_path: Path) -> None:
-    """By itself, within session_ttl / 4, also when nothing is to be written."""
-    server = Server(ServerConfig(port=0, session_ttl_ms=1000, state_dir=tmp_path))
-    with Client(server.host, server.port, init=False) as one:
-        state = decode_state((tmp_path / "state").read_bytes())
-        assert one.stats()["epoch"] == state.epoch
-        (tmp_path / "state").write_bytes(encode_state(State(state.epoch + 1, 1)))
-        assert server.wait(TIMEOUT)
-        assert "another primary took over" in (server.failure or "")
-        with pytest.raises(LinkError):
-            one.ask(m.Stats())
-    with pytest.raises(LinkError):
-        ControlLink.connect(server.host, server.port, 1)
-    server.stop()
-
-
-def test_nothing_is_promised_that_cannot_be_written(tmp_path: Path) -> None:
-    server = Server(ServerConfig(port=0, state_dir=tmp_path, session_ttl_ms=60_000))
-    with client(server) as one:
-        (tmp_path / "state.new").mkdir()
-        with pytest.raises(LinkError):
-            one.ask(m.DeclareLease(60_001))
-        assert server.wait(TIMEOUT)
-        assert "must not promise" in (server.failure or "")
-    server.stop()
 
 
 # ---- Processes -----------------------------------------------------------------------------------

@@ -33,8 +33,10 @@ settings:
   from its own folder.
 
 state directory:
-  It holds the epoch and what was promised to clients, so that a restart grants nothing that a
-  client of the former primary could still believe to hold. Default: with a fixed port
+  It holds the epoch and who the clients are, so that a restart takes their locks over and grants
+  nothing that one of them could still believe to hold. A directory whose primary runs is refused;
+  with --take-over that primary stops by itself, and nothing is granted before it has. Default: with
+  a fixed port
   $XDG_STATE_HOME/dlock/HOST-PORT (~/.local/state without XDG_STATE_HOME); with port 0 and
   --address-file FILE: FILE.state; with port 0 and no address file nothing is kept, since nobody
   can know a former one. "none": nothing is kept, and nothing is granted for session-ttl and a
@@ -96,7 +98,8 @@ def _serve(settings: argparse.Namespace) -> int:
             address_file = AddressFile(settings.address_file, server)
         _greet(server)
         while not stop.is_set() and not server.wait(0.2):
-            pass
+            if address_file:
+                address_file.keep_up()
     except OSError as problem:
         print(f"dlock serve: the address file {settings.address_file} cannot be written: "
               f"{problem}. Choose another place for it", file=sys.stderr)
@@ -148,6 +151,8 @@ def _config(settings: argparse.Namespace) -> ServerConfig:
         state_dir=_state_dir(settings),
         epoch_above=_epoch_shown(settings.address_file) if settings.address_file else 0,
         settle_blindly=settings.state_dir == NO_STATE_DIR,
+        take_over=settings.take_over,
+        recovery_deadline_ms=settings.recovery_deadline,
     )
 
 
@@ -172,8 +177,13 @@ def _greet(server: Server) -> None:
     state = server.state_path or "none"
     greeting = (f"dlock serves on {server.address} (data port {server.data_port}, epoch "
                 f"{server.epoch}, state directory {state}, waiting {server.config.wait_mode})")
-    if server.settle_ms:
-        greeting += f"; grants nothing for the next {server.settle_ms / 1000:.1f} s"
+    recovery = server.recovery
+    if recovery is not None and recovery.roster:
+        count = len(recovery.roster)
+        greeting += f"; waits for {count} client{'s'[:count > 1]} of the former primary"
+    if recovery is not None and recovery.not_before_ns > recovery.started_ns:
+        seconds = (recovery.not_before_ns - recovery.started_ns) / 1e9
+        greeting += f"; grants nothing for the next {seconds:.1f} s"
     try:
         print(greeting, flush=True)
     except BrokenPipeError:
@@ -197,20 +207,37 @@ class AddressFile:
 
     def __init__(self, path: Path, server: Server) -> None:
         self._path = path
+        self._server = server
+        self._write()
+
+    def _write(self) -> None:
+        server = self._server
+        self._epoch = server.epoch
         address = server.address
         if server.host in WILDCARDS:
             address = f"{socket.gethostname()}:{server.port}"
-        self._content = f"{address}\nepoch {server.epoch} pid {os.getpid()}\n".encode()
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        self._content = f"{address}\nepoch {self._epoch} pid {os.getpid()}\n".encode()
+        fresh = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
             fresh.write_bytes(self._content)
-            fresh.replace(path)
+            fresh.replace(self._path)
         except OSError:
             fresh.unlink(missing_ok=True)
             raise
 
+    def keep_up(self) -> None:
+        """The server may have begun anew at a higher epoch."""
+        if self._server.epoch != self._epoch and self._is_ours():
+            self._write()
+
+    def _is_ours(self) -> bool:
+        try:
+            return self._path.read_bytes() == self._content
+        except OSError:
+            return False
+
     def remove(self) -> None:
         """At a clean end."""
-        with contextlib.suppress(OSError):
-            if self._path.read_bytes() == self._content:
+        if self._is_ours():
+            with contextlib.suppress(OSError):
                 self._path.unlink()

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from dlock.cli.settings import COUNT, PATH, SECONDS, TEXT, Kind, Setting, one_of
+from dlock.cli.settings import COUNT, PATH, SECONDS, TEXT, YES_OR_NO, Kind, Setting, one_of
 from dlock.server import WAIT_MODES, ServerConfig
 
 DEFAULTS: Final = ServerConfig()
@@ -45,6 +45,9 @@ SETTINGS: Final = (
             "TCP port of the data plane, at the same host; clients are told; 0: any"),
     Setting("state-dir", "DIR", STATE_DIR, None,
             'what survives a restart; "none": nothing', "by address, see below"),
+    Setting("take-over", "YES", YES_OR_NO, DEFAULTS.take_over,
+            "take the state directory over from a primary that has it still: that one stops by "
+            "itself"),
     Setting("address-file", "FILE", PATH, None,
             "its first line is HOST:PORT; written when it serves, removed at a clean end", "none"),
     Setting("max-locks", "N", COUNT, DEFAULTS.max_locks,
@@ -57,6 +60,9 @@ SETTINGS: Final = (
             "how long a client may be silent before its session ends; at least 1"),
     Setting("max-lease", "SECONDS", SECONDS, DEFAULTS.max_lease_ms,
             "the longest lease that a client may ask for"),
+    Setting("recovery-deadline", "SECONDS", SECONDS, DEFAULTS.recovery_deadline_ms,
+            "how long a start waits at most for clients that stay away; not under session-ttl and "
+            "a margin", "as long as they could believe in what they hold"),
     Setting("wait", "MODE", one_of(*WAIT_MODES), DEFAULTS.wait_mode,
             "how the data plane waits: block sleeps, adaptive spins for a while and then sleeps, "
             "poll never sleeps"),

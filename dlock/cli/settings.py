@@ -35,13 +35,15 @@ class SettingError(Exception):
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What a value is. `parse` makes it of a text, or raises ValueError with the reason; `toml` are
-    the types that TOML may write it in; `unparse` turns a value back to what TOML would say."""
+    the types that TOML may write it in; `unparse` turns a value back to what TOML would say.
+    `implied`: what a flag without a value says; None: it needs one."""
 
     expected: str
     parse: Callable[[str], Any]
     toml: tuple[type, ...] = (str,)
     unparse: Callable[[Any], str | int | float] = str
     choices: tuple[str, ...] = ()
+    implied: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class Setting:
     @property
     def default_text(self) -> str:
         """The default, for people."""
+        if isinstance(self.default, bool):
+            return "yes" if self.default else "no"
         return self.shown or str(self.kind.unparse(self.default))
 
 
@@ -108,10 +112,18 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+def _yes_or_no(text: str) -> bool:
+    known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text.lower() not in known:
+        raise ValueError(f"{text!r} is neither yes nor no")
+    return known[text.lower()]
+
+
 COUNT: Final = Kind("a whole number", _count, (int,), int)
 SECONDS: Final = Kind("a number of seconds", _milliseconds, (int, float), _seconds)
 TEXT: Final = Kind("a text", str)
 PATH: Final = Kind("a path", _path)
+YES_OR_NO: Final = Kind("yes or no", _yes_or_no, (bool,), bool, implied="yes")
 
 
 def one_of(*words: str) -> Kind:
@@ -141,8 +153,13 @@ def add_flags(parser: argparse.ArgumentParser, settings: Sequence[Setting]) -> N
     for setting in settings:
         parser.add_argument(
             setting.flag, metavar=setting.metavar, dest=setting.attribute, type=_flag_type(setting),
-            choices=setting.kind.choices or None,
+            choices=setting.kind.choices or None, const=_implied(setting),
+            nargs="?" if setting.kind.implied else None,
             help=f"{setting.help} (default {setting.default_text})".replace("%", "%%"))
+
+
+def _implied(setting: Setting) -> Any:
+    return setting.kind.parse(setting.kind.implied) if setting.kind.implied else None
 
 
 def _flag_type(setting: Setting) -> Callable[[str], Any]:
@@ -217,7 +234,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _of_toml(setting: Setting, written: object, folder: Path, source: str) -> Any:
     """The value; a path is seen from the folder of the file, and may begin with ~."""
-    fits = isinstance(written, setting.kind.toml) and not isinstance(written, bool)
+    expected = setting.kind.toml
+    fits = isinstance(written, expected) and (bool in expected or not isinstance(written, bool))
     if not fits:
         raise SettingError(f"{source} is {written!r}; it takes {setting.kind.expected}")
     try:

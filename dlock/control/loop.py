@@ -4,6 +4,11 @@ One turn: wait; confirm the state directory if that is due; carry out what socke
 bring. Everything is decided by the registry; this file moves bytes, commands and events, and bounds
 what a connection may cost: one message in, OUTPUT_BYTES_MAX out, a number of connections.
 
+What is to be on disk first (Persist...) holds back all that the registry wanted done after it until
+the end of the turn: then one write does for all of it. Nothing is answered, here or by the plane,
+when session_ttl / 4 have passed since the last look at the state directory that found it to be ours
+began (`_confirm`).
+
 A full command ring closes the gate: no socket is read until there is room. Since every command is
 answered by an event, the event descriptor says when that is.
 """
@@ -35,11 +40,8 @@ from dlock.control.registry_effects import (
     Look,
     Note,
     Persist,
-    PersistEpoch,
-    PersistLease,
-    PersistSession,
-    PersistStruck,
     ReadFormerRoster,
+    TakeHigherEpoch,
 )
 from dlock.control.state_dir import StateDir
 
@@ -48,6 +50,12 @@ OUTPUT_BYTES_MAX: Final = 1 << 20  # a client that reads slower than this much b
 ACCEPTS_PER_TURN: Final = 64
 ACCEPT_PAUSE_NS: Final = 100_000_000  # after the process ran out of descriptors
 EVENTS_PER_TURN: Final = 4096
+RING_PAUSE_NS: Final = 50_000_000  # how soon a full command ring is tried again
+HELD_BACK_MAX: Final = 16384  # effects that wait for one write
+SERVES_PER_TTL: Final = 4  # how long a confirmation lasts: a quarter of session_ttl
+CONFIRMS_PER_TTL: Final = 8
+NEVER_NS: Final = 1 << 64
+MS_NS: Final = 1_000_000
 SECOND_NS: Final = 1_000_000_000
 
 _log = logging.getLogger("dlock.control")
@@ -95,19 +103,21 @@ class ControlLoop:
         self._plane = plane
         self._registry = registry
         self._state = state
-        self._session_ttl_ms = session_ttl_ms
         self._max_connections = max_connections
         self._connections: dict[int, Connection] = {}
         self._numbers = 0
         self._commands: deque[Command] = deque()  # what the ring had no room for
         self._lent = LentArrays()
-        self._roster: set[int] = set()
+        self._held_back: deque[Effect] = deque()
+        self._unwritten = False
+        self._draining = False
         self._unfinished: deque[Connection] = deque()  # input that the closed gate cut off
         self._counters: Counter[str] = Counter()
         self._counter_names = _core.counter_names()
         self._stopping = False
-        self._check_every_ns = session_ttl_ms * 1_000_000 // 4
-        self._check_ns = 0
+        self._session_ttl_ns = session_ttl_ms * MS_NS
+        self._confirm_due_ns = self._serve_until_ns = NEVER_NS if state is None else 0
+        self.epoch_above: int | None = None  # `run` returned since this one was seen
         self._accept_again_ns: int | None = None
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
@@ -143,51 +153,63 @@ class ControlLoop:
     # ---- The thread ------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serves until `stop`. StateDirError: the server must not go on."""
+        """Serves until `stop`, or until a client has seen a higher epoch (`epoch_above`): then the
+        listening socket stays open. StateDirError: the server must not go on."""
         try:
-            self._check_ns = _core.now_ns() + self._check_every_ns
+            self._confirm()
             while not self._stopping:
                 ready = self._outer.select(self._timeout_s())
                 now_ns = _core.now_ns()
-                if now_ns >= self._check_ns:
-                    self._check(now_ns)
+                if now_ns >= self._confirm_due_ns:
+                    self._confirm()
                 for key, _mask in ready:
                     handle: Callable[[int], None] = key.data
                     handle(now_ns)
                 self._take_events(now_ns)
                 self._carry_out(self._registry.tick(now_ns))
+                self._drain()
                 self._flush_commands(now_ns)
+                self._drain()
                 self._accept_again(now_ns)
+            for connection in list(self._connections.values()):
+                self._send(connection)
         finally:
             self._close_all()
 
-    def _timeout_s(self) -> float:
+    def _timeout_s(self) -> float | None:
         if self._events_left:
             return 0
         now_ns = _core.now_ns()
-        deadlines = (self._check_ns, self._accept_again_ns, self._registry.next_deadline_ns())
+        room_ns = now_ns + RING_PAUSE_NS if self._commands else None  # An event says so sooner.
+        deadlines = (self._confirm_due_ns, self._accept_again_ns, room_ns,
+                     self._registry.next_deadline_ns())
         first_ns = min(one for one in deadlines if one is not None)
-        return max(0, first_ns - now_ns) / SECOND_NS
+        return None if first_ns == NEVER_NS else max(0, first_ns - now_ns) / SECOND_NS
 
-    def _check(self, now_ns: int) -> None:
-        """Every session_ttl / 4, and after a stall before anything is answered: is this still
+    def _confirm(self) -> None:
+        """Every session_ttl / 8, and before an answer when a confirmation is too old: is this still
         the primary of its state directory?"""
-        self._check_ns = now_ns + self._check_every_ns
         if self._state is not None:
-            self._state.confirm()
+            self._confirmed(self._state.confirm())
+
+    def _confirmed(self, began_ns: int) -> None:
+        """A look at the state directory that began then has found it to be ours."""
+        self._confirm_due_ns = began_ns + self._session_ttl_ns // CONFIRMS_PER_TTL
+        self._serve_until_ns = began_ns + self._session_ttl_ns // SERVES_PER_TTL
+        self._plane.send_command(Command(_core.DLK_COMMAND_CONFIRMED, value=began_ns))
 
     def _woken(self, _now_ns: int) -> None:
         with contextlib.suppress(BlockingIOError):
             self._wake_receiver.recv(4096)
 
     def _close_all(self) -> None:
-        for connection in list(self._connections.values()):
-            self._send(connection)
+        for connection in self._connections.values():
             connection.socket.close()
         self._connections.clear()
         self._clients.close()
         self._outer.close()
-        self._listener.close()
+        if self.epoch_above is None:
+            self._listener.close()
         self._wake_receiver.close()
         self._wake_sender.close()
 
@@ -223,45 +245,59 @@ class ControlLoop:
                 self._outer.unregister(self._clients)
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
+        """Does it now; or at the end of the turn, if something of this turn is to be on disk
+        first."""
         for effect in effects:
-            if isinstance(effect, Answer):
-                self._answer(effect.connection, effect.request_id, effect.message)
-            elif isinstance(effect, Command):
-                self._send_command(effect)
-            elif isinstance(effect, Look | Claims):
-                self._send_command(self._lent.lend(effect))
-            elif isinstance(effect, AnswerStats):
-                self._answer(effect.connection, effect.request_id, m.StatsReply(self.stats()))
-            elif isinstance(effect, CloseConnection):
-                self._end(effect)
-            elif isinstance(effect, Note):
-                log_event(effect.level, effect.event, effect.fields)
-            elif isinstance(effect, ReadFormerRoster):
-                # What the former one promised lasts at the longest until now.
-                self._carry_out(self._registry.roster_read((), _core.now_ns()))
-            elif isinstance(effect, ForgetFormer):
-                if self._state is not None and not self._roster:
-                    self._state.settled()
-            elif isinstance(effect, Persist) and self._state is not None:
-                self._persist(self._state, effect)
+            if not isinstance(effect, Persist):
+                self._held_back.append(effect)
+            elif self._state is not None:
+                self._state.apply(effect)
+                self._unwritten = True
+        if not self._unwritten or len(self._held_back) > HELD_BACK_MAX:
+            self._drain()
+
+    def _drain(self) -> None:
+        """Writes what is to be on disk, then does the rest in its order."""
+        if self._draining:
+            return  # Whoever drains comes to it.
+        self._draining = True
+        while self._held_back or self._unwritten:
+            if self._unwritten:
+                self._write()
+            elif self._held_back:
+                self._do(self._held_back.popleft())
+        self._draining = False
+
+    def _write(self) -> None:
+        self._unwritten = False
+        if self._state is not None:
+            self._confirmed(self._state.commit())
+
+    def _do(self, effect: Effect) -> None:
+        if isinstance(effect, Answer):
+            self._answer(effect.connection, effect.request_id, effect.message)
+        elif isinstance(effect, Command):
+            self._send_command(effect)
+        elif isinstance(effect, Look | Claims):
+            self._send_command(self._lent.lend(effect))
+        elif isinstance(effect, AnswerStats):
+            self._answer(effect.connection, effect.request_id, m.StatsReply(self.stats()))
+        elif isinstance(effect, CloseConnection):
+            self._end(effect)
+        elif isinstance(effect, Note):
+            log_event(effect.level, effect.event, effect.fields)
+        elif isinstance(effect, TakeHigherEpoch):
+            self.epoch_above = effect.epoch_above
+            self._stopping = True
+        elif isinstance(effect, ReadFormerRoster):
+            entries = self._state.read_former_again() if self._state is not None else ()
+            self._carry_out(self._registry.roster_read(entries, _core.now_ns()))
+        elif isinstance(effect, ForgetFormer) and self._state is not None:
+            self._state.forget_former()
 
     def _send_command(self, command: Command) -> None:
         if self._commands or not self._plane.send_command(command):
             self._commands.append(command)
-
-    def _persist(self, state: StateDir, effect: Persist) -> None:
-        if isinstance(effect, PersistSession):
-            if not self._roster:
-                state.sessions_open(self._session_ttl_ms)
-            self._roster.add(effect.entry.client_id)
-        elif isinstance(effect, PersistLease):
-            state.lease_promised(effect.lease_ms)
-        elif isinstance(effect, PersistEpoch):
-            state.epoch_taken(effect.epoch)
-        elif isinstance(effect, PersistStruck):
-            self._roster.discard(effect.client_id)
-            if not self._roster:
-                state.settled()
 
     # ---- Connections -----------------------------------------------------------------------------
 
@@ -354,6 +390,8 @@ class ControlLoop:
         connection = self._connections.get(number)
         if connection is None:
             return
+        if _core.now_ns() > self._serve_until_ns:
+            self._confirm()
         connection.output += encode(request_id, message)
         self._send(connection)
 

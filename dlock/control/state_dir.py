@@ -1,34 +1,55 @@
-"""What a server remembers over its own death: one small file in a directory of its own.
+"""What a server remembers over its own death: a directory with one small file a primary.
 
-    state   one line of JSON: the epoch, the incarnation of the start that wrote it, and what was
-            promised to clients: the longest session_ttl, the longest lease, whether any session
-            may still be open. Replaced by write, fsync, rename, fsync of the directory, so that a
-            crash leaves either the old or the new one.
-    lock    flock(2)ed while a primary runs, so that a second one on this machine is refused.
+    state-E    what the primary of epoch E has promised: its incarnation, the longest session_ttl,
+               and the roster, one line a session. Only that primary writes it: by write, fsync,
+               rename, fsync of the directory, so that a crash leaves the old or the new one. It is
+               made by link(2), which lets only one have an epoch.
+    lock-E     flock(2)ed while that primary lives.
 
-A promise is on disk before it is made, an epoch before its first grant. A start takes over the
-promises of its predecessor until it has waited for them to end (`settled`), so that a start that
-dies while it waits loses nothing. Used by the control thread only, once opened.
+The highest epoch is the primary. One that finds a higher one than its own was replaced, and stops
+(`confirm`); nothing that it still writes reaches its successor's file. A new start copies the
+roster of the former primary into its own file, so that a start that dies before its recovery is
+over loses nothing, and removes older files only then (`forget_former`). A former primary of which
+it is not known that it is dead, because it has its lock still or ran on another machine, may go on
+for a while and enter sessions: its file is read once more when it has stopped for certain
+(`read_former_again`), and until then ours says so (`late`), for the one that comes after us.
+
+Used by the control thread only, once opened.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
-import zlib
-from dataclasses import asdict, dataclass, replace
+import re
+import socket
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from dlock.control.fields import U32_MAX, U64_MAX
-from dlock.control.messages import EPOCH_MAX
+from dlock import _core
+from dlock._frozen import Frozen
+from dlock.control.messages_base import EPOCH_MAX
+from dlock.control.registry_effects import Persist, PersistEpoch
+from dlock.control.roster import RosterEntry, with_margin_ms
+from dlock.control.state_file import (
+    HEADER_BYTES_MAX,
+    Format1,
+    Roster,
+    State,
+    changed,
+    decode_format_1,
+    decode_header,
+    decode_state,
+    encode_state,
+)
 
-FORMAT: Final = 1
-STATE_BYTES_MAX: Final = 4096
-MARGIN_MS: Final = 100  # and DRIFT_DIVISOR: what clocks may differ by, see docs/operations.md
-DRIFT_DIVISOR: Final = 500
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+STATE_NAME: Final = re.compile(r"state-([1-9][0-9]{0,6})")
+DAMAGED_NAME: Final = re.compile(r"state-([1-9][0-9]{0,6})\.damaged")
+FILE_NAME: Final = re.compile(r"(?:state|lock)-([1-9][0-9]{0,6})(\.[0-9a-f]{16}\.new)?")
+FORMAT_1_FILES: Final = ("state", "lock", "state.new")
 
 
 class StateDirError(Exception):
@@ -36,69 +57,44 @@ class StateDirError(Exception):
 
 
 class StateDirLostError(StateDirError):
-    """The directory does not hold our own epoch any more: another primary took over."""
+    """The directory is not ours any more: another primary took over."""
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """The content of the file."""
-
-    epoch: int
-    incarnation: int
-    session_ttl_ms: int = 0
-    longest_lease_ms: int = 0
-    sessions_open: bool = False
+# ---- The directory -------------------------------------------------------------------------------
 
 
-def settle_ms(session_ttl_ms: int, longest_lease_ms: int) -> int:
-    """How long clients of a primary that is gone could still believe in what it granted: the
-    longest of session and lease, the time that it may have served on without noticing that it had
-    been replaced (session_ttl / 4), and a margin for clocks."""
-    base_ms = max(session_ttl_ms, longest_lease_ms) + -(-session_ttl_ms // 4)
-    return with_margin_ms(base_ms)
+class Former(Frozen):
+    """What a start found. `roster`: of the former primary; `stopped`: it is dead for certain,
+    otherwise it may go on for `serves_ms` from the start; `settle_ms`: after a start of format 1,
+    which did not say whose clients it had: for how long they could believe in anything."""
 
+    session_ttl_ms: int
+    roster: tuple[RosterEntry, ...]
+    stopped: bool
+    settle_ms: int = 0
 
-def with_margin_ms(base_ms: int) -> int:
-    """A duration by another machine's clock, for certain: 0.1 s and 0.2 % more."""
-    return base_ms + MARGIN_MS + -(-base_ms // DRIFT_DIVISOR)
-
-
-def encode_state(state: State) -> bytes:
-    """The file's bytes."""
-    body = json.dumps({"format": FORMAT, **asdict(state)}, sort_keys=True)
-    return f"{zlib.crc32(body.encode()):08x} {body}\n".encode()
-
-
-def decode_state(data: bytes) -> State:
-    """ValueError says what is wrong."""
-    if len(data) > STATE_BYTES_MAX:
-        raise ValueError(f"it has more than {STATE_BYTES_MAX} bytes")
-    checksum, space, body = data.rstrip(b"\n").partition(b" ")
-    if not space or checksum != f"{zlib.crc32(body):08x}".encode():
-        raise ValueError("its checksum is wrong")
-    fields = json.loads(body)
-    if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
-        raise ValueError(f"it is not of format {FORMAT}")
-    limits = {"epoch": EPOCH_MAX, "incarnation": U64_MAX, "session_ttl_ms": U32_MAX,
-              "longest_lease_ms": U32_MAX}
-    if fields.keys() != {*limits, "sessions_open"}:
-        raise ValueError("its fields are not the known ones")
-    for name, high in limits.items():
-        if type(fields[name]) is not int or not 0 <= fields[name] <= high:
-            raise ValueError(f"{name} is not in 0..{high}")
-    if type(fields["sessions_open"]) is not bool:
-        raise ValueError("sessions_open is neither true nor false")
-    return State(**fields)
+    @property
+    def serves_ms(self) -> int:
+        """See the class."""
+        return 0 if self.stopped else with_margin_ms(-(-self.session_ttl_ms // 4))
 
 
 class StateDir:
     """An open state directory of a running primary; use `open_state_dir`."""
 
-    def __init__(self, path: Path, lock_fd: int, state: State, former: State | None) -> None:
+    def __init__(
+        self, path: Path, lock_fd: int, state: State, session_ttl_ms: int,
+        formers: tuple[int, ...], former: Former | None,
+    ) -> None:
         self._path = path
         self._lock_fd: int | None = lock_fd
-        self._state = state
-        self._former = former
+        self._state = changed(state, roster={})  # that is kept in `roster`
+        self._session_ttl_ms = session_ttl_ms
+        self._formers = formers
+        self._dirty = False
+        self._next_epoch = state.epoch
+        self.roster = Roster(state.roster)
+        self.former = former
 
     @property
     def path(self) -> Path:
@@ -106,46 +102,94 @@ class StateDir:
         return self._path
 
     @property
-    def state(self) -> State:
-        """What is on disk now."""
-        return self._state
+    def epoch(self) -> int:
+        """Ours, as it is on disk."""
+        return self._state.epoch
 
-    @property
-    def settle_ms(self) -> int:
-        """How long this start must not grant anything; 0: no former client can believe in
-        anything."""
-        if self._former is None or not self._former.sessions_open:
-            return 0
-        return settle_ms(self._former.session_ttl_ms, self._former.longest_lease_ms)
+    # ---- Writing ---------------------------------------------------------------------------------
 
-    def sessions_open(self, session_ttl_ms: int) -> None:
-        """Before the first session is opened."""
-        self._replace(
-            sessions_open=True, session_ttl_ms=max(session_ttl_ms, self._state.session_ttl_ms))
+    def apply(self, effect: Persist) -> None:
+        """To be written by the next `commit`."""
+        self._dirty = True
+        if isinstance(effect, PersistEpoch):
+            self._next_epoch = max(self._next_epoch, effect.epoch)
+        else:
+            self.roster.apply(effect)
 
-    def lease_promised(self, lease_ms: int) -> None:
-        """Before a lease of this length may be asked for."""
-        self._replace(longest_lease_ms=max(lease_ms, self._state.longest_lease_ms))
+    def commit(self) -> int:
+        """Writes what was applied, if anything was, and confirms: when it returns, that is on disk,
+        and the directory was ours after it was."""
+        if self._next_epoch != self._state.epoch:
+            self._take_epoch(self._next_epoch)
+        elif self._dirty:
+            self._write()
+        self._dirty = False
+        return self.confirm()
 
-    def epoch_taken(self, epoch: int) -> None:
-        """Before a token of this epoch is given out."""
-        self._replace(epoch=epoch)
+    def _write(self) -> None:
+        _replace(self._path, self._state, self._encoded())
 
-    def settled(self) -> None:
-        """Nobody believes in anything that was promised up to now."""
-        self._replace(sessions_open=False, session_ttl_ms=0, longest_lease_ms=0)
+    def _encoded(self) -> bytes:
+        return encode_state(self._state, self.roster.lines.values())
 
-    def confirm(self) -> None:
-        """StateDirLostError unless the directory still holds what this primary wrote."""
+    def _take_epoch(self, epoch: int) -> None:
+        """The running primary goes to a higher epoch, by the same rule as a new one."""
+        before, self._state = self._state, changed(self._state, epoch=epoch)
+        lock_fd = _lock(_lock_file(self._path, epoch))
+        if lock_fd is None:
+            raise StateDirLostError(_taken_over(self._path, epoch, before.epoch))
+        self.close()
+        self._lock_fd = lock_fd
+        _sign(lock_fd)
+        if not _create(self._path, self._state, self._encoded()):
+            raise StateDirLostError(_taken_over(self._path, epoch, before.epoch))
+        for name in (f"state-{before.epoch}", f"lock-{before.epoch}"):
+            (self._path / name).unlink(missing_ok=True)
+
+    # ---- The others ------------------------------------------------------------------------------
+
+    def confirm(self) -> int:
+        """StateDirLostError unless this is the primary that the directory belongs to. Returns when
+        the look began that has shown it."""
+        own, began_ns = self._state, _core.now_ns()
         try:
-            found = decode_state((self._path / "state").read_bytes())
+            highest = max(_epochs(self._path), default=0)
+            with open(self._path / f"state-{own.epoch}", "rb") as file:
+                header = file.readline(HEADER_BYTES_MAX)
+            found = decode_header(header.partition(b" ")[2])
         except (OSError, ValueError) as problem:
             raise StateDirLostError(
                 f"the state directory {self._path} cannot be confirmed: {problem}") from None
-        if (found.epoch, found.incarnation) != (self._state.epoch, self._state.incarnation):
+        if highest > own.epoch:
+            raise StateDirLostError(_taken_over(self._path, highest, own.epoch))
+        if (found.epoch, found.incarnation) != (own.epoch, own.incarnation):
             raise StateDirLostError(
-                f"another primary took over the state directory {self._path}: it holds epoch "
-                f"{found.epoch}, this one has {self._state.epoch}")
+                f"another primary wrote into the state directory {self._path}: the file of epoch "
+                f"{own.epoch} is not this one's any more")
+        return began_ns
+
+    def read_former_again(self) -> tuple[RosterEntry, ...]:
+        """The roster of a former primary that has stopped by now."""
+        roster = _merged([_read(self._path, epoch) for epoch in self._formers])
+        self._formers = ()
+        self._state = changed(self._state, late=())
+        self._dirty = True  # by the commit that brings the new ones in, or the next one
+        return tuple(roster.values())
+
+    def forget_former(self) -> None:
+        """The recovery is over: nobody believes in anything that only older files say."""
+        self._formers = ()
+        self._state = changed(self._state, late=(), session_ttl_ms=self._session_ttl_ms)
+        self._write()
+        with contextlib.suppress(OSError):  # What stays does no harm.
+            for name in filter(self._is_over, os.listdir(self._path)):
+                (self._path / name).unlink(missing_ok=True)
+
+    def _is_over(self, name: str) -> bool:
+        """Is this file of no use to anybody? One that was never finished may be of our epoch."""
+        found = FILE_NAME.fullmatch(name)
+        limit = self._state.epoch + 1 if found and found[2] else self._state.epoch
+        return name in FORMAT_1_FILES if found is None else int(found[1]) < limit
 
     def close(self) -> None:
         """Lets another primary have it."""
@@ -153,99 +197,177 @@ class StateDir:
             os.close(self._lock_fd)
             self._lock_fd = None
 
-    def _replace(self, **changes: int | bool) -> None:
-        changed = replace(self._state, **changes)  # type: ignore[arg-type]
-        if changed != self._state:
-            self.confirm()
-            _write(self._path, changed)
-            self._state = changed
+
+# ---- Opening -------------------------------------------------------------------------------------
 
 
-def open_state_dir(path: Path, incarnation: int, epoch_above: int = 0) -> StateDir:
-    """Takes the directory, creates it if need be, and writes this start's epoch: one above that
-    of the last start and above `epoch_above`. StateDirError says what to do."""
+def open_state_dir(path: Path, incarnation: int, session_ttl_ms: int, epoch_above: int = 0, *,
+                   take_over: bool = False) -> StateDir:
+    """Makes this start the primary of the directory, which is created if need be: its epoch is
+    above all that are there and above `epoch_above`. `take_over`: also if the former primary has
+    its lock still. StateDirError says what to do."""
     try:
-        _create(path)
-        lock_fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        _make_directory(path)
+        return _open(path, incarnation, session_ttl_ms, epoch_above, take_over)
     except OSError as problem:
         raise StateDirError(
             f"the state directory {path} cannot be used: {problem}. Choose another one, or make "
             f"it readable and writable for this user") from None
+
+
+def _open(path: Path, incarnation: int, session_ttl_ms: int, epoch_above: int,
+          take_over: bool) -> StateDir:
+    old = _read_format_1(path)
+    epochs, epoch, lock_fd = _lock_an_epoch(
+        path, max(epoch_above, old.epoch if old else 0), take_over)
     try:
-        _lock(path, lock_fd)
-        former = _read(path)
-        epoch = max(former.epoch if former else 0, epoch_above) + 1
+        before = [_read(path, epochs[-1])] if epochs else []
+        before += [_read(path, one) for state in before for one in state.late]
+        living = tuple(one.epoch for one in before if _may_live(path, one, take_over))
+        roster = _merged(before)
+        former_ttl_ms = before[0].session_ttl_ms if before else 0
+        state = State(epoch, incarnation, max(session_ttl_ms, former_ttl_ms), _machine(), living,
+                      roster)
+        if not _create(path, state, encode_state(state)):
+            raise StateDirError(
+                f"another primary has taken epoch {epoch} of the state directory {path} in this "
+                f"moment. Start only one of them")
+        former = Former(former_ttl_ms, tuple(roster.values()), not living,
+                        old.settle_ms if old else 0)
+        opened = StateDir(path, lock_fd, state, session_ttl_ms,
+                          tuple(one.epoch for one in before), former if before or old else None)
+        opened.confirm()
+        return opened
+    except BaseException:
+        os.close(lock_fd)
+        raise
+
+
+def _lock_an_epoch(path: Path, above: int, take_over: bool) -> tuple[list[int], int, int]:
+    """What there is, and the lock of an epoch above all of it and above `above`: nobody else on
+    this machine can have that one any more."""
+    while True:
+        epochs = _epochs(path)
+        epoch = max(above, *epochs, *_epochs(path, DAMAGED_NAME), 0) + 1
         if epoch > EPOCH_MAX:
             raise StateDirError(
                 f"the state directory {path} has used up all {EPOCH_MAX} epochs. Stop every "
                 f"client, wait for the longest lease to end, and start with an empty directory")
-        state = replace(former or State(0, 0), epoch=epoch, incarnation=incarnation)
-        _write(path, state)
-    except BaseException:
+        lock_fd = _lock(_lock_file(path, epoch))
+        if lock_fd is not None and _epochs(path) == epochs:
+            _sign(lock_fd)
+            return epochs, epoch, lock_fd
+        if lock_fd is not None:
+            os.close(lock_fd)  # Somebody was there in between.
+        elif take_over:
+            above = epoch  # A start that got that far, and perhaps hangs there.
+        else:
+            raise StateDirError(_in_use(path, epoch))
+
+
+def _may_live(path: Path, state: State, take_over: bool) -> bool:
+    """Could the primary that wrote this be serving still? A lock that can be had proves that it is
+    dead only on the machine that it ran on."""
+    lock_fd = _lock(_lock_file(path, state.epoch))
+    if lock_fd is None and not take_over:
+        raise StateDirError(_in_use(path, state.epoch))
+    if lock_fd is not None:
         os.close(lock_fd)
-        raise
-    return StateDir(path, lock_fd, state, former)
+    return lock_fd is None or state.machine != _machine()
 
 
-def _create(path: Path) -> None:
+def _merged(states: Sequence[State]) -> dict[int, RosterEntry]:
+    """The roster of the former primary, and of those before it of which it did not know that they
+    had stopped. A session that only those know may have been struck since: it is waited for, but it
+    is not taken back."""
+    roster: dict[int, RosterEntry] = {}
+    for state in states:
+        for client_id, entry in state.roster.items():
+            only_there = state is not states[0]
+            roster.setdefault(client_id, changed(entry, ended=True) if only_there else entry)
+    return roster
+
+
+def _make_directory(path: Path) -> None:
     """Makes the directory and what is missing above it, to stay: an empty or missing directory
     says that there never was a primary, so it must not vanish with the power."""
     if path.is_dir():
         return
     if not path.parent.exists():
-        _create(path.parent)
+        _make_directory(path.parent)
     path.mkdir(mode=0o700, exist_ok=True)
     _sync_directory(path.parent)
 
 
-def _lock(path: Path, lock_fd: int) -> None:
+def _machine() -> str:
+    """Which machine this is, since when: only here does a lock say who lives."""
     try:
-        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(lock_fd, 64, 0).decode("ascii", "replace").strip()
-        raise StateDirError(
-            f"the state directory {path} is in use by another primary"
-            f"{f' (process {holder})' if holder else ''}. Stop that one first, or choose another "
-            f"directory") from None
-    except OSError as problem:
-        raise StateDirError(
-            f"the state directory {path} cannot be locked: {problem}. Choose one on a file system "
-            f"with flock") from None
-    os.ftruncate(lock_fd, 0)
-    os.pwrite(lock_fd, f"{os.getpid()}\n".encode(), 0)
+        return BOOT_ID.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return socket.gethostname()
 
 
-def _read(path: Path) -> State | None:
-    """None: there never was a primary here."""
-    file = path / "state"
+def _epochs(path: Path, name: re.Pattern[str] = STATE_NAME) -> list[int]:
+    """Of the primaries that there is a file of, in order."""
+    found = map(name.fullmatch, os.listdir(path))
+    return sorted(int(one[1]) for one in found if one)
+
+
+def _read(path: Path, epoch: int) -> State:
+    file = path / f"state-{epoch}"
     try:
-        return decode_state(file.read_bytes())
-    except FileNotFoundError:
-        return None
+        state = decode_state(file.read_bytes())
+        if state.epoch != epoch:
+            raise ValueError(f"it says epoch {state.epoch}")
+        return state
     except OSError as problem:
         raise StateDirError(
-            f"{file} cannot be read: {problem}. Make it readable for this user") from None
+            f"{file} cannot be read: {problem}. Make it readable for this user; if it is gone, "
+            f"another primary was started at the same time") from None
     except ValueError as problem:
         raise StateDirError(
-            f"{file} is damaged: {problem}. What the former primary promised is not known. Put "
+            f"{file} is damaged: {problem}. Which clients the former primary had is not known. Put "
             f"back a good copy; or stop every client, wait for the longest lease to end, and "
-            f"remove the file") from None
+            f"rename the file to {file.name}.damaged (its number still counts)") from None
 
 
-def _write(path: Path, state: State) -> None:
+# ---- Writing a file ------------------------------------------------------------------------------
+
+
+def _replace(path: Path, state: State, data: bytes) -> None:
     """Write, fsync, rename, fsync of the directory; StateDirError if any of it fails."""
-    fresh = path / "state.new"
+    with _written(path, state, data) as fresh:
+        os.rename(fresh, path / f"state-{state.epoch}")
+        _sync_directory(path)
+
+
+def _create(path: Path, state: State, data: bytes) -> bool:
+    """The same for a file that nobody has yet. False: somebody has."""
+    with _written(path, state, data) as fresh:
+        try:
+            os.link(fresh, path / f"state-{state.epoch}")
+        except FileExistsError:
+            return False
+        finally:
+            os.unlink(fresh)
+        _sync_directory(path)
+    return True
+
+
+@contextlib.contextmanager
+def _written(path: Path, state: State, data: bytes) -> Iterator[Path]:
+    """A file beside the state, written and synced, under a name that no other start uses."""
+    fresh = path / f"state-{state.epoch}.{state.incarnation:016x}.new"
     try:
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            data = encode_state(state)
-            while data:
-                data = data[os.write(fd, data):]
+            left = memoryview(data)
+            while left:
+                left = left[os.write(fd, left):]
             os.fsync(fd)
         finally:
             os.close(fd)
-        os.rename(fresh, path / "state")
-        _sync_directory(path)
+        yield fresh
     except OSError as problem:
         with contextlib.suppress(OSError):
             fresh.unlink()
@@ -260,3 +382,68 @@ def _sync_directory(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+# ---- Locks ---------------------------------------------------------------------------------------
+
+
+def _lock_file(path: Path, epoch: int) -> Path:
+    return path / f"lock-{epoch}"
+
+
+def _lock(file: Path) -> int | None:
+    """Its descriptor; None: another one has it."""
+    fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return fd
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    except OSError as problem:
+        os.close(fd)
+        raise StateDirError(
+            f"the state directory {file.parent} cannot be locked: {problem}. Choose one on a file "
+            f"system with flock") from None
+
+
+def _sign(lock_fd: int) -> None:
+    """For the error text of the next one."""
+    os.ftruncate(lock_fd, 0)
+    os.pwrite(lock_fd, f"{os.getpid()}\n".encode(), 0)
+
+
+def _in_use(path: Path, epoch: int) -> str:
+    try:
+        holder = f" (process {int(_lock_file(path, epoch).read_bytes()[:32])})"
+    except (OSError, ValueError):
+        holder = ""
+    return (f"the state directory {path} is in use by another primary{holder}. Stop that one "
+            f"first, or choose another directory; with --take-over this one takes its place, and "
+            f"that one stops by itself")
+
+
+def _taken_over(path: Path, highest: int, own: int) -> str:
+    return (f"another primary took over the state directory {path}: it has epoch {highest}, this "
+            f"one has {own}")
+
+
+def _read_format_1(path: Path) -> Format1 | None:
+    """What an earlier version left in `state`. Every start waits for its clients as long as they
+    could believe, until one is ready and removes the file."""
+    file = path / "state"
+    if not file.exists():
+        return None
+    lock_fd = _lock(path / "lock")
+    if lock_fd is None:
+        raise StateDirError(
+            f"the state directory {path} is in use by a primary of an earlier version, which would "
+            f"not notice that it is replaced. Stop it first")
+    os.close(lock_fd)
+    try:
+        return decode_format_1(file.read_bytes())
+    except (OSError, ValueError) as problem:
+        raise StateDirError(
+            f"{file} is damaged: {problem}. What the former primary promised is not known. Put "
+            f"back a good copy; or stop every client, wait for the longest lease to end, and "
+            f"remove the file") from None
