@@ -24,7 +24,7 @@ STEADY_ADDRESSES = $(shell setarch -R true 2>/dev/null && echo setarch -R)
 NATIVE := $(wildcard native/*.c native/*.h) native/generate_cffi.py CMakeLists.txt
 
 .DEFAULT_GOAL := build
-.PHONY: build help demo docs test test-c test-sanitizers test-py test-wheel lint bench wheel clean
+.PHONY: build help demo failover docs test test-c test-sanitizers test-py test-wheel lint bench wheel clean
 
 build: $(VENV)/.built ## compile the C core and put it beside the Python part (the default)
 
@@ -33,6 +33,9 @@ help: ## this list
 
 demo: $(VENV)/.built ## the main job: a primary, 8 processes, every kind of lock, the verdict
 	$(PY) examples/demo.py
+
+failover: $(VENV)/.built ## kill -9 of a primary that serves every kind of lock; what comes back
+	$(PY) examples/failover.py
 
 test: lint test-c test-sanitizers test-py ## every check but the wheel's
 

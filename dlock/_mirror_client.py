@@ -166,7 +166,7 @@ class MirrorClient:
             deadline_ns = lib.dlk_now_ns() + _ASYNC_TIMEOUT_NS
             status = _mirror_data.start(self.pointer, call.pointer)
             result = call.pointer.result
-            if status != _mirror_data.PENDING and result == _core.DLK_RESULT_COUNT:
+            if status != _mirror_data.PENDING and not call.pointer.sent:
                 return status, result
             self.running = Running(lock, call, deadline_ns)
             self.gate()
@@ -278,9 +278,15 @@ class MirrorClient:
     def drop_lock(self, lock: LockEntry, *, force: bool = False) -> DlockStatus:
         """Takes a lock out; without `force` only one that is neither held nor queued for."""
         status = STATUSES[lib.dlk_client_drop_lock(self.pointer, lock.id, 0, force)]
-        if status is DlockStatus.SUCCESS or force:
+        if status is DlockStatus.SUCCESS or force or not self.knows(lock):
             self.locks.pop(lock.id, None)
         return status
+
+    def knows(self, lock: LockEntry) -> bool:
+        """False: it was not reported to the present primary, and the call that heard so was the
+        last on it."""
+        status: int = lib.dlk_client_may_drop_lock(self.pointer, lock.id, 0)
+        return status != DlockStatus.LOCK_NOT_GET
 
     def add_object(self, object_id: int, slot: int) -> DlockStatus:
         """Enters an object that the server has given out."""

@@ -25,6 +25,7 @@ SHARED: Final = _core.DLK_MODE_SHARED
 LEASE_MS_MAX: Final = _mirror_check.U32_MAX
 
 _NO_LOCK: Final = _core.DLK_RESULT_NO_LOCK
+_NOT_HELD: Final = _core.DLK_RESULT_NOT_HELD
 _LOCK_NOT_GET: Final = _core.DLK_STATUS_LOCK_NOT_GET
 _FAIL: Final = _core.DLK_STATUS_FAIL
 _REMOVED: Final = _core.DLK_STATUS_CLIENT_REMOVED_BY_SERVER
@@ -158,6 +159,8 @@ def conclude(client: MirrorClient, entry: LockEntry, status: int, result: int) -
     client.count_lock(status)
     if status == _LOCK_NOT_GET or (status == _FAIL and result == _NO_LOCK):
         client.drop_lock(entry, force=True)
+    elif status == _FAIL and result == _NOT_HELD and not client.knows(entry):
+        client.drop_lock(entry, force=True)  # not reported to this primary: that was to be said
     elif status == _REMOVED:
         client.mark_removed()
 

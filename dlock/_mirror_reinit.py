@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Final
 
 from dlock import _core, _mirror_data
@@ -35,7 +36,10 @@ from dlock.types import DlockStatus
 _log = logging.getLogger("dlock.client")
 
 _BATCH: Final = _core.DLK_BATCH_MAX
-_RETRY_PAUSE_S: Final = 0.02
+# What a LockClaim says after descriptor and size, out of a claim of C.
+_after_size: Final = itemgetter(*map(_core.Claim._fields.index, LockClaim._fields[2:]))
+_FIRST_PAUSE_S: Final = 0.01
+_LONGEST_PAUSE_S: Final = 0.2
 
 # What the book is told where the server has the lock and this client has got it. FAIL is among
 # them: the hold is lost, but the local state stays until `lock_extend`, or the first call on a rw
@@ -94,13 +98,14 @@ def _reopen(client: MirrorClient, address: str) -> DlockStatus:
 def _ask_to_return(
     client: MirrorClient, address: str, deadline: float
 ) -> tuple[Welcome, ControlLink] | None:
-    """The answer to ClientReinit and its link; None: nobody answers.
+    """The answer to ClientReinit and its link; None: nobody answers, or nobody can say yet.
 
-    A primary without a state directory that is shown an epoch begins again with a higher one: it
-    closes the connection and answers the next. So one that breaks off is asked again."""
+    A primary without a state directory that is shown an epoch begins anew with a higher one: its
+    answer is NOT_READY, or none. So whoever breaks off or is not ready is asked again."""
+    pause_s = _FIRST_PAUSE_S
     while True:
-        left_s = max(deadline - time.monotonic(), 0.001)
         try:
+            left_s = max(deadline - time.monotonic(), 0.001)
             link = ControlLink.connect(address, client.settings.port, left_s)
         except LinkError as problem:
             _log.info("client_reinit of %d: %s", client.id, problem)
@@ -108,16 +113,18 @@ def _ask_to_return(
         answered = False
         try:
             welcome = link.request(_request(client), max(deadline - time.monotonic(), 0.001))
-            answered = True
-            return welcome, link
+            answered = welcome.status is not DlockStatus.NOT_READY
+            if answered:
+                return welcome, link
         except LinkError as problem:
             _log.info("client_reinit of %d: %s", client.id, problem)
         finally:
             if not answered:
                 link.close()
-        if time.monotonic() + _RETRY_PAUSE_S >= deadline:
+        if time.monotonic() + pause_s >= deadline:
             return None
-        time.sleep(_RETRY_PAUSE_S)
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 def _request(client: MirrorClient) -> ClientReinit:
@@ -233,9 +240,7 @@ def _report(client: MirrorClient, claims: Claims) -> DlockStatus:
 
 def _claim(client: MirrorClient, claims: Claims, index: int) -> LockClaim:
     claim = claims.items[index]
-    named = claim._asdict()
-    del named["result"]  # the server's
-    return LockClaim(client.locks[claim.lock_id].descriptor, **{**named, "size": 1})
+    return LockClaim._make((client.locks[claim.lock_id].descriptor, 1, *_after_size(claim)))
 
 
 def send_s(client: MirrorClient) -> float:

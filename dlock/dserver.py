@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final
 
 from dlock import _core
-from dlock.control.roster import with_margin_ms
 from dlock.server import Server, ServerConfig, ServerError
 from dlock.types import (
     DebugStats,
@@ -223,20 +222,23 @@ def _config_of(cfg: ServerCfg) -> ServerConfig:
                 raise ServerError(f"{one.name} is missing")
     _refuse_unsupported(cfg)
     primary = cfg.primary
-    session_ttl_ms = _milliseconds(cfg.session_ttl, "session_ttl")
-    _check_recovery(cfg, session_ttl_ms)
+    deadline_s = cfg.recovery_deadline
     return ServerConfig(
         host=primary.server_ip_str or "",
         port=primary.server_port if primary.server_port > 0 else _core.DLK_CONTROL_PORT_DEFAULT,
         max_locks=cfg.max_locks,
         max_clients=cfg.max_clients,
         max_objects=cfg.max_objects,
-        session_ttl_ms=session_ttl_ms,
+        session_ttl_ms=_milliseconds(cfg.session_ttl, "session_ttl"),
         max_lease_ms=_milliseconds(cfg.max_lease, "max_lease"),
         wait_mode=_wait_mode(cfg.sleep_mode_enable),
         control_cpus=primary.ctrl_cpuset,
         data_cpus=primary.cmd_cpuset,
         state_dir=Path(cfg.state_dir) if cfg.state_dir is not None else None,
+        recovery_client_num=primary.recovery_client_num,
+        trusted=cfg.state_dir is None,
+        recovery_deadline_ms=(
+            None if deadline_s is None else _milliseconds(deadline_s, "recovery_deadline")),
     )
 
 
@@ -253,23 +255,8 @@ def _refuse_unsupported(cfg: ServerCfg) -> None:
         raise ServerError(
             "dev_name or eid asks for an RDMA device, but RDMA is not supported yet. Leave both "
             "None to serve over TCP")
-    if cfg.primary.recovery_client_num > 0:
-        raise ServerError(
-            "recovery_client_num is set, but recovery is not supported yet: locks of a former "
-            "primary cannot be taken over")
     if not cfg.primary.server_ip_str:
         raise ServerError("server_ip_str is empty; give the address to listen on")
-
-
-def _check_recovery(cfg: ServerCfg, session_ttl_ms: int) -> None:
-    if cfg.primary.recovery_client_num < 0:
-        raise ServerError("recovery_client_num is negative")
-    if cfg.recovery_deadline is not None:
-        deadline_ms = _milliseconds(cfg.recovery_deadline, "recovery_deadline")
-        if deadline_ms < with_margin_ms(session_ttl_ms):
-            raise ServerError(
-                f"recovery_deadline is {deadline_ms} ms; it must not be under session_ttl and the "
-                f"margin, {with_margin_ms(session_ttl_ms)} ms")
 
 
 def _milliseconds(seconds: float, name: str) -> int:

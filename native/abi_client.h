@@ -117,9 +117,11 @@ uint32_t dlk_client_debts(struct dlk_client *client);
 int dlk_client_add_lock(struct dlk_client *client, uint32_t lock_id, uint32_t slot, uint32_t kind,
                         uint64_t owner);
 /* May it be released? LOCK_NOT_GET, ERROR (held), TICKET_TO_UNLOCK, EASYNC (an operation runs on
- * it), or SUCCESS. Changes nothing. */
+ * it), FAIL (not got any more, and a hold of it was lost by that: see dlk_client_seal), or SUCCESS.
+ * Changes nothing. */
 int dlk_client_may_drop_lock(struct dlk_client *client, uint32_t lock_id, uint64_t owner);
-/* Forgets it, if it may; with force whatever its state. Asks nothing of the server. */
+/* Forgets it, if it may; with force whatever its state. One that the primary does not know is
+ * forgotten with whatever was to be said. Asks nothing of the server. */
 int dlk_client_drop_lock(struct dlk_client *client, uint32_t lock_id, uint64_t owner, int force);
 int dlk_client_add_object(struct dlk_client *client, uint32_t object_id, uint32_t slot);
 int dlk_client_drop_object(struct dlk_client *client, uint32_t object_id);

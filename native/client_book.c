@@ -187,6 +187,9 @@ int dlk_book_may_drop_lock(const struct dlk_book *book, uint32_t lock_id, uint64
     if (hold->running != DLK_NONE || hold->crowded) {
         return DLK_STATUS_EASYNC;
     }
+    if (hold->unknown) {
+        return hold->refused ? DLK_STATUS_FAIL : DLK_STATUS_LOCK_NOT_GET;
+    }
     switch (hold->now.state) {
     case DLK_ENTRY_HELD:
         return DLK_STATUS_ERROR;
@@ -200,11 +203,17 @@ int dlk_book_may_drop_lock(const struct dlk_book *book, uint32_t lock_id, uint64
 int dlk_book_drop_lock(struct dlk_book *book, uint32_t lock_id, uint64_t owner, bool force)
 {
     int status = dlk_book_may_drop_lock(book, lock_id, owner);
-    if (status == DLK_STATUS_LOCK_NOT_GET || (status != DLK_STATUS_SUCCESS && !force)) {
+    uint32_t index = dlk_map_get(&book->locks, lock_id, owner);
+    if (index == DLK_NONE) {
         return status;
     }
-    dlk_hold_forget(book, &book->holds[dlk_map_get(&book->locks, lock_id, owner)]);
-    return DLK_STATUS_SUCCESS;
+    /* The primary does not know it: this is the call that hears so. */
+    bool unknown = book->holds[index].unknown && status != DLK_STATUS_EASYNC;
+    if (status != DLK_STATUS_SUCCESS && !unknown && !force) {
+        return status;
+    }
+    dlk_hold_forget(book, &book->holds[index]);
+    return force ? DLK_STATUS_SUCCESS : status;
 }
 
 void dlk_book_unverify(struct dlk_book *book)

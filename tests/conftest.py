@@ -87,3 +87,17 @@ def far_service() -> Iterator[Callable[..., FarService]]:
     for service in services:
         service.crash()
     dclient.dclient_lib_deinit()
+
+
+@pytest.fixture(params=["stopped", "killed"])
+def start_primary(request: pytest.FixtureRequest) -> StartService:
+    """As `start_service`, for a primary that is going to die: once stopped in this process, once
+    killed with kill -9 in one of its own."""
+    if request.param == "stopped":
+        return request.getfixturevalue("start_service")  # type: ignore[no-any-return]
+    far_service = request.getfixturevalue("far_service")
+
+    def start(client: dict[str, object] | None = None, **limits: object) -> Service:
+        return far_service(limits, **(client or {}))  # type: ignore[no-any-return]
+
+    return start

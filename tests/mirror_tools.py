@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from dlock import dclient, dserver
+from dlock import _mirror_data, _mirror_table, dclient, dserver
 from dlock.types import (
     ClientCfg,
     DlockStatus,
@@ -29,6 +29,7 @@ from dlock.types import (
 S = DlockStatus
 ATOMIC, RW, FAIR = DlockType.ATOMIC, DlockType.RW, DlockType.FAIR
 LEASE_S = 60
+LONG_S = 20.0  # more than enough, on whatever machine
 HOST = "127.0.0.1"
 
 _names = itertools.count()
@@ -210,9 +211,44 @@ def recover(*clients: int) -> None:
         assert dclient.client_reinit_done(client) is S.SUCCESS
 
 
+def recover_all(*clients: int) -> None:
+    """The same, until the primary serves: one without a state directory begins anew when a client
+    shows it a higher epoch, and those that came before have to come again."""
+    deadline = time.monotonic() + LONG_S
+    waiting = list(clients)
+    while waiting:
+        assert time.monotonic() < deadline, "the primary does not serve"
+        recover(*waiting)
+        waiting = [one for one in clients if dclient.client_heartbeat(one, 20) is S.BAD_RESPONSE]
+    assert dclient.client_heartbeat(clients[0], 20) is S.SUCCESS
+
+
 def shown(client: int, lock_id: int) -> State:
     """The local state of a lock; asks nothing of the server."""
     status, state = dclient.trylock(client, ex(lock_id, 0))
     assert status is S.SUCCESS
     assert state is not None
     return state
+
+
+def local_state(client: int) -> list[tuple[object, ...]]:
+    """Everything that a client believes of its locks, apart from what runs with time."""
+    pointer = _mirror_table.clients[client].pointer
+    return [
+        (*claim._replace(remaining_ms=0, lapsed=0), shown(client, claim.lock_id))
+        for claim in _mirror_data.claims(pointer).items
+    ]
+
+
+class Held:
+    """A client, `me`, with something in every state, and another one."""
+
+    def __init__(self, service: Service) -> None:
+        self.me, self.other = service.client(), service.client()
+        locks = [service.lock(kind, self.me, self.other) for kind in (ATOMIC, RW, RW, FAIR, FAIR)]
+        self.atomic, self.writer, self.reader, self.fair, self.ticket = locks
+        self.free = service.lock(ATOMIC, self.me)
+        assert dclient.trylock(self.other, ex(self.ticket))[0] is S.SUCCESS
+        for request in (ex(self.atomic), ex(self.writer), sh(self.reader), sh(self.fair)):
+            assert dclient.trylock(self.me, request)[0] is S.SUCCESS
+        assert dclient.trylock(self.me, ex(self.ticket))[0] is S.EAGAIN

@@ -107,8 +107,8 @@ def test_the_port_is_free_at_once() -> None:
     (cfg(tp_mode=5), "tp_mode"),
     (cfg(ssl=SslCfg(ssl_enable=True)), "TLS is not supported yet"),
     (cfg(dev_name="mlx5_0"), "RDMA is not supported yet"),
-    (cfg(primary={"recovery_client_num": 2}), "recovery is not supported yet"),
-    (cfg(primary={"recovery_client_num": -1}), "negative"),
+    (cfg(primary={"recovery_client_num": -1}), "recovery_client_num is -1"),
+    (cfg(primary={"recovery_client_num": 1001}), "recovery_client_num is 1001"),
     (cfg(primary={"server_ip_str": None}), "server_ip_str"),
     (cfg(primary={"server_ip_str": "not an address"}), "no address"),
     (cfg(primary={"server_port": 70000}), "port is 70000"),
@@ -119,7 +119,7 @@ def test_the_port_is_free_at_once() -> None:
     (cfg(session_ttl=0.5), "session_ttl"),
     (cfg(session_ttl=float("nan")), "no duration"),
     (cfg(max_lease=0), "max_lease"),
-    (cfg(recovery_deadline=5), "recovery_deadline"),
+    (cfg(recovery_deadline=5), "recovery deadline"),
 ])
 def test_what_is_refused_is_said(
     one: ServerCfg, words: str, caplog: pytest.LogCaptureFixture

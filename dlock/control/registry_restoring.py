@@ -134,7 +134,10 @@ class Restoring:
         mine = (self._config.epoch, self._config.incarnation)
         ahead = message.seen_epoch > self._epoch or (
             message.seen_epoch == mine[0] and message.seen_incarnation != mine[1])
-        if ahead:
+        if ahead and self._config.trusted and self.phase in (Phase.ENDING, Phase.READY):
+            # An application has said how many clients there were, and they are back.
+            self._out.refuse(call, DlockStatus.CLIENT_REMOVED_BY_SERVER)
+        elif ahead:
             self._epoch_ahead(call, message.seen_epoch)
         return ahead
 
@@ -149,7 +152,9 @@ class Restoring:
             return
         if self.phase is not Phase.OVER:
             self.phase = Phase.OVER
-            self._out.add(Note("starts anew above the epoch of a client", fields, logging.WARNING))
+            # While it waits it has granted nothing, and this is how it learns its epoch.
+            level = logging.WARNING if self._recovery is None else logging.INFO
+            self._out.add(Note("starts anew above the epoch of a client", fields, level))
             self._out.add(TakeHigherEpoch(epoch))
         self._out.refuse(call, DlockStatus.NOT_READY)
 

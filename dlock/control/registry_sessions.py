@@ -45,6 +45,7 @@ class RegistryConfig:
     """Limits, what a Welcome says, and what the state directory says.
 
     `recovery`: who is to be waited for, None: nobody. `durable`: epoch and roster are on disk.
+    `trusted`: that nobody else is to be waited for is the word of an application (the mirror).
     `random_bytes`: for ids and secrets.
     """
 
@@ -59,6 +60,7 @@ class RegistryConfig:
     max_lease_ms: int = _core.DLK_MAX_LEASE_MS_DEFAULT
     recovery: RecoveryPlan | None = None
     durable: bool = True
+    trusted: bool = False
 
     @property
     def undeclared_lease_ms(self) -> int:

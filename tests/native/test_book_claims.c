@@ -143,6 +143,24 @@ static void what_was_not_claimed_is_never_named_again(void)
     dlk_book_free(&book);
 }
 
+/* Who wants to release it hears the same, once. */
+static void a_release_hears_of_it_too(void)
+{
+    struct dlk_book book = holding_book(DLK_KIND_ATOMIC, 0);
+    assert(dlk_book_add_lock(&book, OTHER, 6, DLK_KIND_ATOMIC, OWNER) == S(SUCCESS));
+    disconnect(&book, T0);
+    seal(&book);
+    attach_next(&book, NEXT, T0);
+    assert(dlk_book_may_drop_lock(&book, LOCK, OWNER) == S(FAIL));
+    assert(dlk_book_drop_lock(&book, LOCK, OWNER, false) == S(FAIL));
+    assert(dlk_book_drop_lock(&book, LOCK, OWNER, false) == S(LOCK_NOT_GET));
+    assert(dlk_book_may_drop_lock(&book, OTHER, OWNER) == S(LOCK_NOT_GET));
+    assert(dlk_book_drop_lock(&book, OTHER, OWNER, true) == S(SUCCESS));
+    assert(dlk_map_get(&book.locks, LOCK, OWNER) == DLK_NONE);
+    assert(dlk_map_get(&book.locks, OTHER, OWNER) == DLK_NONE);
+    dlk_book_free(&book);
+}
+
 static void who_gave_it_up_meanwhile_is_left_alone(void)
 {
     struct dlk_book book = holding_book(DLK_KIND_ATOMIC, 0);
@@ -298,6 +316,7 @@ int main(void)
     what_was_refused_is_lost_and_heard_of_once(S(PENDING));
     a_lost_hold_of_a_lock_that_survives_can_be_taken_again();
     what_was_not_claimed_is_never_named_again();
+    a_release_hears_of_it_too();
     who_gave_it_up_meanwhile_is_left_alone();
     what_was_said_to_earlier_claims_counts_no_more();
     a_ticket_that_was_refused_is_gone();
