@@ -298,6 +298,7 @@ class Server:
             max_lease_ms=config.max_lease_ms,
             recovery=self.recovery,
             durable=self._state is not None,
+            trusted=config.trusted,
         ))
         return ControlLoop(self._listener, self._plane, registry, self._state,
                            config.session_ttl_ms, 2 * config.max_clients + EXTRA_CONNECTIONS)
@@ -364,10 +365,13 @@ class Server:
 
     def _begin_anew(self, epoch_above: int) -> bool:
         """A recovery of its own: our clients and those of the newer primary alike come back within
-        session_ttl and a margin, or believe in nothing any more. False: it cannot be."""
+        session_ttl and a margin, or believe in nothing any more. One that was not ready yet has
+        granted nothing, and waits for whom it waited for before. False: it cannot be."""
         self.epoch = epoch_above + 1
         self._incarnation = int.from_bytes(os.urandom(8), "little")
-        self.recovery = self._plan(with_margin_ms(self.config.session_ttl_ms))
+        served = self.recovery is None or self._loop.recovered
+        blindly = served or self.config.settle_blindly
+        self.recovery = self._plan(with_margin_ms(self.config.session_ttl_ms) if blindly else 0)
         try:
             self._new_epoch()
         except (ServerError, MemoryError) as problem:

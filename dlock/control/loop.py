@@ -118,6 +118,7 @@ class ControlLoop:
         self._session_ttl_ns = session_ttl_ms * MS_NS
         self._confirm_due_ns = self._serve_until_ns = NEVER_NS if state is None else 0
         self.epoch_above: int | None = None  # `run` returned since this one was seen
+        self.recovered = False  # the recovery is over, and it serves
         self._accept_again_ns: int | None = None
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
@@ -292,8 +293,10 @@ class ControlLoop:
         elif isinstance(effect, ReadFormerRoster):
             entries = self._state.read_former_again() if self._state is not None else ()
             self._carry_out(self._registry.roster_read(entries, _core.now_ns()))
-        elif isinstance(effect, ForgetFormer) and self._state is not None:
-            self._state.forget_former()
+        elif isinstance(effect, ForgetFormer):
+            self.recovered = True
+            if self._state is not None:
+                self._state.forget_former()
 
     def _send_command(self, command: Command) -> None:
         if self._commands or not self._plane.send_command(command):
