@@ -174,7 +174,9 @@ void dlk_reply_notice(struct dlk_engine *engine, const struct entry *entry, uint
         .token = entry->token,
         .entry = entry_index(engine, entry),
     };
-    if (entry_claimed(entry)) {
+    if (result != DLK_RESULT_BROKEN) {
+        reply->lease_ms = 0; /* nothing is left */
+    } else if (entry_claimed(entry)) {
         reply->lease_ms = dlk_claim_lease_ms(engine, entry);
     } else if (entry->end_ns != DLK_NEVER && entry->end_ns > now_ns) {
         reply->lease_ms = (uint32_t)((entry->end_ns - now_ns) / 1000000u);

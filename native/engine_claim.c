@@ -86,22 +86,46 @@ static uint32_t lock_of(struct dlk_engine *engine, const struct dlk_claim *claim
     return dlk_lock_open(engine, &open);
 }
 
+/* What is known of a lock that is certain; NULL: it is not. */
+static struct floor *certain_floor(struct dlk_engine *engine, const struct lock *lock)
+{
+    if (engine->claims == NULL) {
+        return NULL;
+    }
+    struct floor *floor = &engine->claims->floors[lock_index(engine, lock)];
+    return floor->lock_id == lock->id && floor->certain != 0 ? floor : NULL;
+}
+
 /* ---- Places ---- */
 
+static bool same_place(const struct entry *entry, const struct dlk_request *as, bool waits)
+{
+    bool waited = waits && !entry_claimed(entry) && entry->request_id == as->request_id;
+    return entry->session == as->session && entry->owner == as->owner && entry->lock == as->slot
+           && (waited || (entry->state != DLK_ENTRY_HELD && entry->token == as->token));
+}
+
 /* The same place, claimed before: by its request, which may have been granted since, or its stamp,
- * which it has until then. */
+ * which it has until then. Sought on the shorter of the lists that it must be on. */
 static struct entry *known_place(struct dlk_engine *engine, const struct dlk_request *as,
                                  bool waits)
 {
-    for (uint32_t index = engine->sessions[as->session].entries; index != DLK_NONE;) {
+    const struct lock *lock = &engine->locks[as->slot];
+    const struct session *session = &engine->sessions[as->session];
+    bool by_session = session->n_entries <= lock->n_queue + lock->n_exclusive + lock->n_shared;
+    uint32_t index = by_session ? session->entries : lock->queue_head;
+    bool holders_too = !by_session;
+    while (index != DLK_NONE || holders_too) {
+        if (index == DLK_NONE) {
+            holders_too = false;
+            index = lock->holders;
+            continue;
+        }
         struct entry *entry = &engine->entries[index];
-        bool waited = waits && (entry->flags & DLK_ENTRY_AWAITED) != 0
-                      && entry->request_id == as->request_id;
-        index = entry->session_next;
-        if (entry->lock == as->slot && entry->owner == as->owner
-            && (waited || (entry->state != DLK_ENTRY_HELD && entry->token == as->token))) {
+        if (same_place(entry, as, waits)) {
             return entry;
         }
+        index = by_session ? entry->session_next : entry->lock_next;
     }
     return NULL;
 }
@@ -117,6 +141,21 @@ static void wait_again(struct dlk_engine *engine, const struct dlk_request *as,
     dlk_wait_link(engine, entry);
 }
 
+/* Where the state is certain, a ticket behind a place that comes back may have had its turn. */
+static void wait_for_turns(struct dlk_engine *engine, const struct entry *place)
+{
+    if (certain_floor(engine, &engine->locks[place->lock]) == NULL) {
+        return;
+    }
+    for (uint32_t index = place->lock_next; index != DLK_NONE;) {
+        struct entry *entry = &engine->entries[index];
+        index = entry->lock_next;
+        if (entry->state == DLK_ENTRY_TICKET) {
+            entry->end_ns = 0;
+        }
+    }
+}
+
 static uint32_t take_place(struct dlk_engine *engine, const struct dlk_request *as, bool waits,
                            uint64_t now_ns)
 {
@@ -130,8 +169,9 @@ static uint32_t take_place(struct dlk_engine *engine, const struct dlk_request *
             entry->end_ns = 0;
             entry->since_ns = now_ns;
             dlk_entry_take_place(engine, entry, as->token, waits);
+            wait_for_turns(engine, entry);
         }
-    } else if (new_waiter && !full && (entry->flags & DLK_ENTRY_AWAITED) == 0) {
+    } else if (new_waiter && !full && entry->request_id != as->request_id) {
         dlk_entry_to_waiter(engine, entry);
     } else if (!full) {
         return entry->state == DLK_ENTRY_TICKET ? DLK_RESULT_TICKETED : DLK_RESULT_QUEUED;
@@ -226,15 +266,6 @@ uint32_t dlk_claim_command(struct dlk_engine *engine, const struct dlk_command *
 }
 
 /* ---- Before all is ready ---- */
-
-static struct floor *certain_floor(struct dlk_engine *engine, const struct lock *lock)
-{
-    if (engine->claims == NULL) {
-        return NULL;
-    }
-    struct floor *floor = &engine->claims->floors[lock_index(engine, lock)];
-    return floor->lock_id == lock->id && floor->certain != 0 ? floor : NULL;
-}
 
 /* Is a request carried out though not all is ready? What frees and grants nothing always is. */
 bool dlk_claim_serves(struct dlk_engine *engine, const struct dlk_request *request)

@@ -267,7 +267,8 @@ static uint32_t set_readiness(struct dlk_engine *engine, const struct dlk_comman
     if (all && engine->claims != NULL) {
         dlk_claims_end(engine, command->ttl_ms, now_ns);
     }
-    uint32_t locks = all && engine->entries_used != 0 ? engine->limits.max_locks : 0;
+    bool grants = engine->readiness != DLK_READY_NONE && engine->entries_used != 0;
+    uint32_t locks = grants ? engine->limits.max_locks : 0;
     for (uint32_t slot = 0; slot < locks; slot++) {
         if (engine->locks[slot].id != 0) {
             dlk_lock_settle_later(engine, &engine->locks[slot], now_ns);

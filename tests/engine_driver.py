@@ -15,8 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import oracle
+import oracle_claims
 import oracle_commands
-from oracle_state import MS, Command, Cycle, Entry, Event, Lock, Output, Reply, Request, World
+from oracle_state import (
+    MS,
+    Claim,
+    Command,
+    Cycle,
+    Entry,
+    Event,
+    Lock,
+    Output,
+    Reply,
+    Request,
+    World,
+)
 
 HEADER = Path(__file__).parent.parent / "native" / "dlock_abi.h"
 UNKNOWN = 1 << 61  # added to a number of the oracle's that the engine never gave out
@@ -54,7 +67,7 @@ MODE_NUMBERS = {name: number for number, name in MODES.items()}
 
 @dataclass
 class View:
-    """One entry as both sides show it; `number` is compared by Match."""
+    """One entry as both sides show it; `number` and `handle` are Match's to compare."""
 
     session: int
     owner: int
@@ -64,17 +77,18 @@ class View:
     number: int
     end: int | None  # holds only
     breaking: bool
+    handle: int
 
     def facts(self) -> tuple[object, ...]:
-        return tuple(vars(replace(self, number=0)).values())
+        return tuple(vars(replace(self, number=0, handle=0)).values())
 
 
 class Engine:
     """The C engine: oracle words in, oracle words out, numbers and handles its own."""
 
-    def __init__(self, world: World, max_locks: int = 16, max_sessions: int = 8) -> None:
+    def __init__(self, world: World, max_sessions: int = 8) -> None:
         limits = ffi.new("struct dlk_limits *")
-        limits.max_locks = max_locks
+        limits.max_locks = world.max_locks
         limits.max_sessions = max_sessions
         limits.max_entries = world.max_entries
         limits.max_cells = 4
@@ -84,6 +98,35 @@ class Engine:
         self.epoch = world.epoch
         assert self._engine != ffi.NULL
 
+    def claim(
+        self, session: int, client_id: int, claims: list[Claim], believed: bool, now: int
+    ) -> tuple[list[str], list[Reply], list[Event]]:
+        array = ffi.new("struct dlk_claim[]", len(claims))
+        for raw, claim in zip(array, claims, strict=True):
+            self._fill_claim(raw, claim)
+        raw = ffi.new("struct dlk_command *")
+        raw.op, raw.slot, raw.id = lib.DLK_COMMAND_CLAIM, session, client_id
+        raw.kind, raw.size, raw.value = believed, len(claims), int(ffi.cast("uintptr_t", array))
+        lib.dlk_engine_command(self._engine, raw, now)
+        replies, events = self._take()
+        assert events.pop().result == "DONE"
+        return [RESULTS[raw.result] for raw in array], replies, events
+
+    @staticmethod
+    def _fill_claim(raw: Any, claim: Claim) -> None:
+        raw.kind = getattr(lib, f"DLK_KIND_{claim.kind}")
+        state = "FREE" if claim.state == "GOT" else claim.state
+        raw.state = getattr(lib, f"DLK_ENTRY_{state}")
+        raw.mode = MODE_NUMBERS[claim.mode]
+        raw.token = raw.stamp = claim.number
+        raw.remaining_ms = claim.lease_ms
+        raw.wait_ms = lib.DLK_WAIT_FOREVER if claim.wait_ms is None else claim.wait_ms
+        raw.flags = (
+            claim.ticket * lib.DLK_FLAG_TICKET + claim.final_expiry * lib.DLK_FLAG_FINAL_EXPIRY)
+        raw.count = 1
+        for name in ("owner", "lock_id", "slot", "size", "lapsed", "leased", "request_id"):
+            setattr(raw, name, getattr(claim, name))
+
     def attached(self, session: int, now: int) -> tuple[list[Reply], list[Event]]:
         lib.dlk_engine_attached(self._engine, session, now)
         return self._take()
@@ -92,6 +135,8 @@ class Engine:
         raw = ffi.new("struct dlk_command *")
         raw.op = getattr(lib, f"DLK_COMMAND_{order.op}")
         raw.kind = getattr(lib, f"DLK_KIND_{order.kind}")
+        if order.op == "SESSION_OPEN":
+            raw.kind = lib.DLK_SESSION_EARLY if order.early else lib.DLK_SESSION_PLAIN
         for name in ("slot", "id", "size", "value", "ttl_ms", "lease_ms", "cookie"):
             setattr(raw, name, getattr(order, name))
         lib.dlk_engine_command(self._engine, raw, now)
@@ -134,7 +179,8 @@ class Engine:
         end = raw.end_ns if state == "HELD" and raw.end_ns != FOREVER_NS else None
         mode = MODES[raw.mode]
         breaking = bool(raw.flags & lib.DLK_ENTRY_BREAKING)
-        return View(raw.session, raw.owner, mode, state, raw.request_id, raw.token, end, breaking)
+        return View(raw.session, raw.owner, mode, state, raw.request_id, raw.token, end, breaking,
+                    raw.entry)
 
     def _fill(self, frame: Any, request: Request) -> None:
         frame.op = getattr(lib, f"DLK_OP_{request.op}")
@@ -231,23 +277,28 @@ class Match:
         if lock is None:
             assert not theirs, f"no such lock, but {theirs}"
             return
-        held = sorted((v for v in theirs if v.state == "HELD"), key=lambda v: v.number)
+        held = sorted((v for v in theirs if v.state == "HELD"), key=by_number)
         queued = [v for v in theirs if v.state != "HELD"]
         assert theirs[: len(held)] == [v for v in theirs if v.state == "HELD"], "holders first"
-        ours = sorted((view_of(e) for e in lock.holders), key=lambda v: v.number)
+        ours = sorted((view_of(e) for e in lock.holders), key=by_number)
         ours += [view_of(e) for e in lock.queue]
         theirs = held + queued
         left, right = [v.facts() for v in ours], [v.facts() for v in theirs]
         assert left == right, f"law: {ours}\nengine: {theirs}"
         for mine, other in zip(ours, theirs, strict=True):
             self.token(mine.number, other.number)
+            assert self.handles.setdefault(mine.handle, other.handle) == other.handle
+
+
+def by_number(view: View) -> tuple[int, int, int]:
+    return view.number, view.session, view.owner
 
 
 def view_of(entry: Entry) -> View:
     end = entry.end if entry.state == "HELD" else None
     return View(
         entry.session, entry.owner, entry.mode, entry.state, entry.request_id, entry.number, end,
-        entry.breaking,
+        entry.breaking, entry.handle,
     )
 
 
@@ -278,6 +329,19 @@ class Pair:
             order = replace(order, value=self.match.tokens.get(order.value, UNKNOWN))
         self.compare_together(expected, *self.engine.command(order, self.now))
         return expected
+
+    def claim(self, slot: int, claims: list[Claim], believed: bool) -> list[str]:
+        """The numbers of a former server are the same on both sides."""
+        self.match.begin()
+        for one in claims:
+            self.match.tokens[one.number] = one.number
+            self.slots.add(one.slot)
+        expected, output = oracle_claims.claim(self.world, slot, claims, believed, self.now)
+        client_id = self.world.sessions[slot].id
+        results, replies, events = self.engine.claim(slot, client_id, claims, believed, self.now)
+        assert results == expected, f"law: {expected}\nengine: {results}"
+        self.compare_together(output, replies, events)
+        return results
 
     def attached(self, session: int) -> Output:
         """Which holds the session is told of at a new connection, in any order."""
@@ -373,8 +437,17 @@ def same_request(left: Reply, right: Reply) -> bool:
 
 
 def compare_any_order(match: Match, ours: list[Reply], theirs: list[Reply]) -> None:
+    """Answers first: a notice may name a hold that was granted just before."""
+    for asked in (True, False):
+        compare_replies(
+            match,
+            [reply for reply in ours if (reply.request_id != 0) == asked],
+            [reply for reply in theirs if (reply.request_id != 0) == asked])
+
+
+def compare_replies(match: Match, ours: list[Reply], theirs: list[Reply]) -> None:
     def key(reply: Reply) -> tuple[int, int, str, int]:
-        token = reply.token if reply.result == "BROKEN" else 0  # it has no request to be told by
+        token = reply.token if reply.request_id == 0 else 0  # it has no request to be told by
         return reply.session, reply.request_id, reply.result, token
 
     def our_key(reply: Reply) -> tuple[int, int, str, int]:

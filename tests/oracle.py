@@ -62,13 +62,20 @@ def purge(world: World, lock: Lock, now: int, out: Output) -> None:
             remove(world, lock, holder, out)
 
 
+def serves(world: World, lock: Lock) -> bool:
+    return world.ready or world.certain(lock) is not None
+
+
 def settle(
     world: World, lock: Lock, now: int, out: Output, asking: Entry | None = None
 ) -> Reply | None:
     """Grants what can be granted, in order. The grant of `asking` is returned, not sent."""
-    if not lock.queue or not world.ready:
+    if not lock.queue or not serves(world, lock):
         return None
     purge(world, lock, now, out)
+    heard = world.certain(lock)
+    if heard and lock.compatible(lock.queue[0].mode):
+        heard.moved = True
     own: Reply | None = None
     reservations: list[str] = []
     for entry in list(lock.queue):
@@ -108,7 +115,7 @@ def step_one(world: World, request: Request, now: int) -> Output:
     renew(session, now)
     if request.op == "PING":
         out.own = answer(request, "DONE")
-    elif not world.ready:
+    elif not world.ready and not served_early(world, session, request):
         out.own = answer(request, "NOT_READY")
     elif request.op in CELL_OPS:
         opened = world.cells.get(request.slot) == request.lock_id
@@ -121,6 +128,21 @@ def step_one(world: World, request: Request, now: int) -> Output:
             settle(world, lock, now, out)
             out.own = on_open_lock(world, session, lock, request, now, out)
     return out
+
+
+def served_early(world: World, session: Session, request: Request) -> bool:
+    """Before all is ready: what only frees, and all that is asked of a certain lock."""
+    if not world.recovering or not session.early or request.op in CELL_OPS:
+        return False
+    if request.op in ("CANCEL", "GIVE_UP"):
+        return True
+    lock = world.locks.get(request.slot)
+    if lock is None or lock.id != request.lock_id:
+        return False
+    heard = world.certain(lock)
+    if heard and request.op == "LOCK" and not lock.queue and lock.compatible(request.mode):
+        heard.moved = True
+    return heard is not None
 
 
 def on_open_lock(
@@ -271,6 +293,7 @@ def redeem_request(world: World, lock: Lock, request: Request, now: int, out: Ou
     entry.request_id = request.request_id
     entry.lease_ms = request.lease_ms
     entry.ticket, entry.final_expiry = request.ticket, request.final_expiry
+    entry.awaited = False
     entry.wait_end = wait_end(request, now)
     entry.since = now
     own = settle(world, lock, now, out, asking=entry)
@@ -289,6 +312,8 @@ def ends_unsaid(entry: Entry, request: Request, now: int) -> bool:
 
 def grow(entry: Entry, lease_ms: int, now: int) -> None:
     """A lease only ever grows; a hold without a lease stays without; a breaking one as it is."""
+    if entry.lease_left_ms is not None and not entry.breaking:
+        entry.lease_left_ms = max(entry.lease_left_ms, lease_ms)
     if entry.end is not None and lease_ms and not entry.breaking:
         entry.end = max(entry.end, now + lease_ms * MS)
 
@@ -356,6 +381,8 @@ def tick(world: World, now: int, sessions_now: int = 0) -> Output:
     """Sessions, then leases and claims, then waits. sessions_now 0: no session ends."""
     out = Output()
     open_sessions = [s for s in world.sessions.values() if not s.ended]
+    if world.recovering:
+        open_sessions = []  # No session ends.
     due = [s for s in open_sessions if max(s.deadline, world.grace) <= sessions_now]
     for session in due:
         session.ended = True
@@ -392,8 +419,7 @@ def leave(world: World, session: Session, now: int, out: Output, keep_leased: bo
     session.ended = session.leaving = True
     end_waits(world, session, out)
     for lock, entry in list(world.all_entries()):
-        leased = entry.state == "HELD" and entry.end is not None
-        if entry.session == session.slot and not (leased and keep_leased):
+        if entry.session == session.slot and not (entry.leased() and keep_leased):
             remove(world, lock, entry, out)
     free_session_if_over(world, session.slot, out)
     end_holds_and_settle(world, now, out)
@@ -411,13 +437,13 @@ def end_wait(world: World, lock: Lock, entry: Entry, now: int, out: Output) -> N
 def next_due(world: World) -> int | None:
     """The first moment at which a tick would change anything."""
     open_sessions = [s for s in world.sessions.values() if not s.ended]
-    due = [max(session.deadline, world.grace) for session in open_sessions]
+    due = [max(one.deadline, world.grace) for one in open_sessions if not world.recovering]
     for lock, entry in world.all_entries():
         if entry.wait_end is not None:
             due.append(entry.wait_end)
         if entry.end is not None and (entry.breaking or world.sessions[entry.session].leaving):
             due.append(entry.end)
-        if lock.queue and world.ready:
+        if lock.queue and serves(world, lock):
             if entry.end is not None:
                 due.append(entry.end)
             if entry.claim_end is not None and entry is not lock.queue[-1]:

@@ -5,6 +5,7 @@ Like oracle.py it may not import anything of dlock.
 
 from __future__ import annotations
 
+import oracle_claims
 from oracle import (
     end_holds_and_settle,
     leave,
@@ -22,7 +23,7 @@ def command(world: World, order: Command, now: int) -> Output:
     if order.op.startswith("SESSION_"):
         done, value = session_command(world, order, now, out)
     elif order.op.startswith("LOCK_"):
-        done, value = lock_command(world, order, out)
+        done, value = lock_command(world, order, now, out)
     elif order.op == "BREAK":
         done, value = break_holds(world, order, now, out)
     else:
@@ -38,7 +39,8 @@ def session_command(world: World, order: Command, now: int, out: Output) -> tupl
         if session is not None:
             return False, 0
         ttl = order.ttl_ms * MS
-        world.sessions[order.slot] = Session(order.slot, order.id, ttl, order.lease_ms, now + ttl)
+        world.sessions[order.slot] = Session(
+            order.slot, order.id, ttl, order.lease_ms, now + ttl, order.early)
         return True, 0
     if session is None or session.id != order.id or session.leaving:
         return False, 0
@@ -60,7 +62,7 @@ def session_command(world: World, order: Command, now: int, out: Output) -> tupl
     return True, 0
 
 
-def lock_command(world: World, order: Command, out: Output) -> tuple[bool, int]:
+def lock_command(world: World, order: Command, now: int, out: Output) -> tuple[bool, int]:
     lock = world.locks.get(order.slot)
     if order.op == "LOCK_OPEN":
         if lock is None:
@@ -73,8 +75,10 @@ def lock_command(world: World, order: Command, out: Output) -> tuple[bool, int]:
     assert order.op == "LOCK_CLOSE"
     if lock is None or lock.id != order.id:
         return False, 0
-    lock.closing = True
-    if lock.entries():
+    lock.closing = order.size == 0
+    if order.size == 1:
+        oracle_claims.displace_lock(world, lock, now, out)
+    elif lock.entries():
         return True, 0
     del world.locks[lock.slot]
     return True, 1
@@ -90,11 +94,23 @@ def other_command(world: World, order: Command, now: int, out: Output) -> bool:
             return False
         del world.cells[order.slot]
     elif order.op == "READY":
-        world.ready = order.value == 1
-        end_holds_and_settle(world, now, out)
+        return ready(world, order, now, out)
     else:
         assert order.op == "GRACE"
         world.grace = max(world.grace, now + order.value * MS)
+    return True
+
+
+def ready(world: World, order: Command, now: int, out: Output) -> bool:
+    if order.value > 2 or (order.value == 2 and world.served):
+        return False
+    if world.recovering and order.value != 2:
+        world.grace = max(world.grace, now + order.ttl_ms * MS)
+    world.ready, world.recovering = order.value == 1, order.value == 2
+    world.served = world.served or world.ready
+    if world.ready:
+        oracle_claims.end(world, order.ttl_ms, now)
+    end_holds_and_settle(world, now, out)
     return True
 
 
@@ -120,6 +136,9 @@ def break_holds(world: World, order: Command, now: int, out: Output) -> tuple[bo
 def attached(world: World, slot: int, now: int) -> Output:
     """A session has a new connection."""
     out = Output()
+    session = world.sessions.get(slot)
+    if not world.ready and session is not None and not session.ended:
+        oracle_claims.attached(world, slot, out)
     for lock, entry in world.all_entries():
         if entry.session == slot and entry.breaking:
             notice(world, lock, entry, now, out)

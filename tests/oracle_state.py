@@ -48,6 +48,28 @@ class Command:
     ttl_ms: int = 0
     lease_ms: int = 0
     cookie: int = 0
+    early: bool = False  # SESSION_OPEN
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a session says at a new primary of one lock and owner. `number`: token or stamp."""
+
+    state: str  # GOT, HELD, QUEUED or TICKET
+    slot: int
+    lock_id: int
+    kind: str = "ATOMIC"
+    size: int = 1
+    owner: int = 1
+    mode: str = "exclusive"
+    number: int = 0
+    lapsed: bool = False
+    leased: bool = False
+    lease_ms: int = 0  # HELD: what remains; QUEUED: what is asked for
+    request_id: int = 0
+    wait_ms: int | None = 0
+    ticket: bool = False
+    final_expiry: bool = False
 
 
 @dataclass
@@ -117,6 +139,13 @@ class Entry:
     ticket: bool = False
     final_expiry: bool = False
     breaking: bool = False  # HELD: an operator has asked for it
+    claimed: bool = False  # HELD, and not all is ready: its lease does not run
+    live: bool = False  # claimed: its client could still believe in it
+    lease_left_ms: int | None = None  # claimed, and leased
+    awaited: bool = False  # comes of a waiter that was claimed before its session had a connection
+
+    def leased(self) -> bool:
+        return self.state == "HELD" and (self.end is not None or self.lease_left_ms is not None)
 
     def lapsed(self, now: int) -> bool:
         return self.end is not None and self.end <= now
@@ -155,6 +184,20 @@ class Lock:
         return all(holder.mode == "shared" for holder in self.holders)
 
 
+Rank = tuple[int, int, int]  # of a claimed hold: token, client id, owner
+
+
+@dataclass
+class Heard:
+    """What the claims of one lock have told, the last that was claimed in its slot."""
+
+    lock_id: int
+    ranks: dict[str, list[Rank]] = field(
+        default_factory=lambda: {"exclusive": [], "shared": []})
+    certain: bool = False  # nobody can hold it who has not claimed it
+    moved: bool = False  # certain, and found free since
+
+
 @dataclass
 class Session:
     slot: int
@@ -162,6 +205,7 @@ class Session:
     ttl: int
     max_lease_ms: int
     deadline: int
+    early: bool = False
     ended: bool = False  # it is over, but keeps what it had until SESSION_END
     leaving: bool = False  # only leased holds are left
 
@@ -171,7 +215,10 @@ class World:
     max_entries: int
     claim_ms: int
     epoch: int = 1
+    max_locks: int = 16
     ready: bool = False
+    recovering: bool = False
+    served: bool = False  # it has been ready
     grace: int = 0  # no session ends before
     counter: int = 0
     handles: int = 0
@@ -179,6 +226,11 @@ class World:
     sessions: dict[int, Session] = field(default_factory=dict)
     locks: dict[int, Lock] = field(default_factory=dict)
     cells: dict[int, int] = field(default_factory=dict)
+    heard: dict[int, Heard] = field(default_factory=dict)  # by slot, until all is ready
+
+    def certain(self, lock: Lock) -> Heard | None:
+        heard = self.heard.get(lock.slot) if self.recovering else None
+        return heard if heard and heard.lock_id == lock.id and heard.certain else None
 
     def next_number(self) -> int:
         self.counter += 1
@@ -212,6 +264,8 @@ def on_lock(lock: Lock, reply: Reply) -> Reply:
 
 
 def remaining_ms(entry: Entry, now: int) -> int:
+    if entry.lease_left_ms is not None:
+        return entry.lease_left_ms
     return 0 if entry.end is None else max(0, entry.end - now) // MS
 
 

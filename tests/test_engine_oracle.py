@@ -107,6 +107,9 @@ class World:
         self.next_request = 0
         self.next_lock = 100
         self.past: deque[Target] = deque(maxlen=STALE)
+        self.begin()
+
+    def begin(self) -> None:
         self.command("READY", value=1)
         for slot in range(SESSIONS):
             self.open_session(slot)
@@ -129,7 +132,7 @@ class World:
 
     def targets(self) -> list[Target]:
         present = [self.target_of(lock, entry) for lock, entry in self.pair.world.all_entries()]
-        return [t for t in present if t.handle in self.pair.match.handles] + list(self.past)
+        return [t for t in present if t.token in self.pair.match.tokens] + list(self.past)
 
     @staticmethod
     def target_of(lock: Lock, entry: Entry) -> Target:
@@ -189,6 +192,8 @@ class World:
         self.make_legal(request, plan)
         if plan.op == "RESEND":
             request.request_id = target.request_id
+        elif target.handle not in self.pair.match.handles:
+            pass  # of a claim: its client knows the token alone
         elif plan.by_handle and (alone or plan.op in ("UNLOCK", "EXTEND")):
             request.entry = self.present_owner_of(target.handle)
 

@@ -127,6 +127,21 @@ static void what_only_frees_is_always_carried_out(struct world *world)
     assert(entries(world, RW) == 1);
 }
 
+/* A server that pauses in the middle serves again what was certain. */
+static void what_is_certain_outlasts_a_pause(struct world *world)
+{
+    struct dlk_claim hold = holds(ATOMIC, EX, 5);
+    claims(world, 0, hold);
+    unlock(world, ATOMIC, as_reply(0, hold));
+    leased(world, 1, ATOMIC, EX, 1000);
+    uint32_t waiter = wait(world, 2, ATOMIC, EX, 60000).request_id;
+    server_command(world, DLK_COMMAND_READY, DLK_READY_NONE);
+    assert(try(world, 0, ATOMIC, EX).result == DLK_RESULT_NOT_READY);
+    server_command(world, DLK_COMMAND_READY, DLK_READY_RECOVERING);
+    later(world, 1000);
+    assert(told(world, waiter).result == DLK_RESULT_GRANTED);
+}
+
 /* ---- Sessions ---- */
 
 static void no_session_ends_before_all_is_ready(struct world *world)
@@ -243,6 +258,27 @@ static void a_grant_is_told_again_at_the_first_connection(struct world *world)
     dlk_engine_attached(world->engine, 1, world->now);
     take_outbox(world);
     assert(world->n_told == 0);
+}
+
+/* What the ticket behind waited for has come back: its own turn has not come yet. */
+static void a_place_that_comes_back_takes_the_turn(struct world *world)
+{
+    struct dlk_claim hold = holds(FAIR, EX, 5);
+    claims(world, 0, hold);
+    claims(world, 1, has_ticket(EX, 9));
+    struct dlk_reply late = ticket(world, 2, EX);
+    assert(late.result == DLK_RESULT_TICKETED);
+    unlock(world, FAIR, as_reply(0, hold));
+    later(world, CLAIM_MS - 1);
+    assert(claims(world, 0, has_ticket(EX, 7)) == DLK_RESULT_TICKETED);
+    assert(dlk_engine_next_deadline(world->engine) == world->now + ms(CLAIM_MS));
+    later(world, CLAIM_MS); /* it is passed; the turn of the other one comes */
+    assert(entries(world, FAIR) == 2);
+    later(world, CLAIM_MS - 1);
+    assert(entries(world, FAIR) == 2);
+    later(world, 1);
+    assert(entries(world, FAIR) == 1);
+    assert(redeem(world, late, 0, 0).result == DLK_RESULT_GRANTED);
 }
 
 static void a_place_may_be_the_next_to_hold(struct world *world)
@@ -398,6 +434,7 @@ int main(void)
         {"what was certain is not when a claim speaks against it",
          what_was_certain_is_not_when_a_claim_speaks_against_it, 0},
         {"what only frees is always carried out", what_only_frees_is_always_carried_out, 0},
+        {"what is certain outlasts a pause", what_is_certain_outlasts_a_pause, 0},
         {"no session ends before all is ready", no_session_ends_before_all_is_ready, 0},
         {"a session that closes may claim again", a_session_that_closes_may_claim_again, 0},
         {"places come back in their order", places_come_back_in_their_order, 0},
@@ -405,6 +442,7 @@ int main(void)
         {"a ticket that is waited for is a waiter", a_ticket_that_is_waited_for_is_a_waiter, 0},
         {"a grant is told again at the first connection",
          a_grant_is_told_again_at_the_first_connection, 0},
+        {"a place that comes back takes the turn", a_place_that_comes_back_takes_the_turn, 0},
         {"a place may be the next to hold", a_place_may_be_the_next_to_hold, 0},
         {"of two locks in one slot the newer stays", of_two_locks_in_one_slot_the_newer_stays, 0},
         {"a lock can be closed with all that is on it",

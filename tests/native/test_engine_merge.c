@@ -113,6 +113,22 @@ static void a_live_slot_goes_before_a_lapsed_one(struct world *world)
     assert(is_held(world, SEMAPHORE, former(3)) && is_held(world, SEMAPHORE, former(8)));
 }
 
+/* One counter gives stamps and tokens, so one number is one thing. Who claims it as two gets no
+ * second hold by it. */
+static void who_errs_breaks_nothing(struct world *world)
+{
+    struct dlk_claim hold = holds(FAIR, EX, 5);
+    assert(claims(world, 0, waits(FAIR, EX, 5, 9)) == DLK_RESULT_QUEUED);
+    assert(claims(world, 0, hold) == DLK_RESULT_GRANTED);
+    assert(claims(world, 0, waits(FAIR, EX, 5, 9)) == DLK_RESULT_QUEUED);
+    assert(claims(world, 0, hold) == DLK_RESULT_GRANTED);
+    assert(entries(world, FAIR) == 2);
+    struct dlk_claim shared = holds(FAIR, SH, 5);
+    assert(claims(world, 0, shared) == DLK_RESULT_NOT_HELD);
+    assert(claims(world, 1, shared) == DLK_RESULT_NOT_HELD);
+    assert(entries(world, FAIR) == 2 && is_held(world, FAIR, hold.token));
+}
+
 /* ---- Leases ---- */
 
 static void no_lease_runs_before_all_is_ready(struct world *world)
@@ -190,6 +206,7 @@ int main(void)
         {"the same claim is the same hold", the_same_claim_is_the_same_hold, 0},
         {"a semaphore keeps the highest", a_semaphore_keeps_the_highest, 0},
         {"a live slot goes before a lapsed one", a_live_slot_goes_before_a_lapsed_one, 0},
+        {"who errs breaks nothing", who_errs_breaks_nothing, 0},
         {"no lease runs before all is ready", no_lease_runs_before_all_is_ready, 0},
         {"a lease is extended before all is ready", a_lease_is_extended_before_all_is_ready, 0},
         {"a claimed hold can be broken", a_claimed_hold_can_be_broken, 0},
