@@ -221,6 +221,7 @@ static void request_redeem(struct dlk_engine *engine, const struct dlk_request *
     if (entry != NULL
         && (over_at_its_end(entry, now_ns) || ends_unsaid(entry, request, now_ns))) {
         dlk_entry_remove(engine, entry);
+        dlk_lock_settle(engine, lock, now_ns);
         entry = NULL;
     }
     if (entry == NULL) {

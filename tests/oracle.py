@@ -278,6 +278,7 @@ def redeem_request(world: World, lock: Lock, request: Request, now: int, out: Ou
         return on_lock(lock, answer(request, "INVALID"))
     if entry.over(now) or ends_unsaid(entry, request, now):
         remove(world, lock, entry, out)
+        settle(world, lock, now, out)
         return on_lock(lock, answer(request, "PASSED"))
     if entry.state == "HELD":
         entry.request_id = request.request_id

@@ -79,6 +79,21 @@ static void nor_does_redeeming(struct world *world)
     assert(entries(world, FAIR) == 0);
 }
 
+/* To a REDEEM without a lease, "0 ms are left" would say that the hold has none: it would be believed
+ * beyond its end. */
+static void nor_is_an_end_unsaid(struct world *world)
+{
+    struct dlk_reply hold = leased(world, 0, FAIR, EX, 1000);
+    struct dlk_reply waiter = wait(world, 1, FAIR, EX, 60000);
+    break_holds(world, FAIR, 0, 0);
+    world->now += ms(999);
+    assert(redeem(world, hold, 0, 0).lease_ms == 1);
+    world->now += 1;
+    assert(redeem(world, hold, 500, 0).result == DLK_RESULT_GRANTED); /* a lease, and it is over */
+    assert(redeem(world, hold, 0, 0).result == DLK_RESULT_PASSED);
+    assert(told(world, waiter.request_id).result == DLK_RESULT_GRANTED);
+}
+
 static void it_ends_with_its_session(struct world *world)
 {
     struct dlk_reply hold = try(world, 0, RW, SH);
@@ -259,6 +274,7 @@ int main(void)
         {"a hold passes on with its unlock", a_hold_passes_on_with_its_unlock, 0},
         {"nothing extends a breaking hold", nothing_extends_a_breaking_hold, 0},
         {"nor does redeeming", nor_does_redeeming, 0},
+        {"nor is an end unsaid", nor_is_an_end_unsaid, 0},
         {"it ends with its session", it_ends_with_its_session, 0},
         {"at once", at_once, 0},
         {"what is not there is not met", what_is_not_there_is_not_met, 0},
