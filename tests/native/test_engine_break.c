@@ -79,8 +79,8 @@ static void nor_does_redeeming(struct world *world)
     assert(entries(world, FAIR) == 0);
 }
 
-/* To a REDEEM without a lease, "0 ms are left" would say that the hold has none: it would be believed
- * beyond its end. */
+/* To a REDEEM without a lease, "0 ms are left" would say that the hold has none: it would be
+ * believed beyond its end. */
 static void nor_is_an_end_unsaid(struct world *world)
 {
     struct dlk_reply hold = leased(world, 0, FAIR, EX, 1000);
