@@ -94,5 +94,7 @@ def _add(figures: Figures, shape: Shape, started: Started, ready: Ready,
     figures.row(f"{shape}: exec to READY", "s", at_most(READY_S) if bound else None).add(
         elapsed_s, ready.cpu_s / elapsed_s)
     figures.row(f"{shape}: the primary's CPU until READY", "s").add(ready.cpu_s)
+    figures.row(f"{shape}: the clients' CPU from the kill on", "s").add(
+        sum(one["cpu_s"] for one in found))
     figures.row(f"{shape}: exec to every hold confirmed", "s").add(confirmed_s)
     figures.row(f"{shape}: lost", "holds", at_most(0)).add(sum(one["lost"] for one in found))
