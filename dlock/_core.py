@@ -87,6 +87,11 @@ def now_ns() -> int:
     return int(lib.dlk_now_ns())
 
 
+def block_signals() -> None:
+    """Signals are for other threads than this one. (Python's own call makes an object of each.)"""
+    lib.dlk_block_signals()
+
+
 def status_text(status: int) -> str:
     """What a DlockStatus means, for people."""
     return str(ffi.string(lib.dlk_status_text(status)).decode())

@@ -11,7 +11,6 @@ import atexit
 import logging
 import math
 import os
-import signal
 import threading
 import time
 import weakref
@@ -106,7 +105,7 @@ def forget(number: int) -> None:
 
 
 def _run() -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    _core.block_signals()
     array = ffi.new("struct dlk_notice[]", ROOM)
     view = memoryview(ffi.buffer(array))
     pulsed = time.monotonic()

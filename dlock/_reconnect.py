@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import itertools
 import logging
-import signal
 import threading
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from dlock import _enter
+from dlock import _core, _enter
 from dlock._drive import REPLY_S, Driver, exchange
 from dlock._search import Seeker
 from dlock.control.link import ControlLink, LinkError
@@ -62,7 +61,7 @@ _Task = Callable[["Reference", threading.Condition], None]
 
 def _recover(reference: Reference, changed: threading.Condition) -> None:
     """The body of the thread."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    _core.block_signals()
     try:
         while (task := _next_task(reference, changed)) is not None:
             task(reference, changed)
@@ -178,7 +177,7 @@ def start_beating(client: Client) -> None:
 def _beat(reference: Reference) -> None:
     """If the control plane answers and the data plane is silent still, the data link is of no use:
     it is made anew, and whoever waits on it is asked for again there."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    _core.block_signals()
     client = reference()
     if client is None:
         return

@@ -8,13 +8,12 @@ one of them gets it.
 from __future__ import annotations
 
 import itertools
-import signal
 import threading
 import weakref
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from dlock import _attempt, _calls
+from dlock import _attempt, _calls, _core
 from dlock._calls import AGAIN, PENDING, Asked, Outcome
 from dlock._handle import NameTable
 from dlock._posted import Collector, flush
@@ -101,7 +100,7 @@ class Reader:
     # ---- The thread ------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        _core.block_signals()
         collectors: weakref.WeakKeyDictionary[Session, Collector] = weakref.WeakKeyDictionary()
         while True:
             sessions = {one.handle.name.table.session for one in tuple(self.requests.values())}
@@ -151,7 +150,7 @@ class Reader:
 
     def _again(self, request: Request, outcome: Outcome) -> None:
         """Asks again when the link is back."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        _core.block_signals()
         client, cookie = request.lock._client, request.future._cookie
         try:
             client._await(outcome, request.handle.name, request.until)

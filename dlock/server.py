@@ -10,7 +10,6 @@ import atexit
 import contextlib
 import logging
 import os
-import signal
 import socket
 import threading
 import weakref
@@ -320,7 +319,7 @@ class Server:
     # ---- The threads -----------------------------------------------------------------------------
 
     def _run(self, name: str, body: Callable[[], None], cpus: set[int] | None) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        _core.block_signals()
         try:
             if cpus is not None:
                 os.sched_setaffinity(0, cpus)

@@ -502,6 +502,7 @@ void dlk_plane_counters(const struct dlk_plane *plane, uint64_t *out, size_t cou
 /* ---- Of all ---- */
 
 uint64_t dlk_now_ns(void); /* CLOCK_BOOTTIME */
+void dlk_block_signals(void); /* for the calling thread: they are for others */
 const char *dlk_result_text(uint32_t result);
 const char *dlk_fault_text(uint32_t fault);
 const char *dlk_status_text(int32_t status);

@@ -58,7 +58,7 @@ C_LAYERS = {
     "codec": _layer("codec*.[ch]", "abi", pure=True),
     "ring": _layer("ring*.[ch]", "abi", pure=True),
     "adaptive": _layer("adaptive.[ch]", "abi", pure=True),
-    "machine": _layer("clock.[ch] overload.c", "abi adaptive"),
+    "machine": _layer("clock.[ch] overload.c signals.c", "abi adaptive"),
     "transport": _layer("transport*.[ch]", "abi adaptive machine"),
     "plane": _layer("plane*.[ch]", "abi engine codec ring adaptive machine transport"),
     "book": _layer("client_book*.[ch]", "abi codec heap", pure=True),

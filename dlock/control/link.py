@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, cast
 
+from dlock import _core
 from dlock.control.codec import Decoder, encode
 from dlock.control.fields import U32_MAX, ProtocolError
 from dlock.control.messages import BY_MESSAGE, Message, Reply, Request
@@ -317,7 +317,7 @@ class _Sender:
             return self.request_id
 
     def _run(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        _core.block_signals()
         try:
             for message in self._messages:
                 request_id = self._announce()
