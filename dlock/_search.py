@@ -55,7 +55,8 @@ class Seeker:
         """Somebody answers there: the others are to come too."""
         self._leave()
         for one in self._all[:]:
-            one._call()
+            if not one.called:
+                one._call()
 
     def _leave(self) -> None:
         led = self._all[:1] == [self]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dlock.control import messages as m
 from dlock.control.codec import MESSAGE_BYTES_MAX, Decoder, decode, encode
-from dlock.control.fields import FlatRecord, Integer, Record
+from dlock.control.fields import FlatRecord, Integer, Many, Record
 from dlock.types import DlockStatus
 
 SPEC = m.LockSpec(b"d" * 512, 3, 7)
@@ -225,7 +225,7 @@ def test_the_claims_that_pass_in_bulk_are_those_that_pass_field_by_field(
     outcomes = []
     for record in (Record(m.LockClaim), FlatRecord(m.LockClaim)):
         try:
-            outcomes.append(record.load(list(wire)))
+            outcomes.append(Many(record, 1, 3).load([list(CLAIM), list(wire), list(CLAIM)]))
         except m.ProtocolError as problem:
             outcomes.append(str(problem))
     assert outcomes[0] == outcomes[1]
@@ -240,4 +240,5 @@ def test_each_limit_of_a_claim_is_checked_in_bulk(name: str) -> None:
     bad += [kind.low - 1, kind.high + 1] if isinstance(kind, Integer) else [b"", b"x" * 513]
     for value in bad:
         with pytest.raises(m.ProtocolError, match=f"LockClaim.{name}"):
-            FlatRecord(m.LockClaim).load([*CLAIM[:at], value, *CLAIM[at + 1:]])
+            Many(FlatRecord(m.LockClaim), 1, 3).load(
+                [list(CLAIM), [*CLAIM[:at], value, *CLAIM[at + 1:]], list(CLAIM)])

@@ -112,6 +112,9 @@ class Text(Frozen):
     dump = load
 
 
+_STATUSES: Final = {int(one): one for one in DlockStatus}
+
+
 class StatusCode(Frozen):
     """A number of DlockStatus."""
 
@@ -120,13 +123,13 @@ class StatusCode(Frozen):
     def load(self, wire: object) -> DlockStatus:
         if type(wire) is not int:
             raise ProtocolError(f"{type(wire).__name__} where a status belongs")
-        try:
-            return DlockStatus(wire)
-        except ValueError:
-            raise ProtocolError(f"{wire} is no status") from None
+        status = _STATUSES.get(wire)
+        if status is None:
+            raise ProtocolError(f"{wire} is no status")
+        return status
 
     def dump(self, value: DlockStatus) -> int:
-        return int(DlockStatus(value))
+        return int(_STATUSES[value])
 
 
 class Table(Frozen):
@@ -179,6 +182,8 @@ class Many(Frozen):
         if not isinstance(wire, list):
             raise ProtocolError(f"{type(wire).__name__} where an array belongs")
         self._check_count(len(wire))
+        if isinstance(self.item, FlatRecord):
+            return self.item.load_all(wire)
         return tuple(map(self.item.load, wire))
 
     def dump(self, value: tuple[Any, ...]) -> object:
@@ -248,10 +253,11 @@ class FlatRecord(Record):
         self._lows = [one.low for one in integers]
         self._highs = [one.high for one in integers]
 
-    def load(self, wire: object) -> Any:
-        if type(wire) is list and self._is_right(wire):
-            return self._make(wire)
-        return super().load(wire)
+    def load_all(self, wires: list[Any]) -> tuple[Any, ...]:
+        """Many at once."""
+        if set(map(type, wires)) == {list} and self._are_right(wires):
+            return tuple(map(self._make, wires))
+        return tuple(map(self.load, wires))
 
     def dump(self, value: Any) -> list[object]:
         wire: list[object] = list(value)
@@ -264,6 +270,19 @@ class FlatRecord(Record):
         return (self._bytes.low <= len(wire[0]) <= self._bytes.high
                 and all(map(le, self._lows, integers))
                 and all(map(le, integers, self._highs)))
+
+    def _are_right(self, wires: list[list[Any]]) -> bool:
+        """Field by field: each is of its type and within its limits in all of them."""
+        if set(map(len, wires)) != {len(self._types)}:
+            return False
+        first, *columns = zip(*wires, strict=True)
+        if set(map(type, first)) != {bytes}:
+            return False
+        lengths = list(map(len, first))
+        return (min(lengths) >= self._bytes.low and max(lengths) <= self._bytes.high
+                and all(set(map(type, column)) == {int} for column in columns)
+                and all(map(le, self._lows, map(min, columns)))
+                and all(map(le, map(max, columns), self._highs)))
 
 
 def _kind_of(hint: Any) -> Kind:

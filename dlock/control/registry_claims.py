@@ -12,7 +12,7 @@ command, and its answer is theirs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -51,6 +51,7 @@ class Claims:
     def update(self, client: Client, call: Call, *, lapsed_believed: bool) -> None:
         """UpdateLocks of a client that has re-initialised here."""
         claims: Sequence[m.LockClaim] = call.message.claims
+        self._locks.heard_of(max(claim.lock_id for claim in claims))
         outcomes = [self._enter(client.locks, claim) for claim in claims]
         sent: list[m.LockClaim] = []
         locks: list[Lock] = []
@@ -77,23 +78,24 @@ class Claims:
         """The engine has taken them, or has not. Claims of a session that has ended meanwhile are
         its client's no more."""
         done = carried_out(event)
-        removed = DlockStatus.CLIENT_REMOVED_BY_SERVER
-        answers = iter(results if done else ())
-        sent = iter(locks)
-        awaited = next(sent, None)
+        if not done:
+            results = [_core.DLK_RESULT_REMOVED] * len(locks)
+        for lock, result in zip(locks, results, strict=True):
+            if lock.phase is LockPhase.OPENING:
+                self._locks.claim_answered(lock, event, result)
+        if not done:
+            self._out.refuse(call, DlockStatus.CLIENT_REMOVED_BY_SERVER)
+            return
+        answers: Iterator[tuple[Lock | None, int]] = zip(locks, results, strict=True)
+        awaited, result = next(answers)
         statuses = []
         for outcome in outcomes:
-            if outcome is awaited and awaited is not None:
-                result = next(answers, _core.DLK_RESULT_REMOVED)
-                self._locks.claim_answered(awaited, event, result)
-                statuses.append(STATUS_OF_RESULT.get(result, removed))
-                awaited = next(sent, None)
+            if outcome is awaited:
+                statuses.append(STATUS_OF_RESULT[result])
+                awaited, result = next(answers, (None, 0))
             else:
                 statuses.append(_status_of(outcome))
-        if done:
-            self._answer(call, statuses)
-        else:
-            self._out.refuse(call, removed)
+        self._answer(call, statuses)
 
     def _answer(self, call: Call, statuses: list[DlockStatus]) -> None:
         for status in statuses:
@@ -122,7 +124,6 @@ class Claims:
 
     def _enter_new(self, claim: m.LockClaim, in_slot: Lock | None) -> Lock | DlockStatus:
         lock_id, name = claim.lock_id, claim.descriptor
-        self._locks.heard_of(lock_id)
         if claim.slot >= self._locks.size:
             return DlockStatus.SERVER_NO_RESOURCE
         size = _size(claim)

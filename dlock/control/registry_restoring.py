@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from functools import partial
+from operator import attrgetter
 from typing import Final
 
 from dlock import _core
@@ -41,6 +42,8 @@ NOTE_AT_LEAST_S: Final = 10  # how often the log says how far it is
 NOTE_AT_MOST_S: Final = 1
 NAMED_IN_A_NOTE: Final = 3
 _NOBODY: Final = Progress(0, 0, 0, 0, 0)
+_token: Final = attrgetter("token")
+_stamp: Final = attrgetter("stamp")
 
 
 class Phase(Enum):
@@ -105,7 +108,8 @@ class Restoring:
         """UpdateLocks of a client that came."""
         recovery = self._recovery
         assert recovery is not None
-        newest = max(max(one.token, one.stamp) for one in call.message.claims)
+        claims: Sequence[m.LockClaim] = call.message.claims
+        newest = max(max(map(_token, claims)), max(map(_stamp, claims)))
         epoch = newest >> _core.DLK_COUNTER_BITS
         # Tokens of our own epoch are ours, if this client has been here; else of another start.
         another = not (self._config.durable or client.been_here)
