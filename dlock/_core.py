@@ -270,6 +270,22 @@ def claims_from(buffer: Any, count: int) -> list[Claim]:
     return [Claim(*_CLAIM.unpack_from(buffer, index * _CLAIM.size)) for index in range(count)]
 
 
+def claims_of(client: Any) -> list[Claim]:
+    """What this client (struct dlk_client *) has got, holds and waits for."""
+    room = lib.dlk_client_claims(client, ffi.NULL, 0)
+    while True:
+        array = ffi.new("struct dlk_claim[]", room)
+        count = lib.dlk_client_claims(client, array, room)
+        if count <= room:
+            return claims_from(ffi.buffer(array), count)
+        room = count
+
+
+def claims_array(claims: Sequence[Claim]) -> Any:
+    """An array of struct dlk_claim."""
+    return ffi.from_buffer("struct dlk_claim[]", b"".join(_CLAIM.pack(*one) for one in claims))
+
+
 # ---- Engine: for tests, tools and measurements; the plane owns its own ---------------------------
 
 

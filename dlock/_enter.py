@@ -6,8 +6,9 @@ same one.
   read again in each.
 - A session that lives is taken up again (ClientReinit): its holds are confirmed, its debts settled.
   Only if the server says that it has ended, another one is opened there.
-- The links serve again as soon as the session is taken up; that the server serves everything is
-  awaited afterwards (`awaiting_ready`).
+- A new primary knows nothing of the session but that it may come back: it is told everything first
+  (_claims.py), so that nothing is sent that it could take for something else. Then the links serve
+  again; that the primary serves everything is awaited afterwards (`awaiting_ready`).
 - A client that has seen an epoch never obeys a lower one, nor the same one of another start of the
   server: whoever answers so is a primary of the past, and what it says counts for nothing.
 """
@@ -22,6 +23,7 @@ from functools import partial
 from typing import Final
 
 from dlock import _core
+from dlock._claims import claiming
 from dlock._core import lib
 from dlock._retry import Backoff
 from dlock._search import REST_S, Seeker
@@ -217,12 +219,14 @@ def _begin(wait_mode: int, host: str, welcome: Welcome) -> Steps[Session]:
 
 
 def _take_up(session: Session, host: str, welcome: Welcome) -> Steps[None]:
-    """The server knows the session still: what it holds is held."""
+    """The session goes on. One primary may have to be told several times, if a link is lost before
+    it has said that it knows everything: what it knows already stays as it is."""
     primary = (welcome.epoch, welcome.incarnation)
     session.welcome(welcome)
     if primary != session.home:
         session.ready = False
         session.objects.clear()  # a new primary has none of them
+        yield from claiming(session)
     yield from _attach(session, host, welcome)
     lib.dlk_client_unverify(session.client)
     status = yield Block(partial(session.settle, SETTLE_S))
@@ -232,6 +236,7 @@ def _take_up(session: Session, host: str, welcome: Welcome) -> Steps[None]:
     (done,) = yield [ReinitDone()]
     expect_success(done.status)
     session.home = primary
+    lib.dlk_client_verify(session.client)
 
 
 def _attach(session: Session, host: str, welcome: Welcome) -> Steps[None]:
@@ -249,12 +254,14 @@ def _no_data_link(welcome: Welcome) -> Unfit:
 
 def awaiting_ready(session: Session) -> Steps[None]:
     """Until the primary of a session that was taken up serves everything, or the session's links
-    are lost. LinkError."""
+    are lost. Then everything that is held without being confirmed is asked for, and what the
+    primary was not ready for is asked again. LinkError."""
     backoff = Backoff()
     while session.attached and not session.ready:
         (reply,) = yield [AwaitReady(round(READY_S * 1000))]
         if reply.status is DlockStatus.SUCCESS:
             session.ready = True
+            lib.dlk_client_verify(session.client)
         elif reply.status is not _NOT_READY:
             yield Pause(backoff.pause_s())
 

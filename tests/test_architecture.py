@@ -111,7 +111,7 @@ API = (
     *("dlock.admin", "dlock._session", "dlock._enter", "dlock._handle", "dlock._calls"),
     *("dlock._notices", "dlock._cycle", "dlock._watch", "dlock.rwlock", "dlock.semaphore"),
     *("dlock._reentrant", "dlock.futures", "dlock._attempt", "dlock._factory"),
-    *("dlock._objects", "dlock._reconnect"),
+    *("dlock._claims", "dlock._objects", "dlock._reconnect"),
 )
 CLIENT = (*MIRROR, *API, "dlock.control.link")
 SERVER = ("dlock.server", "dlock.dserver", "dlock.control.registry*", "dlock.control.loop*")

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from aio_tools import run
 from failover_tools import PATIENCE_S, Primary, back_at, until
-from far_process import FarProcess
+from far_process import FarProcess, clock_shim
 from proxy import Proxy
 
 import dlock
@@ -134,6 +134,35 @@ def test_a_stopped_server_suspends_and_confirms(primary: Primary, background: Ba
             assert client._session is session
             lock.release()
         assert wait.result(60) is True
+
+
+# ---- Stepped clocks ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step_s", [86_400, -86_400])
+def test_a_wall_clock_that_steps_during_a_failover(
+    tmp_path: Path, far: Any, step_s: int
+) -> None:
+    library, steps = clock_shim(tmp_path)
+    shimmed = {"LD_PRELOAD": str(library), "CLOCK_STEPS": str(steps)}
+    primary = Primary(tmp_path, ttl_s=30.0, environment=shimmed)
+    try:
+        holder, other = far(primary.address, shimmed), far(primary.address, shimmed)
+        for process, name in ((holder, "a"), (other, "b")):
+            process.let("lock", f"client.lock('{name}', lease=60)")
+            assert process.ask("lock.acquire()")
+        tokens = holder.ask("lock.token"), other.ask("lock.token")
+        primary.kill()
+        steps.write_text(str(step_s))
+        primary.start()
+        for process in (holder, other):
+            until(lambda one=process: one.ask("client._session.home[0]") == 2)
+            until(lambda one=process: one.ask("lock.held"))
+        assert (holder.ask("lock.token"), other.ask("lock.token")) == tokens
+        other.let("rival", "client.lock('a')")
+        assert other.ask("rival.acquire(timeout=0.2)") is False
+    finally:
+        primary.kill()
 
 
 # ---- The control plane keeps the session ---------------------------------------------------------
