@@ -203,22 +203,6 @@ def test_a_waiter_that_dies_leaves_the_queue(client: dlock.Client, far: Far) -> 
 # ---- The server, the network, the clock ----------------------------------------------------------
 
 
-def test_a_server_that_dies(primary: Primary, client: dlock.Client, far: Far) -> None:
-    holder = far()
-    held(holder)
-    primary.kill()
-    before_ns = int(holder.ask(BELIEVED_UNTIL))
-    primary.start()
-    with client.lock("it"):
-        assert now_ns() >= before_ns
-        assert holder.ask("lock.held") is False
-        with pytest.raises(Raised) as caught:
-            holder.ask("lock.release()")
-        assert caught.value.kind == "LockLost"
-    holder.let("lock", "client.lock('it')")
-    assert holder.ask("lock.acquire(timeout=20)") is True
-
-
 @pytest.mark.parametrize("step_s", [86_400, -86_400])
 def test_a_clock_that_steps(tmp_path: Path, step_s: int) -> None:
     library, steps = clock_shim(tmp_path)
