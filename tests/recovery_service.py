@@ -254,6 +254,14 @@ class Person:
             self._removed()
             self.hang_up()
 
+    def leave_unheard(self) -> None:
+        """It gives everything up and says so, and its link breaks before the answer; then it comes
+        again all the same."""
+        if self.inside and self.at is not None and self.pending is None:
+            self.locks, self.holds = {}, {}
+            self.at.send(self.connection, m.ClientDeinit())
+            self.hang_up()
+
     # ---- The data plane --------------------------------------------------------------------------
 
     def _data(self, name: bytes, **fields: Any) -> _core.Reply | None:

@@ -90,6 +90,10 @@ class AnyHistory(RuleBasedStateMachine):
         self.people[who].leave()
 
     @rule(who=WHO)
+    def leave_unheard(self, who: int) -> None:
+        self.people[who].leave_unheard()
+
+    @rule(who=WHO)
     def die(self, who: int) -> None:
         """Another one takes its place in the program; this one never comes back."""
         self.people[who].hang_up()

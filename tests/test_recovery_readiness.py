@@ -119,6 +119,7 @@ def test_whoever_is_trusted_is_written_down() -> None:
     come(world, A)
     (written,) = world.of(PersistSession)
     assert (written.entry.client_id, written.entry.verifier) == (A.id, A.entry.verifier)
+    assert written.entry.lease_ms == 3_600_000, "it may claim the longest"
 
 
 # ---- Who takes over without the lock -------------------------------------------------------------

@@ -327,6 +327,14 @@ def test_an_early_session_lives_asks_for_leases_and_leaves() -> None:
     assert ready(world)
 
 
+def test_who_has_left_cannot_come_again() -> None:
+    """It was struck, so a third primary would not know it."""
+    world = recovering(A, B)
+    come(world, A)
+    world.ask(A.id, m.ClientDeinit())
+    assert come(world, A, connection=30).status is S.CLIENT_REMOVED_BY_SERVER
+
+
 def test_the_last_one_that_leaves_ends_it() -> None:
     world = recovering(A)
     come(world, A)

@@ -221,7 +221,7 @@ class Registry:
 
     def _deinit(self, client: Client, call: Call) -> None:
         self._sessions.deinit(client, call)
-        self._restoring.done(client, call.now_ns)
+        self._restoring.left(client, call.now_ns)
 
     def _release_all(self, client: Client, now_ns: int) -> None:
         self._locks.release_all(client.locks)

@@ -1,10 +1,11 @@
 """Who is waited for after a restart, for how long, and when it is over. Pure: now is an argument.
 
 A client of the former primary is AWAY until it re-initialises, CAME until it has said that all is
-claimed, then BACK. One that stays away is waited for as long as it could believe in what it held
-(or as an operator says), then it is EVICTED and never taken back. A session of which only leased
-holds were left (ended) cannot come back; it is only waited for. The recovery is over when nobody is
-away any more, and not before `not_before_ns`.
+claimed, then BACK; one that ends its session meanwhile has LEFT, and needs nothing any more. One
+that stays away is waited for as long as it could believe in what it held (or as an operator says),
+then it is EVICTED and never taken back. A session of which only leased holds were left (ended)
+cannot come back; it is only waited for. The recovery is over when nobody is away any more, and not
+before `not_before_ns`.
 
 This file decides; registry.py sends the commands, writes the roster and answers.
 """
@@ -78,6 +79,7 @@ class State(Enum):
     AWAY = "away"
     CAME = "came"
     BACK = "back"
+    LEFT = "left"
     EVICTED = "evicted"
 
 
@@ -154,7 +156,7 @@ class Recovery:
             return Verdict.WELCOME if self.plan.anybody else Verdict.UNKNOWN
         if not is_secret_of(one.entry, secret):
             return Verdict.WRONG_SECRET
-        gone = one.entry.ended or one.state is State.EVICTED
+        gone = one.entry.ended or one.state in (State.EVICTED, State.LEFT)
         return Verdict.UNKNOWN if gone else Verdict.WELCOME
 
     def known(self, client_id: int) -> tuple[int, bool]:
@@ -176,10 +178,16 @@ class Recovery:
         return one
 
     def done(self, client_id: int) -> None:
-        """All of this client is claimed; or it has left, which is as good."""
+        """All of this client is claimed."""
         one = self._who.get(client_id)
         if one is not None and one.state is State.CAME:
             self._become(one, State.BACK)
+
+    def left(self, client_id: int) -> None:
+        """This client's session is over, as it wished."""
+        one = self._who.get(client_id)
+        if one is not None:
+            self._become(one, State.LEFT)
 
     def lapsed_believed(self, client_id: int) -> bool:
         """Are the lapsed holds of this client's session believed? What a session on the roster had
@@ -282,7 +290,7 @@ class Recovery:
             until.append(self._nameless_until_ns)
         return Progress(
             len(self._who) + self._nameless + self._nameless_evicted,
-            self._counts[State.BACK],
+            self._counts[State.BACK] + self._counts[State.LEFT],
             self._counts[State.EVICTED] + self._nameless_evicted,
             self.absent,
             max((*until, self.plan.not_before_ns)),

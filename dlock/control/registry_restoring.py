@@ -120,9 +120,15 @@ class Restoring:
                 client, call, lapsed_believed=recovery.lapsed_believed(client.id))
 
     def done(self, client: Client, now_ns: int) -> None:
-        """This client has claimed everything; or it leaves, and has nothing to claim."""
+        """This client has claimed everything."""
         if self._recovery is not None:
             self._recovery.done(client.id)
+            self._try_to_end(now_ns)
+
+    def left(self, client: Client, now_ns: int) -> None:
+        """This client has ended its session, and is not waited for."""
+        if self._recovery is not None:
+            self._recovery.left(client.id)
             self._try_to_end(now_ns)
 
     # ---- Epochs ----------------------------------------------------------------------------------

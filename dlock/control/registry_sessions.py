@@ -187,12 +187,12 @@ class Sessions:
             self._config.undeclared_lease_ms, dict(message.info), call.now_ns, call.now_ns)
         self._clients[client.id] = self._bound[call.connection] = client
         self._by_slot[slot] = client
-        self._write_down(client)
+        self._write_down(client, 0)
         self._open(call, client, version)
 
-    def _write_down(self, client: Client) -> None:
+    def _write_down(self, client: Client, lease_ms: int) -> None:
         self._out.add(PersistSession(RosterEntry(
-            client.id, 0, False, verifier_of(client.secret), who_of(client.info))))
+            client.id, lease_ms, False, verifier_of(client.secret), who_of(client.info))))
 
     def _open(self, call: Call, client: Client, version: int) -> None:
         kind = _core.DLK_SESSION_EARLY if client.early else _core.DLK_SESSION_PLAIN
@@ -283,7 +283,7 @@ class Sessions:
         self._clients[client.id] = self._bound[call.connection] = client
         self._by_slot[slot] = client
         if not listed:
-            self._write_down(client)
+            self._write_down(client, lease_ms)
         self._open(call, client, version)
         return client
 
