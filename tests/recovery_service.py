@@ -187,6 +187,7 @@ class Person:
                 if self.session is None:
                     break
                 self.sealed_epoch = welcome.epoch
+                self._attached()
             done: m.Status = yield m.ReinitDone()
             if done.status is S.SUCCESS:
                 self.service.entered(self)
@@ -199,6 +200,12 @@ class Person:
             if fresh.status is S.SUCCESS:
                 self.session, self.sealed_epoch = fresh, fresh.epoch
                 return
+
+    def _attached(self) -> None:
+        """The data plane answers; the worst that can be: this renews what is believed still."""
+        for name, hold in self.holds.items():
+            if not hold.leased and self.believes(name):
+                hold.until_ns = self.service.now_ns + TTL_MS * MS
 
     def _claiming(self) -> Life:
         names = list(self.locks)

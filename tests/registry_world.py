@@ -72,7 +72,7 @@ class World:
     max_clients: int = 4
 
     def __post_init__(self) -> None:
-        source = random.Random(7)
+        source = random.Random(self.epoch)
         config = RegistryConfig(
             random_bytes=source.randbytes, data_port=4711, epoch=self.epoch,
             incarnation=self.incarnation, max_locks=8,

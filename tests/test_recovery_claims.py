@@ -296,6 +296,9 @@ def test_who_is_away_when_it_ends_has_nothing() -> None:
     back(world, B)
     world.later(WAIT_S)
     world.run()
+    assert holders(world, 0) == [(A.id, 5)]
+    world.later(WAIT_S)
+    world.run()
     assert ready(world)
     assert holders(world, 0) == []
     key = world.send(A.id, m.UpdateLocks((claim(b"b", 2, 1, token=6),)))

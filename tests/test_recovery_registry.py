@@ -120,18 +120,48 @@ def test_a_session_that_ended_is_waited_for_and_never_taken_back() -> None:
 
 
 def test_who_came_and_never_said_that_it_was_done_is_away() -> None:
+    """It may have been renewed when it came: first that is ended, then it is waited for until it
+    can believe no longer."""
     world = recovering(A)
     come(world, A)
     world.later(WAIT_S)
-    closing = commands(world, _core.DLK_COMMAND_SESSION_CLOSE)
-    assert len(closing) == 1
-    assert world.log.index(PersistStruck(A.id)) < world.log.index(closing[0])
-    late = world.send(A.id, m.ReinitDone())
+    world.run()
+    assert world.closed == [A.id]
+    cut = commands(world, _core.DLK_COMMAND_SESSION_SUPERSEDE)
+    assert [(one.id, one.attach) for one in cut] == [(A.id, 2)], "the data connection is closed"
+    assert come(world, A, connection=30).status is S.CLIENT_REMOVED_BY_SERVER
+    world.later(with_margin_ms(TTL_MS) / 1000 - 0.001)
+    world.run()
+    assert not ready(world)
+    assert world.of(PersistStruck) == []
+    world.later(0.001)
+    (closing,) = commands(world, _core.DLK_COMMAND_SESSION_CLOSE)
+    assert world.log.index(PersistStruck(A.id)) < world.log.index(closing)
     world.run()
     assert ready(world)
-    assert world.status(late) is S.CLIENT_REMOVED_BY_SERVER
-    assert world.closed == [A.id]
     assert world.stats()["clients"] == 0
+
+
+def test_one_that_came_and_has_a_lease_is_waited_for_that_long_again() -> None:
+    world = recovering(LEASED)
+    come(world, LEASED)
+    world.later(LEASED_WAIT_S)
+    world.run()
+    world.later(with_margin_ms(LEASE_MS) / 1000 - 0.001)
+    world.run()
+    assert not ready(world)
+    world.later(0.001)
+    world.run()
+    assert ready(world)
+
+
+def test_an_operator_ends_that_too() -> None:
+    world = recovering(A)
+    come(world, A)
+    world.later(WAIT_S)
+    world.run()
+    assert shown(world).absent[0].came == 1
+    assert shown(world, evict=1).ready == 1
 
 
 def test_who_came_twice_is_back_once_it_was() -> None:

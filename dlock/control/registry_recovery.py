@@ -3,9 +3,10 @@
 A client of the former primary is AWAY until it re-initialises, CAME until it has said that all is
 claimed, then BACK; one that ends its session meanwhile has LEFT, and needs nothing any more. One
 that stays away is waited for as long as it could believe in what it held (or as an operator says),
-then it is EVICTED and never taken back. A session of which only leased holds were left (ended)
-cannot come back; it is only waited for. The recovery is over when nobody is away any more, and not
-before `not_before_ns`.
+then it is EVICTED and never taken back. One that came and did not say that it was done may have
+been renewed here: it is CUT off first, which ends that, and EVICTED when it can believe no longer.
+A session of which only leased holds were left (ended) cannot come back; it is only waited for. The
+recovery is over when nobody is waited for any more, and not before `not_before_ns`.
 
 This file decides; registry.py sends the commands, writes the roster and answers.
 """
@@ -80,7 +81,12 @@ class State(Enum):
     CAME = "came"
     BACK = "back"
     LEFT = "left"
+    CUT = "cut"
     EVICTED = "evicted"
+
+
+_AWAITED: Final = (State.AWAY, State.CAME, State.CUT)
+_OUT: Final = (State.EVICTED, State.LEFT, State.CUT)
 
 
 class Verdict(Enum):
@@ -134,10 +140,10 @@ class Recovery:
             self._add(entry, listed=True)
 
     def _add(self, entry: RosterEntry, *, listed: bool) -> Expected:
-        one = Expected(entry, self.plan.until_ns(entry.lease_ms), listed=listed)
-        self._who[entry.client_id] = one
+        until_ns = self.plan.until_ns(entry.lease_ms)
+        one = self._who[entry.client_id] = Expected(entry, until_ns, listed=listed)
         self._counts[one.state] += 1
-        heapq.heappush(self._deadlines, (one.until_ns, entry.client_id))
+        self._wait_until(one, until_ns)
         return one
 
     def _become(self, one: Expected, state: State) -> None:
@@ -156,7 +162,7 @@ class Recovery:
             return Verdict.WELCOME if self.plan.anybody else Verdict.UNKNOWN
         if not is_secret_of(one.entry, secret):
             return Verdict.WRONG_SECRET
-        gone = one.entry.ended or one.state in (State.EVICTED, State.LEFT)
+        gone = one.entry.ended or one.state in _OUT
         return Verdict.UNKNOWN if gone else Verdict.WELCOME
 
     def known(self, client_id: int) -> tuple[int, bool]:
@@ -197,19 +203,32 @@ class Recovery:
 
     # ---- Those who stay away ---------------------------------------------------------------------
 
-    def overdue(self, now_ns: int) -> list[Expected]:
-        """Evicts those who have been waited for long enough."""
-        due: list[int] = []
+    def overdue(self, now_ns: int) -> tuple[list[Expected], list[Expected]]:
+        """Cuts off and evicts those who have been waited for long enough; returns both."""
+        cut: list[Expected] = []
+        evicted: list[Expected] = []
         if not self._roster_known:
-            return []  # It may say that they are to be waited for longer.
+            return cut, evicted  # It may say that they are to be waited for longer.
         while self._deadlines and self._deadlines[0][0] <= now_ns:
             _, client_id = heapq.heappop(self._deadlines)
             one = self._who.get(client_id)
-            if one is not None and one.until_ns <= now_ns:
-                due.append(client_id)
+            if one is None or one.until_ns > now_ns or one.state not in _AWAITED:
+                continue
+            if one.state is State.CAME:
+                self._become(one, State.CUT)
+                wait_ms = with_margin_ms(max(self.plan.session_ttl_ms, one.entry.lease_ms))
+                self._wait_until(one, now_ns + wait_ms * MS_NS)
+                cut.append(one)
+            else:
+                self._become(one, State.EVICTED)
+                evicted.append(one)
         if now_ns >= self._nameless_until_ns:
             self._give_nameless_up()
-        return self.evict(due)[0]
+        return cut, evicted
+
+    def _wait_until(self, one: Expected, until_ns: int) -> None:
+        one.until_ns = until_ns
+        heapq.heappush(self._deadlines, (until_ns, one.entry.client_id))
 
     def evict(self, client_ids: Iterable[int] | None) -> tuple[list[Expected], bool]:
         """Nobody waits for these any more (None: for all who are absent). Those that this meets;
@@ -220,7 +239,7 @@ class Recovery:
         evicted, all_met = [], True
         for client_id in client_ids:
             one = self._who.get(client_id)
-            if one is not None and one.state in (State.AWAY, State.CAME):
+            if one is not None and one.state in _AWAITED:
                 self._become(one, State.EVICTED)
                 evicted.append(one)
             else:
@@ -264,15 +283,14 @@ class Recovery:
         lease_ms = max(entry.lease_ms, one.entry.lease_ms)
         one.entry = RosterEntry(
             entry.client_id, lease_ms, entry.ended, entry.verifier, entry.who)
-        one.until_ns = self.plan.until_ns(one.entry.lease_ms)
-        heapq.heappush(self._deadlines, (one.until_ns, entry.client_id))
+        self._wait_until(one, self.plan.until_ns(lease_ms))
 
     # ---- How far it is ---------------------------------------------------------------------------
 
     @property
     def absent(self) -> int:
         """How many are waited for."""
-        return self._counts[State.AWAY] + self._counts[State.CAME] + self._nameless
+        return sum(self._counts[state] for state in _AWAITED) + self._nameless
 
     def over(self, now_ns: int) -> bool:
         """Is nobody waited for any more?"""
@@ -298,14 +316,15 @@ class Recovery:
 
     def _absent(self) -> list[Expected]:
         """Any thread may ask for progress, so the table is copied before it is walked."""
-        return [one for one in list(self._who.values()) if one.state in (State.AWAY, State.CAME)]
+        return [one for one in list(self._who.values()) if one.state in _AWAITED]
 
     def lines(self, now_ns: int) -> tuple[AbsentLine, ...]:
         """Who is waited for, those first who are waited for longest."""
         first = heapq.nlargest(ABSENT_LINES_MAX, self._absent(), key=lambda one: one.until_ns)
         return tuple(
-            AbsentLine(one.entry.client_id, min(one.entry.lease_ms, U32_MAX),
-                       left_ms(one.until_ns, now_ns), int(one.state is State.CAME), one.entry.who)
+            AbsentLine(
+                one.entry.client_id, min(one.entry.lease_ms, U32_MAX),
+                left_ms(one.until_ns, now_ns), int(one.state is not State.AWAY), one.entry.who)
             for one in first)
 
     def next_deadline_ns(self) -> int | None:

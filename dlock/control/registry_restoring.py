@@ -206,10 +206,14 @@ class Restoring:
     def _evicted(self, evicted: Iterable[Expected], why: str, now_ns: int) -> None:
         for one in evicted:
             self._out.counters["CLIENTS_EVICTED"] += 1
-            self._out.add(Note("client evicted", {
-                "client_id": one.entry.client_id, "who": one.entry.who,
-                "lease_ms": one.entry.lease_ms, "why": why}, logging.WARNING))
+            self._out.add(Note(
+                "client evicted", {**self._named(one), "why": why}, logging.WARNING))
             self._sessions.evict(one.entry.client_id, now_ns)
+
+    @staticmethod
+    def _named(one: Expected) -> dict[str, object]:
+        return {"client_id": one.entry.client_id, "who": one.entry.who,
+                "lease_ms": one.entry.lease_ms}
 
     # ---- Time ------------------------------------------------------------------------------------
 
@@ -221,7 +225,11 @@ class Restoring:
             return
         if recovery.wants_roster(now_ns):
             self._out.add(ReadFormerRoster())
-        self._evicted(recovery.overdue(now_ns), "stayed away", now_ns)
+        cut, evicted = recovery.overdue(now_ns)
+        for one in cut:
+            self._out.add(Note("client cut off", self._named(one), logging.WARNING))
+            self._sessions.cut(one.entry.client_id)
+        self._evicted(evicted, "stayed away", now_ns)
         self._note(recovery, now_ns)
         self._try_to_end(now_ns)
 
@@ -272,8 +280,9 @@ class Restoring:
 
     @property
     def progress(self) -> Progress:
-        """How far it is."""
-        return self._progress if self._recovery is None else self._recovery.progress()
+        """How far it is. Any thread may ask."""
+        recovery = self._recovery
+        return self._progress if recovery is None else recovery.progress()
 
     def gauges(self, now_ns: int) -> dict[str, int]:
         """For Stats."""

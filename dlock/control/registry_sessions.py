@@ -369,6 +369,17 @@ class Sessions:
         self._out.add(Note("session closed", {"client_id": client.id}, logging.DEBUG))
         self._out.status_after_all(call, DlockStatus.SUCCESS)
 
+    def cut(self, client_id: int) -> None:
+        """Closes the connections of this client, of both planes: nothing renews its session."""
+        client = self._clients.get(client_id)
+        if client is None:
+            return
+        client.attach += 1
+        self._out.command(Command(
+            _core.DLK_COMMAND_SESSION_SUPERSEDE, slot=client.slot, id=client.id,
+            secret=client.secret, attach=client.attach))
+        self._close_connection(client, "too late")
+
     def evict(self, client_id: int, now_ns: int) -> None:
         """Nobody waits for this client any more: it has no session from now on, if it had one."""
         client = self._clients.get(client_id)
