@@ -178,8 +178,8 @@ void dlk_reply_notice(struct dlk_engine *engine, const struct entry *entry, uint
         reply->lease_ms = 0; /* nothing is left */
     } else if (entry_claimed(entry)) {
         reply->lease_ms = dlk_claim_lease_ms(engine, entry);
-    } else if (entry->end_ns != DLK_NEVER && entry->end_ns > now_ns) {
-        reply->lease_ms = (uint32_t)((entry->end_ns - now_ns) / 1000000u);
+    } else {
+        reply->lease_ms = lease_left_ms(entry, now_ns);
     }
     fill_lock(reply, &engine->locks[entry->lock]);
 }

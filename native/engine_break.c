@@ -74,7 +74,7 @@ void dlk_engine_attached(struct dlk_engine *engine, uint32_t slot, uint64_t now_
     }
     const struct session *session = &engine->sessions[slot];
     if (engine->claims != NULL && session->state == SESSION_OPEN) {
-        dlk_claim_attached(engine, slot);
+        dlk_claim_attached(engine, slot, now_ns);
     }
     uint32_t left = session->state == SESSION_OPEN ? session->n_breaking : 0;
     for (uint32_t index = session->entries; left > 0;) {

@@ -317,8 +317,9 @@ void dlk_claim_grow(struct dlk_engine *engine, const struct entry *entry, uint32
 }
 
 /* A session claims before it has its first data connection: what its waiters were told meanwhile is
- * lost, and told again, once. Later it asks itself for what a lost connection has swallowed. */
-void dlk_claim_attached(struct dlk_engine *engine, uint32_t session)
+ * lost, and told again, once: with what is left of a lease that runs since then, for its client
+ * counts from the connection. Later it asks itself for what a lost connection has swallowed. */
+void dlk_claim_attached(struct dlk_engine *engine, uint32_t session, uint64_t now_ns)
 {
     for (uint32_t index = engine->sessions[session].entries; index != DLK_NONE;) {
         struct entry *entry = &engine->entries[index];
@@ -329,6 +330,7 @@ void dlk_claim_attached(struct dlk_engine *engine, uint32_t session)
         entry->flags &= (uint16_t)~DLK_ENTRY_AWAITED;
         if (entry->state == DLK_ENTRY_HELD) {
             dlk_reply_entry(engine, entry, DLK_RESULT_GRANTED, entry->since_ns);
+            engine->replies[engine->n_replies - 1].lease_ms = lease_left_ms(entry, now_ns);
         } else if (entry->state == DLK_ENTRY_TICKET) {
             dlk_reply_entry(engine, entry, DLK_RESULT_TICKETED, 0);
         }

@@ -123,6 +123,13 @@ static inline uint64_t lease_end_ns(uint64_t now_ns, uint32_t lease_ms)
     return lease_ms == 0 ? DLK_NEVER : now_ns + (uint64_t)lease_ms * 1000000u;
 }
 
+/* What a lease has still to run, rounded down; 0 also where there is none. */
+static inline uint32_t lease_left_ms(const struct entry *entry, uint64_t now_ns)
+{
+    bool runs = entry->end_ns != DLK_NEVER && entry->end_ns > now_ns;
+    return runs ? (uint32_t)((entry->end_ns - now_ns) / 1000000u) : 0;
+}
+
 /* An operator has asked its client for this hold. */
 static inline bool entry_breaking(const struct entry *entry)
 {
@@ -198,7 +205,7 @@ bool dlk_claim_serves(struct dlk_engine *engine, const struct dlk_request *reque
 bool dlk_claim_settles(struct dlk_engine *engine, const struct lock *lock);
 uint32_t dlk_claim_lease_ms(const struct dlk_engine *engine, const struct entry *entry);
 void dlk_claim_grow(struct dlk_engine *engine, const struct entry *entry, uint32_t lease_ms);
-void dlk_claim_attached(struct dlk_engine *engine, uint32_t session);
+void dlk_claim_attached(struct dlk_engine *engine, uint32_t session, uint64_t now_ns);
 void dlk_claims_end(struct dlk_engine *engine, uint32_t least_ms, uint64_t now_ns);
 void dlk_lock_displace(struct dlk_engine *engine, struct lock *lock, uint64_t now_ns);
 

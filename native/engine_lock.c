@@ -28,8 +28,8 @@ static void answer(struct dlk_engine *engine, const struct dlk_request *request,
     struct dlk_reply *reply = dlk_reply_push(engine, request, result);
     reply->token = entry->token;
     reply->entry = entry_index(engine, entry);
-    if (entry->state == DLK_ENTRY_HELD && entry->end_ns != DLK_NEVER && entry->end_ns > now_ns) {
-        reply->lease_ms = (uint32_t)((entry->end_ns - now_ns) / 1000000u);
+    if (entry->state == DLK_ENTRY_HELD) {
+        reply->lease_ms = lease_left_ms(entry, now_ns);
     }
     if ((entry->flags & (DLK_ENTRY_BREAKING | DLK_ENTRY_CLAIMED)) != 0) {
         answer_more(engine, reply, entry, now_ns);

@@ -247,13 +247,14 @@ def same_place(session: Session, entry: Entry, one: Claim) -> bool:
     return entry.state != "HELD" and entry.number == one.number
 
 
-def attached(world: World, slot: int, out: Output) -> None:
-    """The session has its first connection: what its waiters were told meanwhile was lost."""
+def attached(world: World, slot: int, now: int, out: Output) -> None:
+    """The session has its first connection: what its waiters were told meanwhile was lost. They
+    count what is left of a lease from there."""
     for lock, entry in list(world.all_entries()):
         if entry.session == slot and entry.awaited:
             entry.awaited = False
             if entry.state == "HELD":
-                told = speak(lock, entry, "GRANTED", entry.since)
+                told = speak(lock, entry, "GRANTED", now)
                 out.others.append(told)
             elif entry.state == "TICKET":
                 out.others.append(speak(lock, entry, "TICKETED", 0))

@@ -138,7 +138,7 @@ def attached(world: World, slot: int, now: int) -> Output:
     out = Output()
     session = world.sessions.get(slot)
     if not world.ready and session is not None and not session.ended:
-        oracle_claims.attached(world, slot, out)
+        oracle_claims.attached(world, slot, now, out)
     for lock, entry in world.all_entries():
         if entry.session == slot and entry.breaking:
             notice(world, lock, entry, now, out)

@@ -254,7 +254,8 @@ static void a_grant_is_told_again_at_the_first_connection(struct world *world)
     take_outbox(world);
     struct dlk_reply again = told(world, 9);
     assert(world->n_told == 1 && again.result == DLK_RESULT_GRANTED && again.held_us == 0);
-    assert(again.token == granted.token && again.lease_ms == 3000);
+    assert(again.token == granted.token && granted.lease_ms == 3000);
+    assert(again.lease_ms == 2900); /* its client counts from the connection */
     dlk_engine_attached(world->engine, 1, world->now);
     take_outbox(world);
     assert(world->n_told == 0);
@@ -279,6 +280,22 @@ static void a_place_that_comes_back_takes_the_turn(struct world *world)
     later(world, 1);
     assert(entries(world, FAIR) == 1);
     assert(redeem(world, late, 0, 0).result == DLK_RESULT_GRANTED);
+}
+
+/* Its lease was over before it had a connection: it may extend the hold, if it is there still, but
+ * not believe in it before. */
+static void a_grant_whose_lease_is_over_is_told_with_nothing_left(struct world *world)
+{
+    struct dlk_claim hold = holds(ATOMIC, EX, 5);
+    struct dlk_claim place = waits(ATOMIC, EX, 6, 9);
+    place.remaining_ms = 3000;
+    claims(world, 0, hold);
+    claims(world, 1, place);
+    unlock(world, ATOMIC, as_reply(0, hold));
+    world->now += ms(5000);
+    dlk_engine_attached(world->engine, 1, world->now);
+    take_outbox(world);
+    assert(told(world, 9).result == DLK_RESULT_GRANTED && told(world, 9).lease_ms == 0);
 }
 
 static void a_place_may_be_the_next_to_hold(struct world *world)
@@ -443,6 +460,8 @@ int main(void)
         {"a grant is told again at the first connection",
          a_grant_is_told_again_at_the_first_connection, 0},
         {"a place that comes back takes the turn", a_place_that_comes_back_takes_the_turn, 0},
+        {"a grant whose lease is over is told with nothing left",
+         a_grant_whose_lease_is_over_is_told_with_nothing_left, 0},
         {"a place may be the next to hold", a_place_may_be_the_next_to_hold, 0},
         {"of two locks in one slot the newer stays", of_two_locks_in_one_slot_the_newer_stays, 0},
         {"a lock can be closed with all that is on it",
