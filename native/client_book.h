@@ -135,6 +135,7 @@ struct dlk_pending {
     uint32_t previous;   /* OWED: the one before it, or DLK_NONE */
     uint32_t generation;
     uint32_t epoch; /* kept: in which it was sent last */
+    uint32_t verified; /* book.verified when it was sent; of a renewal, when it was sent first */
     uint8_t state;  /* enum dlk_op_state */
     bool broken;    /* UNLOCK: meanwhile an operator has asked for what it gives back */
     bool kept;      /* LOCK that waits: it outlives its connection */
@@ -186,6 +187,7 @@ struct dlk_book {
     uint32_t renewals_under_way;
     struct dlk_heap parked; /* of pending requests: PARKED, in the order of their first sending */
     uint32_t waits_kept;    /* PARKED_KEPT */
+    uint32_t verified;      /* how often dlk_book_verify was called */
     uint64_t waits_begun;
     struct dlk_map survivors; /* (lock id, 0): locks that the next primary has taken over */
     uint64_t claims_ns;       /* when claims were made first since the last attach; 0: not yet */
@@ -357,6 +359,13 @@ uint32_t dlk_wait_left_ms(const struct dlk_pending *pending, uint64_t now_ns);
 struct dlk_call *dlk_wait_end(struct dlk_book *book, uint32_t index, int32_t status,
                               uint64_t now_ns);
 /* client_book_debts.c: pending requests and what becomes of them without a call. */
+/* NOT_READY answers it. What the server was not ready for is kept until the next dlk_book_verify,
+ * unless that came when the answer was under way: then the server may be ready by now. */
+static inline bool dlk_pending_outdated(const struct dlk_book *book,
+                                        const struct dlk_pending *pending)
+{
+    return pending->verified != book->verified;
+}
 static inline bool dlk_pending_parked(const struct dlk_pending *pending)
 {
     return pending->state == DLK_OP_STATE_PARKED || pending->state == DLK_OP_STATE_PARKED_KEPT;

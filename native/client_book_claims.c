@@ -181,6 +181,7 @@ struct dlk_call *dlk_book_seal_wait(struct dlk_book *book, uint32_t index, uint6
 
 void dlk_book_verify(struct dlk_book *book)
 {
+    book->verified++;
     for (uint32_t i = 0; i < book->holds_high; i++) {
         struct dlk_hold *hold = &book->holds[i];
         bool unconfirmed = hold->now.state == DLK_ENTRY_HELD && hold->now.epoch != book->epoch;

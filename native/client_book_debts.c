@@ -51,6 +51,7 @@ uint32_t dlk_pending_new(struct dlk_book *book, uint32_t room_kept)
     pending->broken = false;
     pending->kept = false;
     pending->resent_ns = 0;
+    pending->verified = book->verified;
     book->pending_used++;
     return index;
 }
@@ -159,8 +160,10 @@ void dlk_pending_undo(struct dlk_book *book, const struct dlk_hold *hold, uint32
 void dlk_pending_reply(struct dlk_book *book, uint32_t index, const struct dlk_reply *reply)
 {
     if (reply->result == DLK_RESULT_NOT_READY || reply->result == DLK_RESULT_NO_RESOURCE) {
-        book->pending[index].request.entry = DLK_NONE;
-        dlk_pending_set(book, index, DLK_OP_STATE_OWED_KEPT);
+        struct dlk_pending *pending = &book->pending[index];
+        bool again = reply->result == DLK_RESULT_NOT_READY && dlk_pending_outdated(book, pending);
+        pending->request.entry = DLK_NONE;
+        dlk_pending_set(book, index, again ? DLK_OP_STATE_OWED : DLK_OP_STATE_OWED_KEPT);
     } else {
         dlk_pending_free(book, index);
     }
@@ -188,5 +191,6 @@ const struct dlk_request *dlk_book_next_unsent(struct dlk_book *book, uint64_t n
     }
     dlk_pending_set(book, index, DLK_OP_STATE_OWED_SENT);
     book->pending[index].sent_ns = now_ns;
+    book->pending[index].verified = book->verified;
     return &book->pending[index].request;
 }

@@ -116,6 +116,7 @@ const struct dlk_request *dlk_book_next_parked(struct dlk_book *book, uint64_t n
     struct dlk_pending *pending = &book->pending[index];
     struct dlk_request *asked = &pending->request;
     dlk_pending_set(book, index, DLK_OP_STATE_ASKED);
+    pending->verified = book->verified;
     asked->wait_ms = dlk_wait_left_ms(pending, now_ns);
     if (pending->epoch == book->epoch) {
         asked->flags = (uint16_t)(asked->flags | DLK_FLAG_RESEND);
@@ -146,7 +147,9 @@ bool dlk_wait_goes_on(struct dlk_book *book, uint32_t index, const struct dlk_re
         if (!pending->parked) {
             return false; /* nothing of it was there before: its caller hears of it */
         }
-        park(book, index, DLK_OP_STATE_PARKED_KEPT, now_ns);
+        park(book, index,
+             dlk_pending_outdated(book, pending) ? DLK_OP_STATE_PARKED : DLK_OP_STATE_PARKED_KEPT,
+             now_ns);
         return true;
     case DLK_RESULT_STOPPING:
         park(book, index, DLK_OP_STATE_PARKED_KEPT, now_ns);

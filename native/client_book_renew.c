@@ -151,7 +151,10 @@ void dlk_renewal_reply(struct dlk_book *book, uint32_t index, const struct dlk_r
             break;
         case DLK_RESULT_NOT_READY:
         case DLK_RESULT_INVALID:
-            hold->verify = false; /* until somebody knows better */
+            /* Not until somebody knows better, who may have said so while the answer came. */
+            hold->verify = reply->result == DLK_RESULT_NOT_READY
+                           && dlk_pending_outdated(book, pending);
+            hold->renewal_sent_ns = hold->verify ? 0 : hold->renewal_sent_ns;
             dlk_hold_watch(book, hold);
             break;
         default:

@@ -54,6 +54,64 @@ static void what_the_server_was_not_ready_for_is_asked_with_the_next_verify(void
     dlk_book_free(&book);
 }
 
+/* The server became ready, and said so on another connection, while "not ready" was under way. */
+static void an_answer_that_the_next_verify_has_overtaken_does_not_count(void)
+{
+    struct dlk_book book = taken_over(0, T0);
+    dlk_book_verify(&book);
+    struct dlk_request asked = *dlk_book_next_renewal(&book, false, T0);
+    dlk_book_verify(&book);
+    assert(reply_next(&book, &asked, R(NOT_READY), T0) == NULL);
+    const struct dlk_request *again = dlk_book_next_renewal(&book, false, T0);
+    assert(again != NULL && again->op == DLK_OP_EXTEND && again->token == 1000);
+    asked = *again;
+    assert(reply_next(&book, &asked, R(NOT_READY), T0) == NULL); /* this one does */
+    assert(dlk_book_next_renewal(&book, false, T0 + 90000 * MS) == NULL);
+    dlk_book_free(&book);
+}
+
+static void nor_does_that_to_an_unlock_which_is_owed(void)
+{
+    struct dlk_book book = taken_over(0, T0);
+    struct dlk_call unlock = ask_for(UNLOCK, 0, 0);
+    begin(&book, &unlock, T0);
+    assert(dlk_book_lose(&book, unlock.slot, false, T0) == &unlock);
+    struct dlk_request debt = *next_debt(&book);
+    dlk_book_verify(&book);
+    assert(reply_next(&book, &debt, R(NOT_READY), T0) == NULL);
+    const struct dlk_request *again = next_debt(&book);
+    assert(again != NULL && again->op == DLK_OP_UNLOCK && again->token == 1000);
+    debt = *again;
+    assert(reply_next(&book, &debt, R(NOT_READY), T0) == NULL && next_debt(&book) == NULL);
+    assert(book.debts == 1);
+    dlk_book_free(&book);
+}
+
+static void nor_does_that_to_a_wait(void)
+{
+    struct dlk_book book = keeping_book(DLK_KIND_ATOMIC);
+    struct dlk_call call = ask_for(WAIT, 0, DLK_WAIT_FOREVER);
+    struct dlk_request asked = begin(&book, &call, T0);
+    reply(&book, &asked, R(QUEUED), T0);
+    disconnect(&book, T0);
+    struct dlk_claim claim = claim_of(&book, T0);
+    dlk_book_claimed(&book, &claim, S(SERVER_NO_RESOURCE));
+    claim.state = DLK_ENTRY_FREE;
+    dlk_book_claimed(&book, &claim, S(SUCCESS)); /* another owner's */
+    seal(&book);
+    attach_next(&book, NEXT, T0);
+    dlk_book_verify(&book);
+    asked = *dlk_book_next_parked(&book, T0);
+    dlk_book_verify(&book);
+    assert(reply_next(&book, &asked, R(NOT_READY), T0) == NULL);
+    const struct dlk_request *again = dlk_book_next_parked(&book, T0);
+    assert(again != NULL && again->op == DLK_OP_LOCK);
+    asked = *again;
+    assert(reply_next(&book, &asked, R(NOT_READY), T0) == NULL);
+    assert(dlk_book_next_parked(&book, T0) == NULL && book.waits_kept == 1);
+    dlk_book_free(&book);
+}
+
 static void without_an_answer_it_is_asked_again(void)
 {
     struct dlk_book book = taken_over(0, T0);
@@ -110,6 +168,9 @@ int main(void)
     every_hold_is_asked_for_once(0);
     every_hold_is_asked_for_once(8000);
     what_the_server_was_not_ready_for_is_asked_with_the_next_verify();
+    an_answer_that_the_next_verify_has_overtaken_does_not_count();
+    nor_does_that_to_an_unlock_which_is_owed();
+    nor_does_that_to_a_wait();
     without_an_answer_it_is_asked_again();
     a_hold_that_is_confirmed_after_its_sessions_end_is_told_with_the_session();
     a_newer_claim_displaces_a_hold();
