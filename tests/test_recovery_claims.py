@@ -187,6 +187,26 @@ def test_a_displaced_lock_is_no_lock_for_later_requests() -> None:
     assert world.release(A.id, 5) is S.LOCK_NOT_GET
 
 
+def test_a_lock_that_is_displaced_while_it_opens() -> None:
+    """A's claim is refused, so the lock is opened by a command of its own; B's newer one comes
+    before that is answered."""
+    world = recovering(A, B)
+    come(world, A)
+    come(world, B)
+    world.send(A.id, m.UpdateLocks((claim(b"a", 5, 1, state=HELD),)))
+    while not commands(world, _core.DLK_COMMAND_LOCK_OPEN):
+        assert world.plane_step() or world.event_step()
+    assert update(world, B, claim(b"a", 9, 1, token=7)) == (S.SUCCESS,)
+    for client in (A, B):
+        world.ask(client.id, m.ReinitDone())
+    assert ready(world)
+    assert world.release(A.id, 5) is S.SUCCESS
+    world.later(0)
+    world.run()
+    assert world.get(A.id, b"a") == m.LockResult(S.SUCCESS, 9, 1)
+    assert holders(world, 1) == [(B.id, 7)]
+
+
 CLAIMED = st.lists(
     st.tuples(st.sampled_from([b"a", b"b", b"c"]), st.integers(1, 6), st.integers(0, 2)),
     min_size=1, max_size=7, unique_by=lambda one: one[1])

@@ -262,8 +262,9 @@ class LockTable:
             self._open(lock)
 
     def displace(self, lock: Lock) -> None:
-        """A newer lock has its name or its slot: this one is over, whoever holds it."""
-        self._outbox.command(Command(
+        """A newer lock has its name or its slot: this one is over, whoever holds it. What still
+        answers an earlier command speaks of the past."""
+        lock.cookie = self._outbox.command(Command(
             _core.DLK_COMMAND_LOCK_CLOSE, slot=lock.slot, id=lock.id, size=1))
         lock.phase = LockPhase.FAILED
         self._forget(lock)
