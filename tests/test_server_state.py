@@ -257,6 +257,28 @@ def test_a_replaced_primary_stops_serving(tmp_path: Path, servers: list[Server])
         ControlLink.connect(server.host, server.port, 1)
 
 
+def test_an_answer_that_comes_late_is_not_sent_unconfirmed(
+    tmp_path: Path, servers: list[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stall lies between the look of this turn and its answer."""
+    server = start(servers, tmp_path, session_ttl_ms=60_000)
+    loop = server._loop
+    real = loop._registry.request
+
+    def stalled(*arguments: Any) -> Any:
+        effects = real(*arguments)
+        (tmp_path / "state-2").write_bytes(encode_state(State(2, 1)))
+        loop._serve_until_ns = 0
+        return effects
+
+    with client(server, init=False) as one:
+        monkeypatch.setattr(loop._registry, "request", stalled)
+        with pytest.raises(LinkError):
+            one.ask(m.Stats())
+    assert server.wait(TIMEOUT)
+    assert "another primary took over" in (server.failure or "")
+
+
 def test_a_take_over_grants_nothing_before_the_other_one_has_stopped(
     tmp_path: Path, servers: list[Server]
 ) -> None:

@@ -307,6 +307,25 @@ def test_a_taken_epoch_is_nobody_elses(tmp_path: Path, monkeypatch: pytest.Monke
     assert on_disk(tmp_path).incarnation == 77
 
 
+def test_one_that_came_and_went_while_we_looked_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between our look at the directory and our lock of an epoch."""
+    real = module._lock
+
+    def late(file: Path) -> int | None:
+        monkeypatch.setattr(module, "_lock", real)
+        other = opened(tmp_path, 7)
+        entered(other, 5)
+        other.close()
+        return real(file)
+
+    monkeypatch.setattr(module, "_lock", late)
+    state = opened(tmp_path)
+    assert state.epoch == 2
+    assert ids(tmp_path) == {5}
+
+
 # ---- Taking over ---------------------------------------------------------------------------------
 
 
