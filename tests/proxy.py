@@ -2,7 +2,8 @@
 mend again.
 
 The server listens on 127.0.0.1; the proxy listens on the same two ports of 127.0.0.2, so that a
-client which was given that address reaches both planes through it.
+client which was given that address reaches both planes through it. It can lead to a server at
+another address, and from one day to the next to another one, as long as the ports are the same.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ HOST: Final = "127.0.0.2"
 
 
 class Proxy:
-    """Forwards bytes in a thread of its own until `close`."""
+    """Forwards bytes in a thread of its own until `close`. `target`: to which host, from now on."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, host: str = HOST, target: str = "127.0.0.1") -> None:
         self.ports = (server.port, server.data_port)
-        self.address = f"{HOST}:{server.port}"
+        self.address = f"{host}:{server.port}"
+        self.target = target
         self._lock = threading.Lock()
         self._selector = selectors.DefaultSelector()
         self._pairs: dict[socket.socket, socket.socket] = {}
@@ -34,7 +36,7 @@ class Proxy:
         self._ended = False
         self.accepted = 0
         for port in self.ports:
-            listener = socket.create_server((HOST, port))
+            listener = socket.create_server((host, port))
             self._selector.register(listener, selectors.EVENT_READ, port)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -90,7 +92,7 @@ class Proxy:
     def _accept(self, listener: socket.socket, port: int) -> None:
         near, _ = listener.accept()
         try:
-            far = socket.create_connection(("127.0.0.1", port), 5)
+            far = socket.create_connection((self.target, port), 5)
         except OSError:
             near.close()
             return

@@ -18,8 +18,9 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple, cast
+from typing import cast
 
+from beliefs import Belief, faults, read
 from mirror_tools import free_port, line_of, run_python
 from proxy import Proxy
 
@@ -125,13 +126,6 @@ client.close()
 """
 
 
-class Belief(NamedTuple):
-    start: int
-    end: int
-    token: int
-    exclusive: bool
-
-
 class Storm:
     """A primary, a network to it, the processes that work through it, and what befalls them."""
 
@@ -210,12 +204,7 @@ class Storm:
             assert worker.returncode == 0
 
     def beliefs(self) -> dict[str, list[Belief]]:
-        found: dict[str, list[Belief]] = {name: [] for name in NAMES}
-        for path in self._folder.glob("beliefs *"):
-            for line in path.read_text().splitlines():
-                name, exclusive, token, start, end = line.split()
-                found[name].append(Belief(int(start), int(end), int(token), exclusive == "1"))
-        return {name: sorted(some) for name, some in found.items()}
+        return read(self._folder.glob("beliefs *"), NAMES)
 
     @staticmethod
     def _end(process: subprocess.Popen[str]) -> None:
@@ -230,31 +219,6 @@ class Storm:
         for process in (*self.workers, self.primary):
             self._end(process)
         self.proxy.close()
-
-
-def faults(beliefs: list[Belief], slots: int) -> list[Any]:
-    """Pairs that exclude each other and overlap, or whose tokens run backwards; and moments with
-    more beliefs in a semaphore than it has slots. In order of their start."""
-    found: list[Any] = []
-    last_exclusive = last_any = None
-    running: list[Belief] = []
-    newest = 0
-    for one in beliefs:
-        running = [other for other in running if other.end >= one.start]
-        if slots and len(running) >= slots:
-            found.append((*running, one))
-        before = last_any if one.exclusive else last_exclusive
-        if not slots and before is not None and before.end >= one.start:
-            found.append((before, one))
-        if not slots and one.token <= newest:  # of an exclusive hold before it
-            found.append(("token", newest, one))
-        newest = max(newest, one.token if one.exclusive else 0)
-        running.append(one)
-        if last_any is None or one.end > last_any.end:
-            last_any = one
-        if one.exclusive and (last_exclusive is None or one.end > last_exclusive.end):
-            last_exclusive = one
-    return found
 
 
 def test_the_check_sees_what_it_looks_for() -> None:
