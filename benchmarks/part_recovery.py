@@ -59,7 +59,7 @@ def recovery(figures: Figures, shape: Shape) -> None:
             Path(folder), session_ttl_s=shape.ttl_s, max_locks=shape.locks,
             max_clients=shape.clients))
         workers = [stack.enter_context(Worker("recovery_holders", None, arguments))
-                   for arguments in _shares(server, shape)]
+                   for arguments in shares(server, shape)]
         for one in workers:
             one.wait("ready")
         server.kill()
@@ -73,7 +73,7 @@ def recovery(figures: Figures, shape: Shape) -> None:
         _add(figures, shape, started, ready, [one.result() for one in workers])
 
 
-def _shares(server: Primary, shape: Shape) -> list[dict[str, Any]]:
+def shares(server: Primary, shape: Shape) -> list[dict[str, Any]]:
     """What each process is told: clients and locks as even as can be."""
     count = min(shape.processes, shape.clients)
 

@@ -18,11 +18,12 @@ from typing import Final
 from benchmarks.machine import cpu_seconds
 from benchmarks.processes import end, start
 from dlock.control.link import ControlLink, LinkError
-from dlock.control.messages import Stats
+from dlock.control.messages import AwaitReady
+from dlock.types import DlockStatus
 
 HOST: Final = "127.0.0.1"
 REPLY_S: Final = 30.0
-LOOK_S: Final = 0.005  # between two looks at whether it is ready
+AWAIT_MS: Final = 5000  # of one question whether it is ready
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,9 @@ class Primary:
         link = ControlLink.connect(HOST, self.port, REPLY_S)
         deadline = time.monotonic() + seconds
         try:
-            while not link.request(Stats(), REPLY_S).stats["ready"]:
+            while link.request(AwaitReady(AWAIT_MS), REPLY_S).status is not DlockStatus.SUCCESS:
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"the primary was not ready after {seconds:g} s")
-                time.sleep(LOOK_S)
             return Ready(time.monotonic(), cpu_seconds(self._process.pid))
         except LinkError as problem:
             raise RuntimeError(f"the primary is gone: {problem}") from None

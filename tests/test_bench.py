@@ -9,6 +9,7 @@ import io
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,8 +26,11 @@ from benchmarks import (  # noqa: E402
     api_process,
     machine,
     native,
+    part_failover,
     part_handover,
     part_latency,
+    part_recovery,
+    primary,
     processes,
     report,
     run,
@@ -277,6 +281,40 @@ def test_renewed_holds_and_commands(server: processes.Address) -> None:
     found = by_name(figures)
     assert found["100 leased holds: requests"].value > 0
     assert found["dlock run NAME -- true"].value > 0
+
+
+# ---- A primary that dies ------------------------------------------------------------------------
+
+
+def test_a_recovery_of_a_few_clients() -> None:
+    figures = report.Figures("recovery")
+    part_recovery.measure(QUICK, figures)
+    found = {name.partition(": ")[2]: one for name, one in by_name(figures).items()}
+    assert found["lost"].value == 0
+    assert found["exec to READY"].value > found["exec to listening"].value > 0
+    assert found["exec to READY"].target
+    assert found["exec to every hold confirmed"].value > 0
+
+
+def test_shares_are_as_even_as_can_be() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        server = primary.Primary(Path(folder), session_ttl_s=1, max_locks=1, max_clients=1)
+        for clients, locks, processes in ((1000, 51_200, 32), (10, 1000, 32), (7, 3, 2)):
+            shares = part_recovery.shares(
+                server, part_recovery.Shape(clients, locks, processes))
+            assert len(shares) == min(clients, processes)
+            for what, whole in (("clients", clients), ("locks", locks)):
+                counts = [one[what] for one in shares]
+                assert sum(counts) == whole
+                assert max(counts) - min(counts) <= 1
+
+
+def test_a_failover_under_clients_that_work() -> None:
+    figures = report.Figures("failover")
+    part_failover.failover(QUICK, figures, contended=True)
+    found = by_name(figures)
+    assert found["8 clients, one name: exec to listening"].value > 0
+    assert found["8 clients, one name: kill to the first grant"].value > 0
 
 
 # ---- The figures ---------------------------------------------------------------------------------
