@@ -94,6 +94,7 @@ struct dlk_client {
     struct dlk_attaching attaching;
     struct dlk_call ping; /* the keeper's */
     uint64_t ping_sent_ns;
+    uint64_t retried_ns; /* when it sent again last what the server was not ready for */
     uint64_t keep_at_ns; /* when the keeper means to come again; whoever makes it sooner tells it */
     uint64_t unix_sampled_ns;
     struct dlk_client *keeper_next; /* guarded by the keeper's list */

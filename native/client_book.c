@@ -46,6 +46,7 @@ void dlk_book_attach(struct dlk_book *book, const struct dlk_link *link, uint64_
                 belief->session_until_ns = book->session_until_ns;
             }
             belief->entry = DLK_NONE;
+            belief->echo_id = 0;
         }
         for (uint32_t i = 0; i < book->pending_high; i++) {
             book->pending[i].request.entry = DLK_NONE;
@@ -74,6 +75,19 @@ void dlk_book_attach(struct dlk_book *book, const struct dlk_link *link, uint64_
 void dlk_belief_reset(struct dlk_belief *belief)
 {
     *belief = (struct dlk_belief){.entry = DLK_NONE};
+}
+
+void dlk_belief_end(struct dlk_book *book, struct dlk_hold *hold)
+{
+    uint32_t echo_id = hold->now.echo_id;
+    const struct dlk_request about = {.mode = hold->now.mode,
+                                      .lock_id = hold->lock_id,
+                                      .slot = hold->slot,
+                                      .owner = hold->owner};
+    dlk_belief_reset(&hold->now);
+    if (echo_id != 0) {
+        dlk_pending_cancel(book, &about, echo_id);
+    }
 }
 
 static struct dlk_hold *hold_new(struct dlk_book *book)
@@ -131,7 +145,7 @@ void dlk_hold_release(struct dlk_book *book, struct dlk_hold *hold)
     } else if (hold->now.state == DLK_ENTRY_HELD && hold->now.count == 0) {
         /* Its only acquisition was cancelled while another thread tried to re-enter in vain. */
         dlk_pending_undo(book, hold, DLK_OP_UNLOCK, hold->now.token, hold->now.entry);
-        dlk_belief_reset(&hold->now);
+        dlk_belief_end(book, hold);
     }
     dlk_hold_watch(book, hold);
     if (hold->behind.first != NULL && !hold->crowded) {

@@ -74,6 +74,8 @@ struct dlk_belief {
     uint32_t count;        /* re-entries, the first included */
     uint32_t readers;
     uint32_t renew_ms;     /* the keeper extends it by this lease; 0: it does not */
+    uint32_t echo_id;      /* a repeated request that it came from, which the server may not have
+                            * read yet: to be cancelled after it; 0: none */
     uint16_t n_exclusive;
     uint16_t n_shared;
     uint16_t m_exclusive;
@@ -136,6 +138,7 @@ struct dlk_pending {
     uint32_t generation;
     uint32_t epoch; /* kept: in which it was sent last */
     uint32_t verified; /* book.verified when it was sent; of a renewal, when it was sent first */
+    uint32_t echo_id; /* UNLOCK, GIVE_UP: of what it gives back */
     uint8_t state;  /* enum dlk_op_state */
     bool broken;    /* UNLOCK: meanwhile an operator has asked for what it gives back */
     bool kept;      /* LOCK that waits: it outlives its connection */
@@ -267,6 +270,10 @@ struct dlk_call *dlk_book_sift(struct dlk_book *book, uint32_t index, uint32_t e
 const struct dlk_request *dlk_book_next_parked(struct dlk_book *book, uint64_t now_ns);
 
 /* client_book_debts.c */
+static inline bool dlk_book_has_kept(const struct dlk_book *book)
+{
+    return book->waits_kept != 0 || book->debts != book->debts_unsent + book->debts_under_way;
+}
 /* Debts and parked waits that the server was not ready for are to be sent again. */
 void dlk_book_retry_kept(struct dlk_book *book);
 /* The next debt to send, or NULL; it counts as sent. */
@@ -381,11 +388,16 @@ void dlk_pending_free(struct dlk_book *book, uint32_t index);
 void dlk_pending_owe(struct dlk_book *book, uint32_t index, enum dlk_op_state state);
 void dlk_pending_undo(struct dlk_book *book, const struct dlk_hold *hold, uint32_t op,
                       uint64_t token, uint32_t entry);
+/* A new debt: nothing of the request with this id is to be left on the lock that `about` names. */
+void dlk_pending_cancel(struct dlk_book *book, const struct dlk_request *about,
+                        uint32_t request_id);
 void dlk_pending_reply(struct dlk_book *book, uint32_t index, const struct dlk_reply *reply);
 /* client_book.c */
 void dlk_hold_forget(struct dlk_book *book, struct dlk_hold *hold);
 void dlk_hold_release(struct dlk_book *book, struct dlk_hold *hold);
 void dlk_belief_reset(struct dlk_belief *belief);
+/* It is over, as the server has said, or is about to hear. */
+void dlk_belief_end(struct dlk_book *book, struct dlk_hold *hold);
 /* Until when the authority of a hold or ticket runs, by this client's clock. */
 uint64_t dlk_belief_until_ns(const struct dlk_book *book, const struct dlk_belief *belief);
 static inline uint64_t dlk_ms_until(uint64_t until_ns, uint64_t now_ns)

@@ -164,6 +164,7 @@ static enum dlk_turn ask_about_hold(struct dlk_book *book, struct dlk_hold *hold
         asked->mode = hold->now.mode;
         call->value = dlk_book_left_ms(book, &hold->now, now_ns);
         pending->before = hold->now;
+        pending->echo_id = hold->now.echo_id;
         dlk_belief_reset(&hold->now);
         dlk_hold_watch(book, hold);
     }

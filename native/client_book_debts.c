@@ -52,6 +52,7 @@ uint32_t dlk_pending_new(struct dlk_book *book, uint32_t room_kept)
     pending->kept = false;
     pending->resent_ns = 0;
     pending->verified = book->verified;
+    pending->echo_id = 0;
     book->pending_used++;
     return index;
 }
@@ -155,6 +156,29 @@ void dlk_pending_undo(struct dlk_book *book, const struct dlk_hold *hold, uint32
     dlk_pending_owe(book, index, DLK_OP_STATE_OWED);
 }
 
+void dlk_pending_cancel(struct dlk_book *book, const struct dlk_request *about,
+                        uint32_t request_id)
+{
+    const struct dlk_request asked = *about; /* the slots may move */
+    uint32_t index = dlk_pending_new(book, 0);
+    if (index == DLK_NONE) {
+        return;
+    }
+    struct dlk_pending *pending = &book->pending[index];
+    pending->request = (struct dlk_request){
+        .request_id = pending->request.request_id,
+        .op = DLK_OP_CANCEL,
+        .mode = asked.mode,
+        .session = book->client_id,
+        .lock_id = asked.lock_id,
+        .slot = asked.slot,
+        .entry = DLK_NONE,
+        .owner = asked.owner,
+        .value = request_id,
+    };
+    dlk_pending_owe(book, index, DLK_OP_STATE_OWED);
+}
+
 /* The answer to a debt. Anything final strikes it; a server that has not looked at it must be told
  * again, and by then the handle may be another's. */
 void dlk_pending_reply(struct dlk_book *book, uint32_t index, const struct dlk_reply *reply)
@@ -165,13 +189,18 @@ void dlk_pending_reply(struct dlk_book *book, uint32_t index, const struct dlk_r
         pending->request.entry = DLK_NONE;
         dlk_pending_set(book, index, again ? DLK_OP_STATE_OWED : DLK_OP_STATE_OWED_KEPT);
     } else {
+        const struct dlk_request asked = book->pending[index].request;
+        uint32_t echo_id = book->pending[index].echo_id;
         dlk_pending_free(book, index);
+        if (echo_id != 0) {
+            dlk_pending_cancel(book, &asked, echo_id);
+        }
     }
 }
 
 void dlk_book_retry_kept(struct dlk_book *book)
 {
-    if (book->debts == book->debts_unsent + book->debts_under_way && book->waits_kept == 0) {
+    if (!dlk_book_has_kept(book)) {
         return;
     }
     for (uint32_t i = 0; i < book->pending_high; i++) {

@@ -92,6 +92,7 @@ static void take_grant(const struct dlk_book *book, struct dlk_hold *hold,
         .state = DLK_ENTRY_HELD,
         .mode = pending->request.mode,
         .leased = leased,
+        .echo_id = pending->resent_ns != 0 ? pending->request.request_id : 0,
         .final_expiry = (pending->request.flags & DLK_FLAG_FINAL_EXPIRY) != 0,
     };
     hold->lost = 0;
@@ -108,6 +109,7 @@ static void take_ticket(const struct dlk_book *book, struct dlk_hold *hold,
         .token = reply->token,
         .entry = reply->entry,
         .epoch = book->epoch,
+        .echo_id = pending->resent_ns != 0 ? pending->request.request_id : 0,
         .state = DLK_ENTRY_TICKET,
         .mode = pending->request.mode,
     };
@@ -121,6 +123,7 @@ void dlk_belief_extend(const struct dlk_book *book, struct dlk_belief *belief,
     uint64_t end_ns = lease_end_ns(book, pending, reply);
     belief->entry = reply->entry;
     belief->epoch = book->epoch;
+    belief->echo_id = 0; /* the repetition came before, and found the hold */
     belief->unverified = false;
     take_counts(belief, reply);
     if (belief->leased && end_ns > belief->end_ns) {
@@ -186,11 +189,11 @@ static int32_t end_acquire(struct dlk_book *book, struct dlk_hold *hold,
     case DLK_RESULT_BUSY:
     case DLK_RESULT_TIMED_OUT:
     case DLK_RESULT_PASSED:
-        dlk_belief_reset(&hold->now);
+        dlk_belief_end(book, hold);
         return DLK_STATUS_FAIL;
     case DLK_RESULT_DEADLOCK:
-        dlk_belief_reset(&hold->now);
         pending->call->value = reply->value;
+        dlk_belief_end(book, hold);
         return DLK_STATUS_DEADLOCK;
     default:
         return status_of_refusal(reply->result);
@@ -264,12 +267,17 @@ static int32_t end_object(struct dlk_call *call, const struct dlk_reply *reply)
 /* What the answer to somebody who has meanwhile dropped the lock comes to: a grant is given back,
  * and what the server did not take back now it must take later. */
 static int32_t end_gone(struct dlk_book *book, const struct dlk_hold *hold,
-                        const struct dlk_request *asked, const struct dlk_reply *reply)
+                        const struct dlk_request *asked, bool repeated,
+                        const struct dlk_reply *reply)
 {
     bool releases = asked->op == DLK_OP_UNLOCK || asked->op == DLK_OP_GIVE_UP;
-    if (reply->result == DLK_RESULT_GRANTED) {
+    bool granted = reply->result == DLK_RESULT_GRANTED;
+    bool ticketed = reply->result == DLK_RESULT_TICKETED;
+    if (repeated && (granted || ticketed)) {
+        dlk_pending_cancel(book, asked, asked->request_id);
+    } else if (granted) {
         dlk_pending_undo(book, hold, DLK_OP_UNLOCK, reply->token, reply->entry);
-    } else if (reply->result == DLK_RESULT_TICKETED) {
+    } else if (ticketed) {
         dlk_pending_undo(book, hold, DLK_OP_GIVE_UP, reply->token, reply->entry);
     } else if (releases && nothing_done(reply->result)) {
         dlk_pending_undo(book, hold, asked->op, asked->token, DLK_NONE);
@@ -340,6 +348,41 @@ static bool expected(const struct dlk_book *book, uint32_t index, const struct d
            && reply->epoch == book->epoch;
 }
 
+/* A repetition that the server has not read yet may ask anew for what it has ended: then it is to
+ * be cancelled, after it. What was granted, or given a ticket, meanwhile is the client's; nothing
+ * is cancelled before that has ended. The request id, or 0. */
+static uint32_t echo_of(const struct dlk_pending *pending, const struct dlk_reply *reply)
+{
+    if (pending->echo_id != 0) {
+        return nothing_done(reply->result) ? 0 : pending->echo_id;
+    }
+    bool taken =
+        reply->result == DLK_RESULT_GRANTED || reply->result == DLK_RESULT_TICKETED;
+    return pending->resent_ns != 0 && !taken ? pending->request.request_id : 0;
+}
+
+/* The request is answered for good; its slot is free. */
+static int32_t end_request(struct dlk_book *book, uint32_t index, struct dlk_hold *hold,
+                           const struct dlk_reply *reply, uint64_t now_ns)
+{
+    const struct dlk_pending *pending = &book->pending[index];
+    const struct dlk_request asked = pending->request;
+    bool repeated = pending->resent_ns != 0;
+    uint32_t echo_id = echo_of(pending, reply);
+    int32_t status;
+    if (hold != NULL && hold->gone) {
+        dlk_pending_free(book, index);
+        status = end_gone(book, hold, &asked, repeated, reply);
+    } else {
+        status = status_of_reply(book, hold, pending, reply, now_ns);
+        dlk_pending_free(book, index);
+    }
+    if (echo_id != 0) {
+        dlk_pending_cancel(book, &asked, echo_id);
+    }
+    return status;
+}
+
 struct dlk_call *dlk_book_reply(struct dlk_book *book, const struct dlk_reply *reply,
                                 uint64_t now_ns)
 {
@@ -371,16 +414,8 @@ struct dlk_call *dlk_book_reply(struct dlk_book *book, const struct dlk_reply *r
     }
     struct dlk_call *call = pending->call;
     struct dlk_hold *hold = pending->hold != DLK_NONE ? &book->holds[pending->hold] : NULL;
-    int32_t status;
     call->result = reply->result;
-    if (hold != NULL && hold->gone) {
-        const struct dlk_request asked = pending->request;
-        dlk_pending_free(book, index);
-        status = end_gone(book, hold, &asked, reply);
-    } else {
-        status = status_of_reply(book, hold, pending, reply, now_ns);
-        dlk_pending_free(book, index);
-    }
+    int32_t status = end_request(book, index, hold, reply, now_ns);
     if (hold != NULL && reply->result == DLK_RESULT_NO_LOCK) {
         dlk_hold_forget(book, hold);
     }

@@ -77,6 +77,7 @@ static void cancel_sent(struct dlk_book *book, struct dlk_call *call)
         pending->request.flags = 0;
         pending->request.lease_ms = 0;
         pending->request.wait_ms = 0;
+        pending->echo_id = hold->now.echo_id;
         dlk_belief_reset(&hold->now);
         dlk_pending_owe(book, index, DLK_OP_STATE_OWED);
     } else {
@@ -106,7 +107,7 @@ static void cancel_ended(struct dlk_book *book, const struct dlk_call *call)
     } else if (call->status == DLK_STATUS_EAGAIN && call->result == DLK_RESULT_TICKETED
                && hold->now.state == DLK_ENTRY_TICKET && hold->running == DLK_NONE) {
         dlk_pending_undo(book, hold, DLK_OP_GIVE_UP, hold->now.token, hold->now.entry);
-        dlk_belief_reset(&hold->now);
+        dlk_belief_end(book, hold);
     }
 }
 

@@ -152,7 +152,7 @@ void dlk_hold_lose(struct dlk_book *book, struct dlk_hold *hold, uint32_t result
     dlk_book_tell(book, hold,
                   result == DLK_RESULT_BROKEN ? DLK_NOTICE_BROKEN : DLK_NOTICE_LOST);
     hold->lost = (uint8_t)result;
-    dlk_belief_reset(&hold->now);
+    dlk_belief_end(book, hold);
     dlk_hold_watch(book, hold);
 }
 
@@ -252,7 +252,7 @@ static bool break_ticket(struct dlk_book *book, struct dlk_hold *hold, uint32_t 
         return false;
     }
     dlk_pending_undo(book, hold, DLK_OP_GIVE_UP, hold->now.token, entry);
-    dlk_belief_reset(&hold->now);
+    dlk_belief_end(book, hold);
     return true;
 }
 

@@ -59,8 +59,6 @@ static void await_ping(struct dlk_client *client, uint64_t now_ns)
 
 static void send_ping(struct dlk_client *client, uint64_t now_ns)
 {
-    dlk_book_retry_kept(&client->book);
-    dlk_wire_put_debts(client, now_ns);
     client->ping.verb = DLK_VERB_PING;
     dlk_book_prepare(&client->ping);
     dlk_client_submit(client, &client->ping, now_ns);
@@ -84,6 +82,24 @@ static void keep_ping(struct dlk_client *client, uint64_t now_ns)
         await_ping(client, now_ns);
     } else if (ping_due_ns(client) <= now_ns) {
         send_ping(client, now_ns);
+    }
+}
+
+/* ---- What the server was not ready for ---- */
+
+static uint64_t retry_due_ns(const struct dlk_client *client)
+{
+    return client->retried_ns + (uint64_t)client->book.session_ttl_ms * DLK_NS_PER_MS / 4;
+}
+
+/* Not with the PINGs: a client that renews leases has none to send. */
+static void keep_retrying(struct dlk_client *client, uint64_t now_ns)
+{
+    if (dlk_book_has_kept(&client->book) && retry_due_ns(client) <= now_ns) {
+        client->retried_ns = now_ns;
+        dlk_book_retry_kept(&client->book);
+        dlk_wire_put_debts(client, now_ns);
+        dlk_wire_flush(client);
     }
 }
 
@@ -140,6 +156,9 @@ static struct dlk_kept next_time(struct dlk_client *client, uint64_t now_ns)
         bool asked = client->ping.phase == DLK_PHASE_SENT;
         kept.again_ns =
             sooner(kept.again_ns, asked ? ping_over_ns(client) : ping_due_ns(client));
+        if (dlk_book_has_kept(&client->book)) {
+            kept.again_ns = sooner(kept.again_ns, retry_due_ns(client));
+        }
     }
     watch(client, now_ns, &kept);
     client->keep_at_ns = kept.again_ns;
@@ -154,6 +173,9 @@ struct dlk_kept dlk_client_keep(struct dlk_client *client, bool readable)
     dlk_book_pass(&client->book, now_ns);
     if (client->up) {
         keep_ping(client, now_ns);
+    }
+    if (client->up) {
+        keep_retrying(client, now_ns);
     }
     if (client->up) {
         keep_renewals(client, now_ns);

@@ -1,7 +1,8 @@
 /*
  * A simulated world for the client's book and the engine: one true time, a clock of its own for
  * each client, a network of queues, and chance from one seed. Everything is a function of the seed.
- * sim_client.h has the client's shell, sim_plane.h the server's loop, sim_check.h what must hold.
+ * sim_client.h has the client's shell, sim_way.h how it gets connections, sim_plane.h the server's
+ * loop, sim_recover.h what becomes of a new server, sim_check.h what must hold.
  *
  * True time is the server's clock; a client's clock runs up to 0.1 % slower or faster.
  */
@@ -30,6 +31,7 @@ enum {
     SIM_ORDERS = 64,
     SIM_PERMITS = 2,
     SIM_BROKEN = 256,
+    SIM_CLAIMS = 6, /* in one message, at most */
     SIM_LINES = 100,
     SIM_LINE_BYTES = 160
 };
@@ -82,7 +84,7 @@ struct sim_call {
 
 /* GHOST: its session is over, its leases may not be. */
 enum sim_life { SIM_UNUSED, SIM_LIVING, SIM_GHOST };
-enum sim_way { SIM_OFFLINE, SIM_ASKING, SIM_CONNECTING };
+enum sim_way { SIM_OFFLINE, SIM_ASKING, SIM_CONNECTING, SIM_CLAIMING, SIM_FINISHING };
 
 /* What was told of one hold, and what it was when the book was looked at last. */
 struct sim_told {
@@ -109,6 +111,13 @@ struct sim_client {
     enum sim_way way;
     uint32_t ask;         /* number of the control request that is under way, also its attach */
     uint64_t way_until_ns;
+    uint32_t told_epoch;  /* of the newest server that it has told everything */
+    uint32_t home_epoch;  /* of the newest one that knows that */
+    uint32_t ready_epoch; /* of the newest one that it has heard to be ready */
+    struct dlk_claim claims[SIM_HOLDS];
+    uint64_t claims_at_ns[SIM_HOLDS]; /* when the answer to each comes; 0: it has been taken in */
+    int32_t claims_said[SIM_HOLDS];
+    uint32_t n_claims;
     bool answered;
     uint32_t answer_result;
     uint32_t answer_epoch;
@@ -118,6 +127,7 @@ struct sim_client {
     uint64_t crowded_until_ns; /* too much is unsent: calls are put off */
     struct sim_call ping;
     uint64_t ping_sent_ns;
+    uint64_t retried_ns;
     struct sim_call calls[SIM_CALLS];
     struct sim_told told[SIM_HOLDS];
     bool session_suspended; /* as told */
@@ -132,6 +142,11 @@ struct sim_order {
     struct dlk_command command;
     int client; /* whose answer it is; -1: nobody's */
     uint32_t ask;
+    bool early;    /* SESSION_OPEN at a server that recovers */
+    bool finishes; /* no command: the client is back */
+    uint32_t n_claims;
+    uint32_t which[SIM_CLAIMS];
+    struct dlk_claim claims[SIM_CLAIMS];
 };
 
 /* What the weather of a world is like. */
@@ -147,6 +162,7 @@ struct sim_weather {
     uint32_t lease_ms;     /* the longest */
     uint32_t batch;        /* requests in a step of the engine, at most */
     uint32_t clients;
+    uint32_t crash_pm;   /* of those faults that may be the server's death */
     bool forgetful;      /* users drop locks by force that they hold */
     uint32_t first_lock; /* the locks and owners that are used */
     uint32_t locks;
@@ -170,7 +186,11 @@ struct sim_world {
     struct dlk_engine *engine;
     uint32_t epoch;
     bool ready;
-    uint64_t ready_at_ns; /* not before: holds of the epoch before may be believed in */
+    bool recovering;
+    uint64_t evict_ns; /* who is not back by then is waited for no longer */
+    uint64_t ended_until_ns; /* leases of sessions that have ended may be believed in until then */
+    bool opened[SIM_SESSIONS]; /* in this engine */
+    bool back[SIM_SESSIONS];
     bool slot_used[SIM_SESSIONS];
     int session_link[SIM_SESSIONS];
     uint32_t roster[SIM_SESSIONS]; /* client ids of the sessions that have not been struck */
@@ -197,6 +217,9 @@ struct sim_world {
     uint64_t notices[DLK_NOTICE_OVERFLOW + 1];
     uint64_t beliefs; /* looked at */
     uint64_t kept;    /* waits that were queued, and again over another connection */
+    uint64_t claimed[DLK_RESULT_COUNT]; /* answers to claims, by result */
+    uint64_t recoveries;
+    uint64_t interrupted;
     char lines[SIM_LINES][SIM_LINE_BYTES];
     uint32_t n_lines;
 };

@@ -287,13 +287,13 @@ static inline bool sim_broken_at_once(const struct sim_world *world, uint64_t to
     return false;
 }
 
-/* What is believed must be so at the server, by its clock, for longer than now. A hold of an
- * earlier epoch is not known to it: then it must not have granted anything since. */
+/* What is believed must be so at the server, by its clock, for longer than now. A hold that it has
+ * not confirmed may be unknown to it: then it must not have granted anything since. */
 static inline void sim_check_held(struct sim_world *world, const struct sim_client *client,
                                   const struct dlk_call *look, const struct dlk_entry_view *views,
                                   size_t count)
 {
-    if (look->token >> DLK_COUNTER_BITS != world->epoch) {
+    if (sim_hold(client, sim_hold_number(look->lock_id, look->owner))->now.epoch != world->epoch) {
         return;
     }
     for (size_t i = 0; i < count; i++) {
@@ -302,7 +302,8 @@ static inline void sim_check_held(struct sim_world *world, const struct sim_clie
             continue;
         }
         uint64_t end_ns = view->end_ns != UINT64_MAX ? view->end_ns : view->session_end_ns;
-        if (end_ns <= world->now || view->client_id != client->client_id
+        bool ended = end_ns <= world->now && !world->recovering;
+        if (ended || view->client_id != client->client_id
             || view->owner != look->owner || view->mode != look->held_mode) {
             sim_fail(world, "c%u believes in token %llu for %llu ms more; it ended %lld ns ago",
                      client->index, (unsigned long long)look->token,
@@ -391,16 +392,24 @@ static inline void sim_check_tokens(struct sim_world *world)
     }
     for (uint32_t lock = 0; lock < SIM_LOCKS; lock++) {
         size_t count = dlk_engine_view(world->engine, lock, views, SIM_ENTRIES);
+        uint64_t stamp = 0;
         for (size_t i = 0; i < count; i++) {
             if (views[i].state != DLK_ENTRY_HELD) {
+                if (views[i].token <= stamp) {
+                    sim_fail(world, "lock %u: stamp %llu stands behind %llu", sim_lock_id(lock),
+                             (unsigned long long)views[i].token, (unsigned long long)stamp);
+                }
+                stamp = views[i].token;
                 continue;
             }
+            bool claimed =
+                world->recovering && views[i].token >> DLK_COUNTER_BITS < world->epoch;
             for (size_t k = 0; k < n_held; k++) {
                 if (held[k] == views[i].token) {
                     sim_fail(world, "token %llu twice", (unsigned long long)held[k]);
                 }
             }
-            if (views[i].token <= world->highest_token
+            if (views[i].token <= world->highest_token && !claimed
                 && !sim_known_token(world, views[i].token)) {
                 sim_fail(world, "token %llu is new, but not the highest",
                          (unsigned long long)views[i].token);

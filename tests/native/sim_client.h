@@ -336,8 +336,6 @@ static inline void sim_keep_ping(struct sim_world *world, struct sim_client *cli
     if (ping->call.phase == DLK_PHASE_SENT) {
         sim_await_ping(world, client, now);
     } else if (sim_ping_due_ns(client) <= now) {
-        dlk_book_retry_kept(&client->book);
-        sim_put_debts(world, client);
         *ping = (struct sim_call){.active = true, .serial = 0};
         ping->call.verb = DLK_VERB_PING;
         dlk_book_prepare(&ping->call);
@@ -357,142 +355,16 @@ static inline void sim_keep(struct sim_world *world, struct sim_client *client)
     if (client->up) {
         sim_keep_ping(world, client, now);
     }
+    if (client->up && dlk_book_has_kept(&client->book)
+        && client->retried_ns + (uint64_t)client->book.session_ttl_ms * SIM_MS / 4 <= now) {
+        client->retried_ns = now;
+        dlk_book_retry_kept(&client->book);
+        sim_put_debts(world, client);
+    }
     while (client->up && client->crowded_until_ns <= world->now
            && (request = dlk_book_next_renewal(&client->book, any, now)) != NULL) {
         sim_put(world, client, request);
         any = true;
-    }
-}
-
-/* ---- Getting a connection ---- */
-
-static inline void sim_order(struct sim_world *world, struct dlk_command command, int client,
-                             uint32_t ask)
-{
-    if (world->n_orders < SIM_ORDERS) {
-        world->orders[world->n_orders++] = (struct sim_order){
-            .at_ns = world->now + sim_delay_ns(world), .command = command, .client = client,
-            .ask = ask};
-    }
-}
-
-/* ClientInit, or ClientReinit: the older connection is superseded. */
-static inline void sim_ask(struct sim_world *world, struct sim_client *client)
-{
-    struct dlk_command command = {
-        .op = client->opened ? DLK_COMMAND_SESSION_SUPERSEDE : DLK_COMMAND_SESSION_OPEN,
-        .slot = client->session,
-        .id = client->client_id,
-        .attach = ++world->asks,
-        .ttl_ms = world->weather.ttl_ms,
-        .lease_ms = world->weather.lease_ms,
-    };
-    client->ask = world->asks;
-    client->answered = false;
-    client->way = SIM_ASKING;
-    client->way_until_ns = world->now + 2 * SIM_S;
-    sim_say(world, "c%u asks for connection %u", client->index, client->ask);
-    sim_order(world, command, (int)client->index, client->ask);
-}
-
-static inline void sim_connect(struct sim_world *world, struct sim_client *client)
-{
-    struct dlk_attach frame = {
-        .op = DLK_OP_ATTACH,
-        .version = DLK_PROTOCOL_VERSION_MAX,
-        .client_id = client->client_id,
-        .session_slot = client->session,
-        .attach = client->ask,
-        .magic = DLK_ATTACH_MAGIC,
-    };
-    sim_wire_end(world, client, false);
-    client->link = sim_link_new(world);
-    client->attach_sent_ns = sim_now_of(world, client);
-    client->way = SIM_CONNECTING;
-    client->way_until_ns = world->now + 2 * SIM_S;
-    sim_pipe_put(world, &world->links[client->link].up, &frame);
-}
-
-static inline void sim_install(struct sim_world *world, struct sim_client *client)
-{
-    struct dlk_link link = {.client_id = client->client_id,
-                            .epoch = client->answer_epoch,
-                            .session_ttl_ms = world->weather.ttl_ms,
-                            .max_lease_ms = world->weather.lease_ms};
-    uint64_t now = sim_now_of(world, client);
-    sim_say(world, "c%u is attached, epoch %u", client->index, link.epoch);
-    client->forgets = true;
-    for (uint32_t index = 0; index < client->book.pending_high; index++) {
-        struct dlk_call *ended = dlk_book_sift(&client->book, index, link.epoch, now);
-        if (ended != NULL) {
-            sim_complete(world, client, ended);
-        }
-    }
-    client->forgets = false;
-    client->up = true;
-    client->way = SIM_OFFLINE;
-    dlk_book_attach(&client->book, &link, client->attach_sent_ns, now);
-    sim_observe(world, client, NULL);
-    dlk_book_unverify(&client->book);
-    dlk_book_retry_kept(&client->book);
-    sim_put_debts(world, client);
-}
-
-/* A step on the way to a connection. */
-static inline void sim_way_on(struct sim_world *world, struct sim_client *client)
-{
-    if (client->way == SIM_ASKING && client->answered && client->answer_at_ns <= world->now) {
-        client->answered = false;
-        if (client->answer_result == DLK_RESULT_DONE) {
-            client->opened = true;
-            sim_connect(world, client);
-        } else {
-            sim_say(world, "c%u hears that its session is over", client->index);
-            sim_wire_end(world, client, true);
-            client->life = SIM_GHOST;
-        }
-    } else if (client->way == SIM_CONNECTING) {
-        struct sim_link *link = &world->links[client->link];
-        const void *frame = sim_pipe_take(world, &link->down);
-        struct dlk_reply reply = {.op = 0};
-        if (frame != NULL) {
-            memcpy(&reply, frame, sizeof(reply));
-        }
-        if (frame != NULL && reply.op == DLK_OP_ATTACH && reply.result == DLK_RESULT_DONE
-            && reply.session == client->client_id && reply.epoch == client->answer_epoch) {
-            sim_install(world, client);
-        } else if (frame != NULL || sim_pipe_ended(world, &link->down)) {
-            client->way_until_ns = world->now;
-        }
-    }
-    if (client->way != SIM_OFFLINE && client->way_until_ns <= world->now) {
-        if (client->way == SIM_CONNECTING) {
-            sim_wire_end(world, client, false);
-        }
-        client->way = SIM_OFFLINE;
-    }
-    if (client->life == SIM_LIVING && client->way == SIM_OFFLINE && !client->up) {
-        sim_ask(world, client);
-    }
-}
-
-/* Everything that the client's threads do when they run. */
-static inline void sim_pump(struct sim_world *world, struct sim_client *client)
-{
-    bool all = world->healing || world->weather.healthy || !sim_chance(world, 200);
-    sim_read(world, client, all ? UINT32_MAX : sim_below(world, 3));
-    if (all) {
-        sim_expire(world, client);
-    }
-    sim_keep(world, client);
-    sim_way_on(world, client);
-    sim_collect(world, client);
-    for (uint32_t i = 0; i < SIM_CALLS; i++) {
-        struct sim_call *known = &client->calls[i];
-        if (known->active && !known->posted && known->ended && sim_chance(world, 700)) {
-            known->call.phase = DLK_PHASE_SEEN;
-            known->active = false;
-        }
     }
 }
 

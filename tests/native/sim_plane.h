@@ -21,7 +21,7 @@ static inline struct dlk_event sim_command(struct sim_world *world,
     return events[count - 1];
 }
 
-static inline void sim_engine_open(struct sim_world *world)
+static inline void sim_engine_new(struct sim_world *world)
 {
     const struct dlk_limits limits = {.max_locks = SIM_LOCKS,
                                       .max_sessions = SIM_SESSIONS,
@@ -33,6 +33,10 @@ static inline void sim_engine_open(struct sim_world *world)
     if (world->engine == NULL) {
         abort();
     }
+}
+
+static inline void sim_open_locks(struct sim_world *world)
+{
     for (uint32_t lock = 0; lock < SIM_LOCKS; lock++) {
         sim_command(world, &(struct dlk_command){.op = DLK_COMMAND_LOCK_OPEN,
                                                  .slot = lock,
@@ -47,7 +51,8 @@ static inline void sim_ready(struct sim_world *world, bool ready)
 {
     sim_say(world, "the server is %s", ready ? "ready" : "not ready");
     world->ready = ready;
-    sim_command(world, &(struct dlk_command){.op = DLK_COMMAND_READY, .value = ready});
+    sim_command(world, &(struct dlk_command){.op = DLK_COMMAND_READY, .value = ready,
+                                             .ttl_ms = world->weather.ttl_ms});
 }
 
 /* ---- Connections ---- */
@@ -121,6 +126,12 @@ static inline void sim_outbox(struct sim_world *world)
 
 /* ---- Commands ---- */
 
+/* So long that whatever was to last so long is over by every clock. */
+static inline uint64_t sim_with_margin_ns(uint32_t duration_ms)
+{
+    return ((uint64_t)duration_ms + duration_ms / 500 + 100) * SIM_MS;
+}
+
 static inline uint32_t sim_free_slot(struct sim_world *world)
 {
     for (uint32_t slot = 0; slot < SIM_SESSIONS; slot++) {
@@ -144,13 +155,95 @@ static inline void sim_excuse(struct sim_world *world, const struct dlk_command 
     }
 }
 
-static inline void sim_carry_out(struct sim_world *world, const struct sim_order *order)
+/* What the registry makes of the engine's word. */
+static inline int32_t sim_status_of_claim(uint32_t result)
 {
+    switch (result) {
+    case DLK_RESULT_GRANTED:
+    case DLK_RESULT_QUEUED:
+    case DLK_RESULT_TICKETED:
+    case DLK_RESULT_DONE:
+        return DLK_STATUS_SUCCESS;
+    case DLK_RESULT_NOT_HELD:
+        return DLK_STATUS_FAIL;
+    case DLK_RESULT_NO_LOCK:
+        return DLK_STATUS_LOCK_NOT_GET;
+    default:
+        return DLK_STATUS_SERVER_NO_RESOURCE;
+    }
+}
+
+/* The client's own word is that of a session which the roster names: lapsed holds are believed. */
+static inline void sim_take_claims(struct sim_world *world, struct sim_order *order)
+{
+    struct dlk_command command = order->command;
+    command.kind = 1;
+    command.size = order->n_claims;
+    command.value = (uint64_t)(uintptr_t)order->claims;
+    struct dlk_event done = sim_command(world, &command);
+    sim_outbox(world);
+    struct sim_client *client = &world->clients[order->client];
+    bool heard = client->life == SIM_LIVING && client->ask == order->ask
+                 && done.result == DLK_RESULT_DONE && !sim_fault(world, 50);
+    uint64_t at_ns = world->now + sim_delay_ns(world);
+    for (uint32_t i = 0; i < order->n_claims; i++) {
+        const struct dlk_claim *claim = &order->claims[i];
+        sim_say(world, "claim of session %u: lock %u owner %llx state %u number %llu%s: %u of %u",
+                command.slot, claim->lock_id, (unsigned long long)claim->owner, claim->state,
+                (unsigned long long)(claim->token + claim->stamp),
+                claim->lapsed != 0 ? " lapsed" : "", claim->result, done.result);
+        if (done.result == DLK_RESULT_DONE) {
+            world->claimed[claim->result]++;
+        }
+        if (heard) {
+            client->claims_said[order->which[i]] = sim_status_of_claim(claim->result);
+            client->claims_at_ns[order->which[i]] = at_ns;
+        }
+    }
+}
+
+/* Who is in the roster may come back to a server that recovers; all others are asked to wait. */
+static inline bool sim_come_back(struct sim_world *world, struct dlk_command *command, bool early)
+{
+    if (command->op == DLK_COMMAND_SESSION_OPEN) {
+        return !world->recovering;
+    }
+    if (command->op == DLK_COMMAND_SESSION_SUPERSEDE && world->recovering
+        && !world->opened[command->slot] && world->roster[command->slot] == command->id) {
+        command->op = DLK_COMMAND_SESSION_OPEN;
+        command->kind = early ? DLK_SESSION_EARLY : DLK_SESSION_PLAIN;
+    }
+    return true;
+}
+
+static inline struct dlk_event sim_order_command(struct sim_world *world,
+                                                 const struct sim_order *order,
+                                                 const struct dlk_command *command)
+{
+    struct dlk_event done = {.result = DLK_RESULT_DONE};
+    if (!order->finishes) {
+        return sim_command(world, command);
+    }
+    if (world->roster[command->slot] == command->id && world->opened[command->slot]) {
+        world->back[command->slot] = true;
+    } else {
+        done.result = DLK_RESULT_REMOVED;
+    }
+    return done;
+}
+
+static inline void sim_carry_out(struct sim_world *world, struct sim_order *order)
+{
+    if (order->n_claims != 0) {
+        sim_take_claims(world, order);
+        return;
+    }
     struct dlk_command command = order->command;
     bool opens = command.op == DLK_COMMAND_SESSION_OPEN;
     bool supersedes = command.op == DLK_COMMAND_SESSION_SUPERSEDE;
     bool closes = command.op == DLK_COMMAND_SESSION_CLOSE;
-    if (opens) {
+    bool allowed = sim_come_back(world, &command, order->early);
+    if (opens && allowed) {
         command.slot = sim_free_slot(world);
     }
     if ((supersedes || closes) && world->session_link[command.slot] >= 0
@@ -160,16 +253,21 @@ static inline void sim_carry_out(struct sim_world *world, const struct sim_order
     if (command.op == DLK_COMMAND_BREAK && command.size != 0) {
         sim_excuse(world, &command);
     }
-    struct dlk_event done = sim_command(world, &command);
+    struct dlk_event done = {.result = DLK_RESULT_NOT_READY};
+    if (allowed) {
+        done = sim_order_command(world, order, &command);
+    }
     sim_say(world, "command %u slot %u id %u: result %u", command.op, command.slot, command.id,
             done.result);
     if (done.result == DLK_RESULT_DONE && (opens || supersedes)) {
         world->slot_used[command.slot] = true;
         world->attach_used[command.slot] = false;
         world->roster[command.slot] = command.id;
+        world->opened[command.slot] = true;
         sim_renewed(world, command.slot);
     } else if (done.result == DLK_RESULT_DONE && closes) {
         world->roster[command.slot] = 0;
+        world->opened[command.slot] = false;
     }
     sim_outbox(world);
     struct sim_client *client = order->client >= 0 ? &world->clients[order->client] : NULL;
@@ -192,6 +290,9 @@ static inline void sim_strike(struct sim_world *world, uint32_t slot)
                                      .id = world->roster[slot]});
     if (done.result == DLK_RESULT_DONE) { /* else it has been closed meanwhile */
         world->roster[slot] = 0;
+        world->opened[slot] = false;
+        uint64_t until_ns = world->now + sim_with_margin_ns(world->weather.lease_ms);
+        world->ended_until_ns = done.value != 0 ? until_ns : world->ended_until_ns;
     }
     sim_outbox(world);
 }
@@ -360,47 +461,6 @@ static inline void sim_turn(struct sim_world *world)
     }
     dlk_engine_tick(world->engine, world->now, world->emptied_ns);
     sim_outbox(world);
-}
-
-/* A new server in the place of the old one, which is dead: the same sessions, nothing held. It
- * grants nothing before everything that was believed is over. */
-static inline void sim_succeed(struct sim_world *world)
-{
-    uint32_t longest_ms = world->weather.ttl_ms > world->weather.lease_ms
-                              ? world->weather.ttl_ms
-                              : world->weather.lease_ms;
-    sim_say(world, "the server dies");
-    for (int i = 0; i < SIM_LINKS; i++) {
-        struct sim_link *link = &world->links[i];
-        if (link->used && link->server != SIM_GONE) {
-            sim_pipe_cut(world, &link->down);
-            sim_retire(world, i);
-        }
-        link->queued = false;
-    }
-    dlk_engine_free(world->engine);
-    world->queue_count = world->pass_left = 0;
-    world->n_orders = 0;
-    world->n_held_tokens = 0;
-    world->epoch++;
-    world->ready = false;
-    world->ready_at_ns = world->now + (uint64_t)longest_ms * SIM_MS;
-    sim_engine_open(world);
-    for (uint32_t slot = 0; slot < SIM_SESSIONS; slot++) {
-        world->slot_used[slot] = world->roster[slot] != 0;
-        world->session_link[slot] = -1;
-        world->attach_used[slot] = true;
-        world->strike_at_ns[slot] = 0;
-        sim_renewed(world, slot);
-        if (world->roster[slot] != 0) {
-            sim_command(world, &(struct dlk_command){.op = DLK_COMMAND_SESSION_OPEN,
-                                                     .slot = slot,
-                                                     .id = world->roster[slot],
-                                                     .ttl_ms = world->weather.ttl_ms,
-                                                     .lease_ms = world->weather.lease_ms});
-            dlk_engine_clear(world->engine);
-        }
-    }
 }
 
 #endif

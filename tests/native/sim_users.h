@@ -5,8 +5,8 @@
 #ifndef DLOCK_SIM_USERS_H
 #define DLOCK_SIM_USERS_H
 
-#include "sim_client.h"
-#include "sim_plane.h"
+#include "sim_recover.h"
+#include "sim_way.h"
 
 /* ---- What the world is like ---- */
 
@@ -33,6 +33,7 @@ static inline struct sim_weather sim_weather_of(struct sim_world *world)
         .batch = SIM_ONE_OF(world, 1, 3, 20, 200),
         .break_pm = SIM_ONE_OF(world, 0, 10, 50),
         .forgetful = sim_chance(world, 100),
+        .crash_pm = SIM_ONE_OF(world, 0, 200, 1000),
         .clients = 2 + sim_below(world, SIM_LIVE - 1),
         .first_lock = sim_below(world, SIM_LOCKS),
         .locks = SIM_ONE_OF(world, 1, 1, 2, SIM_LOCKS),
@@ -177,7 +178,7 @@ static inline void sim_drop(struct sim_world *world, struct sim_client *client)
     uint32_t lock = number / SIM_OWNERS;
     uint64_t owner = sim_owner(number % SIM_OWNERS);
     const struct dlk_hold *hold = sim_hold(client, number);
-    bool has = hold->now.state != DLK_ENTRY_FREE;
+    bool has = hold != NULL && hold->now.state != DLK_ENTRY_FREE;
     bool force = sim_chance(world, 300) && (world->weather.forgetful || !has);
     struct dlk_call dropped = {.lock_id = sim_lock_id(lock), .owner = owner};
     int status = dlk_book_drop_lock(&client->book, sim_lock_id(lock), owner, force);
@@ -189,7 +190,9 @@ static inline void sim_drop(struct sim_world *world, struct sim_client *client)
         if (sim_chance(world, 500)) {
             sim_go_on(world, client);
         }
-        dlk_book_add_lock(&client->book, sim_lock_id(lock), lock, sim_kind[lock], owner);
+        if (client->told_epoch == client->home_epoch) { /* else it cannot be got now */
+            dlk_book_add_lock(&client->book, sim_lock_id(lock), lock, sim_kind[lock], owner);
+        }
     }
     sim_go_on(world, client);
 }
@@ -284,7 +287,7 @@ static inline void sim_go_wrong(struct sim_world *world)
         }
         break;
     case 7:
-        if (world->now >= world->ready_at_ns) {
+        if (!world->recovering) {
             sim_ready(world, !world->ready);
             sim_outbox(world);
         }
@@ -295,7 +298,7 @@ static inline void sim_go_wrong(struct sim_world *world)
         }
         break;
     default:
-        if (sim_chance(world, 60)) {
+        if (sim_chance(world, world->weather.crash_pm)) {
             sim_succeed(world);
         }
         break;

@@ -72,7 +72,8 @@ static void run_server(struct sim_world *world)
     if (world->plane_stalled_until_ns <= world->now) {
         sim_turn(world);
     }
-    if (!world->ready && world->now >= world->ready_at_ns && sim_chance(world, 30)) {
+    sim_recover_on(world);
+    if (!world->ready && !world->recovering && sim_chance(world, 30)) {
         sim_ready(world, true);
         sim_outbox(world);
     }
@@ -161,7 +162,8 @@ static void give_back(struct sim_world *world, struct sim_client *client)
     for (uint32_t number = 0; number < SIM_HOLDS; number++) {
         const struct dlk_hold *hold = sim_hold(client, number);
         struct sim_call *known = free_call(client);
-        if (known == NULL || hold->now.state == DLK_ENTRY_FREE || hold->running != DLK_NONE) {
+        if (known == NULL || hold == NULL || hold->now.state == DLK_ENTRY_FREE
+            || hold->running != DLK_NONE) {
             continue;
         }
         *known = (struct sim_call){.active = true, .serial = ++world->serial};
@@ -183,7 +185,8 @@ static const char *unfinished(const struct sim_client *client)
         }
     }
     for (uint32_t number = 0; number < SIM_HOLDS; number++) {
-        if (sim_hold(client, number)->now.state != DLK_ENTRY_FREE) {
+        const struct dlk_hold *hold = sim_hold(client, number);
+        if (hold != NULL && hold->now.state != DLK_ENTRY_FREE) {
             return "something is held";
         }
     }
@@ -192,29 +195,6 @@ static const char *unfinished(const struct sim_client *client)
     }
     bool pings = client->ping.call.phase == DLK_PHASE_SENT;
     return client->book.pending_used > pings ? "a request has been forgotten" : NULL;
-}
-
-/* A hold that an operator has asked for is given back without its user, when the word for it has
- * had the time to come. */
-static void check_broken(struct sim_world *world)
-{
-    struct dlk_entry_view views[SIM_ENTRIES];
-    for (uint32_t lock = 0; lock < SIM_LOCKS; lock++) {
-        size_t count = dlk_engine_view(world->engine, lock, views, SIM_ENTRIES);
-        for (size_t i = 0; i < count; i++) {
-            if ((views[i].flags & DLK_ENTRY_BREAKING) == 0 || world->dropped) {
-                continue;
-            }
-            for (uint32_t k = 0; k < SIM_POOL; k++) {
-                const struct sim_client *client = &world->clients[k];
-                if (client->life == SIM_LIVING && client->up
-                    && client->client_id == views[i].client_id) {
-                    sim_fail(world, "c%u does not give back token %llu, which is broken",
-                             client->index, (unsigned long long)views[i].token);
-                }
-            }
-        }
-    }
 }
 
 /* What is left, before the world fails for it. */
@@ -242,6 +222,46 @@ static void tell_rest(struct sim_world *world)
     }
 }
 
+/* A hold that an operator has asked for is given back without its user, when the word for it has
+ * had the time to come. */
+static void check_broken(struct sim_world *world)
+{
+    struct dlk_entry_view views[SIM_ENTRIES];
+    for (uint32_t lock = 0; lock < SIM_LOCKS; lock++) {
+        size_t count = dlk_engine_view(world->engine, lock, views, SIM_ENTRIES);
+        for (size_t i = 0; i < count; i++) {
+            if ((views[i].flags & DLK_ENTRY_BREAKING) == 0 || world->dropped) {
+                continue;
+            }
+            for (uint32_t k = 0; k < SIM_POOL; k++) {
+                const struct sim_client *client = &world->clients[k];
+                if (client->life == SIM_LIVING && client->up
+                    && client->client_id == views[i].client_id) {
+                    tell_rest(world);
+                    sim_fail(world, "c%u does not give back token %llu, which is broken",
+                             client->index, (unsigned long long)views[i].token);
+                }
+            }
+        }
+    }
+}
+
+/* Whoever is back knows of each of his holds whether the server has it. */
+static void check_confirmed(struct sim_world *world)
+{
+    for (uint32_t i = 0; i < SIM_POOL * SIM_HOLDS; i++) {
+        const struct sim_client *client = &world->clients[i / SIM_HOLDS];
+        if (client->life != SIM_LIVING || !client->up) {
+            continue;
+        }
+        const struct dlk_hold *hold = sim_hold(client, i % SIM_HOLDS);
+        if (sim_held_token(hold) != 0 && hold->now.epoch != world->epoch) {
+            sim_fail(world, "c%u: nobody has said what became of token %llu", client->index,
+                     (unsigned long long)hold->now.token);
+        }
+    }
+}
+
 static void heal(struct sim_world *world)
 {
     const char *problem = "";
@@ -254,8 +274,9 @@ static void heal(struct sim_world *world)
         world->clients[i].crowded_until_ns = 0;
     }
     uint64_t began_ns = world->now;
-    uint64_t patience_ns = (3ull * world->weather.ttl_ms + world->weather.lease_ms
+    uint64_t patience_ns = (5ull * world->weather.ttl_ms + 3ull * world->weather.lease_ms
                             + world->weather.reply_timeout_ms + 8000) * SIM_MS;
+    uint64_t ready_ns = began_ns;
     bool settled = false;
     while (problem != NULL) {
         world->step++;
@@ -266,12 +287,16 @@ static void heal(struct sim_world *world)
         run_all(world);
         bury(world);
         sim_check_beliefs(world);
-        if (world->now - began_ns < 2ull * world->weather.ttl_ms * SIM_MS + 3 * SIM_S) {
+        if (world->recovering) {
+            ready_ns = world->now;
+        }
+        if (world->now - ready_ns < 2ull * world->weather.ttl_ms * SIM_MS + 3 * SIM_S) {
             continue;
         }
         if (!settled) {
             settled = true;
             check_broken(world);
+            check_confirmed(world);
         }
         problem = NULL;
         for (uint32_t i = 0; i < SIM_POOL; i++) {
@@ -328,6 +353,9 @@ static uint64_t totals[DLK_RESULT_COUNT];
 static uint64_t notices[DLK_NOTICE_OVERFLOW + 1];
 static uint64_t beliefs;
 static uint64_t kept;
+static uint64_t claimed[DLK_RESULT_COUNT];
+static uint64_t recoveries;
+static uint64_t interrupted;
 
 static void run_world(uint64_t seed, bool loud)
 {
@@ -342,7 +370,8 @@ static void run_world(uint64_t seed, bool loud)
     for (uint32_t slot = 0; slot < SIM_SESSIONS; slot++) {
         world.session_link[slot] = -1;
     }
-    sim_engine_open(&world);
+    sim_engine_new(&world);
+    sim_open_locks(&world);
     sim_ready(&world, true);
     dlk_engine_clear(world.engine);
     for (uint32_t i = 0; i < world.weather.clients; i++) {
@@ -355,7 +384,10 @@ static void run_world(uint64_t seed, bool loud)
     end(&world);
     for (uint32_t i = 0; i < DLK_RESULT_COUNT; i++) {
         totals[i] += world.counts[i];
+        claimed[i] += world.claimed[i];
     }
+    recoveries += world.recoveries;
+    interrupted += world.interrupted;
     for (uint32_t i = 0; i <= DLK_NOTICE_OVERFLOW; i++) {
         notices[i] += world.notices[i];
     }
@@ -381,6 +413,16 @@ static void check_totals(void)
         assert(notices[kind] != 0);
     }
     printf("beliefs %llu\n", (unsigned long long)beliefs);
+    for (uint32_t i = 0; i < DLK_RESULT_COUNT; i++) {
+        if (claimed[i] != 0) {
+            printf("claims, %s: %llu\n", dlk_result_text(i), (unsigned long long)claimed[i]);
+        }
+    }
+    printf("recoveries %llu, interrupted %llu\n", (unsigned long long)recoveries,
+           (unsigned long long)interrupted);
+    assert(claimed[DLK_RESULT_GRANTED] != 0 && claimed[DLK_RESULT_QUEUED] != 0);
+    assert(claimed[DLK_RESULT_TICKETED] != 0 && claimed[DLK_RESULT_NOT_HELD] != 0);
+    assert(recoveries > interrupted && interrupted != 0);
     printf("places kept %llu\n", (unsigned long long)kept);
     assert(kept != 0);
 }

@@ -232,6 +232,101 @@ static void a_server_of_another_epoch_does_not_know_it(void)
     dlk_book_free(&book);
 }
 
+/* ---- A repetition that comes after the end of what it repeats ---- */
+
+/* The wait has been sent again, and is granted or over before the server has read that. */
+static struct dlk_request sent_again(struct dlk_book *book, struct dlk_call *call)
+{
+    struct dlk_request asked = begin(book, call, T0);
+    reply(book, &asked, R(QUEUED), T0);
+    disconnect(book, false, T0);
+    attach_again(book, EPOCH, T0);
+    return *dlk_book_next_parked(book, T0);
+}
+
+static void expect_cancel(struct dlk_book *book, const struct dlk_request *asked)
+{
+    assert(book->debts_unsent == 1);
+    const struct dlk_request *debt = next_debt(book);
+    assert(debt->op == DLK_OP_CANCEL && debt->value == asked->request_id);
+    assert(debt->lock_id == LOCK && debt->owner == OWNER && debt->slot == 5);
+}
+
+static void what_ended_before_its_repetition_came_is_undone_after_it(uint32_t result)
+{
+    struct dlk_book book = keeping_book(DLK_KIND_FAIR);
+    struct dlk_call call = ask_for(WAIT, 0, 60000);
+    struct dlk_request asked = sent_again(&book, &call);
+    assert(reply(&book, &asked, result, T0) == &call);
+    expect_cancel(&book, &asked);
+    dlk_book_free(&book);
+}
+
+/* A cancel names the request, and so would end the hold that came from it: it comes afterwards. */
+static void a_hold_is_undone_with_its_repetition_only_when_it_has_ended(bool answered)
+{
+    struct dlk_book book = keeping_book(DLK_KIND_ATOMIC);
+    struct dlk_call call = ask_for(WAIT, 0, 60000);
+    struct dlk_request asked = sent_again(&book, &call);
+    assert(reply(&book, &asked, R(GRANTED), T0) == &call && book.debts == 0);
+    struct dlk_call unlock = ask_for(UNLOCK, 0, 0);
+    struct dlk_request given_back = begin(&book, &unlock, T0);
+    assert(book.debts == 0);
+    if (!answered) {
+        disconnect(&book, false, T0);
+        attach_again(&book, EPOCH, T0);
+        given_back = *next_debt(&book);
+    } else {
+        assert(reply(&book, &given_back, R(NOT_READY), T0) == &unlock && book.debts == 0);
+        given_back = begin(&book, &unlock, T0);
+    }
+    reply(&book, &given_back, R(RELEASED), T0);
+    expect_cancel(&book, &asked);
+    dlk_book_free(&book);
+}
+
+static void a_hold_that_was_found_since_leaves_nothing(bool queued)
+{
+    struct dlk_book book = keeping_book(DLK_KIND_ATOMIC);
+    struct dlk_call call = ask_for(WAIT, 0, 60000);
+    struct dlk_request asked = sent_again(&book, &call);
+    if (queued) {
+        reply(&book, &asked, R(QUEUED), T0);
+    }
+    assert(reply(&book, &asked, R(GRANTED), T0) == &call);
+    struct dlk_call extend = ask_for(EXTEND, 0, 0);
+    if (!queued) {
+        assert(run(&book, &extend, R(EXTENDED), T0) == S(SUCCESS));
+    }
+    struct dlk_call unlock = ask_for(UNLOCK, 0, 0);
+    assert(run(&book, &unlock, R(RELEASED), T0) == S(SUCCESS));
+    assert(book.debts == 0 && book.pending_used == 0);
+    dlk_book_free(&book);
+}
+
+static void a_hold_that_is_lost_leaves_no_repetition(void)
+{
+    struct dlk_book book = keeping_book(DLK_KIND_ATOMIC);
+    struct dlk_call call = ask_for(WAIT, 0, 60000);
+    struct dlk_request asked = sent_again(&book, &call);
+    assert(reply(&book, &asked, R(GRANTED), T0) == &call);
+    struct dlk_call extend = ask_for(EXTEND, 0, 0);
+    assert(run(&book, &extend, R(NOT_HELD), T0) == S(FAIL));
+    expect_cancel(&book, &asked);
+    dlk_book_free(&book);
+}
+
+static void nobody_who_has_dropped_the_lock_is_left_with_a_grant(void)
+{
+    struct dlk_book book = keeping_book(DLK_KIND_ATOMIC);
+    struct dlk_call call = ask_for(WAIT, 0, 60000);
+    struct dlk_request asked = sent_again(&book, &call);
+    assert(dlk_book_drop_lock(&book, LOCK, OWNER, true) == S(SUCCESS));
+    assert(reply(&book, &asked, R(GRANTED), T0) == &call);
+    expect_cancel(&book, &asked);
+    dlk_book_free(&book);
+}
+
 /* ---- Until when ---- */
 
 enum { LEASE_MS = 8000 };
@@ -291,6 +386,14 @@ int main(void)
     who_asks_first_hears_that_the_server_is_not_ready();
     a_connection_that_fails_again_changes_nothing();
     a_server_of_another_epoch_does_not_know_it();
+    what_ended_before_its_repetition_came_is_undone_after_it(R(TIMED_OUT));
+    what_ended_before_its_repetition_came_is_undone_after_it(R(NO_RESOURCE));
+    a_hold_is_undone_with_its_repetition_only_when_it_has_ended(true);
+    a_hold_is_undone_with_its_repetition_only_when_it_has_ended(false);
+    a_hold_that_was_found_since_leaves_nothing(true);
+    a_hold_that_was_found_since_leaves_nothing(false);
+    a_hold_that_is_lost_leaves_no_repetition();
+    nobody_who_has_dropped_the_lock_is_left_with_a_grant();
     an_end_is_never_counted_from_a_sending_that_may_not_have_come();
     return 0;
 }
