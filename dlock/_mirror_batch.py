@@ -226,6 +226,9 @@ def _enter(client: MirrorClient, spec: LockSpec, result: LockResult) -> LockResu
         return result if fine else LockResult(DlockStatus.BAD_RESPONSE)
     repeated = result.status is DlockStatus.ERROR and result.lock_id not in client.locks
     if result.status is DlockStatus.SUCCESS or repeated:
+        stale = client.locks.get(result.lock_id)
+        if stale is not None:  # of a former primary, or released with an answer that was lost
+            client.drop_lock(stale)
         entry = LockEntry(result.lock_id, result.slot, spec.kind, spec.descriptor)
         status = client.add_lock(entry)
         return LockResult(status, result.lock_id if status is DlockStatus.SUCCESS else -1)
@@ -259,8 +262,8 @@ def batch_release_lock(
 
 def _release(client: MirrorClient, lock_ids: Sequence[int | None]) -> list[DlockStatus]:
     with client.naming:
-        # Out of the tables before the server is told: no other thread can lock it meanwhile.
-        dropped = [_drop(client, lock_id) for lock_id in lock_ids]
+        # Set aside before the server is told: no other thread can lock it meanwhile.
+        dropped = [_set_aside(client, lock_id) for lock_id in lock_ids]
         entries = [one for one in dropped if isinstance(one, LockEntry)]
         answers = iter(_tell_released(client, entries) if entries else ())
         statuses = [next(answers) if isinstance(one, LockEntry) else one for one in dropped]
@@ -270,7 +273,7 @@ def _release(client: MirrorClient, lock_ids: Sequence[int | None]) -> list[Dlock
 
 
 def _tell_released(client: MirrorClient, entries: Sequence[LockEntry]) -> Sequence[DlockStatus]:
-    """What the server says of each; what it did not let go is entered again."""
+    """What the server says of each; what it did not let go is entered again, as it was."""
     reply = client.ask(ReleaseLocks(tuple(entry.id for entry in entries)))
     statuses: Sequence[DlockStatus] = [DlockStatus.BAD_RESPONSE] * len(entries)
     if reply is not None and reply.status is not DlockStatus.SUCCESS:
@@ -278,12 +281,14 @@ def _tell_released(client: MirrorClient, entries: Sequence[LockEntry]) -> Sequen
     elif reply is not None and len(reply.statuses) == len(entries):
         statuses = reply.statuses
     for entry, status in zip(entries, statuses, strict=True):
-        if status not in (DlockStatus.SUCCESS, DlockStatus.LOCK_NOT_GET):
+        if status in (DlockStatus.SUCCESS, DlockStatus.LOCK_NOT_GET):
+            client.drop_lock(entry)
+        else:
             client.add_lock(entry)
     return statuses
 
 
-def _drop(client: MirrorClient, lock_id: int | None) -> LockEntry | DlockStatus:
+def _set_aside(client: MirrorClient, lock_id: int | None) -> LockEntry | DlockStatus:
     """Takes one lock out of the tables; the status that refuses it instead."""
     if bad_id(lock_id, "lock_id"):
         return _EINVAL
@@ -293,5 +298,5 @@ def _drop(client: MirrorClient, lock_id: int | None) -> LockEntry | DlockStatus:
     running = client.running
     if running is not None and running.lock is entry:
         return DlockStatus.EASYNC
-    status = client.drop_lock(entry)
+    status = client.set_lock_aside(entry)
     return entry if status is DlockStatus.SUCCESS else status

@@ -275,10 +275,16 @@ class MirrorClient:
             self.locks[lock.id] = lock
         return status
 
-    def drop_lock(self, lock: LockEntry, *, force: bool = False) -> DlockStatus:
-        """Takes a lock out; without `force` only one that is neither held nor queued for."""
-        status = STATUSES[lib.dlk_client_drop_lock(self.pointer, lock.id, 0, force)]
-        if status is DlockStatus.SUCCESS or force or not self.knows(lock):
+    def drop_lock(self, lock: LockEntry) -> None:
+        """Takes a lock out, whatever its state."""
+        lib.dlk_client_drop_lock(self.pointer, lock.id, 0, 1)
+        self.locks.pop(lock.id, None)
+
+    def set_lock_aside(self, lock: LockEntry) -> DlockStatus:
+        """Takes a lock out that is neither held nor queued for, until it is dropped or added again;
+        from now on no call finds it."""
+        status = STATUSES[lib.dlk_client_set_lock_aside(self.pointer, lock.id, 0)]
+        if status is DlockStatus.SUCCESS or not self.knows(lock):
             self.locks.pop(lock.id, None)
         return status
 

@@ -158,9 +158,9 @@ def conclude(client: MirrorClient, entry: LockEntry, status: int, result: int) -
     """Counts a status that is no success, and draws the conclusions from it."""
     client.count_lock(status)
     if status == _LOCK_NOT_GET or (status == _FAIL and result == _NO_LOCK):
-        client.drop_lock(entry, force=True)
+        client.drop_lock(entry)
     elif status == _FAIL and result == _NOT_HELD and not client.knows(entry):
-        client.drop_lock(entry, force=True)  # not reported to this primary: that was to be said
+        client.drop_lock(entry)  # not reported to this primary: that was to be said
     elif status == _REMOVED:
         client.mark_removed()
 

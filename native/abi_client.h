@@ -123,6 +123,10 @@ int dlk_client_may_drop_lock(struct dlk_client *client, uint32_t lock_id, uint64
 /* Forgets it, if it may; with force whatever its state. One that the primary does not know is
  * forgotten with whatever was to be said. Asks nothing of the server. */
 int dlk_client_drop_lock(struct dlk_client *client, uint32_t lock_id, uint64_t owner, int force);
+/* While its release is under way: no call finds it any more (LOCK_NOT_GET), but it is as it was
+ * when it is added again; to be dropped by force when the server has released it. Statuses as
+ * without force; only with SUCCESS it was set aside. */
+int dlk_client_set_lock_aside(struct dlk_client *client, uint32_t lock_id, uint64_t owner);
 int dlk_client_add_object(struct dlk_client *client, uint32_t object_id, uint32_t slot);
 int dlk_client_drop_object(struct dlk_client *client, uint32_t object_id);
 /* call: submits and waits; wait: goes on waiting; start: submits; poll: looks, never waits. Each

@@ -230,6 +230,17 @@ int dlk_book_drop_lock(struct dlk_book *book, uint32_t lock_id, uint64_t owner, 
     return force ? DLK_STATUS_SUCCESS : status;
 }
 
+/* What it shows stays, for when it is added again. */
+int dlk_book_set_lock_aside(struct dlk_book *book, uint32_t lock_id, uint64_t owner)
+{
+    int status = dlk_book_may_drop_lock(book, lock_id, owner);
+    if (status != DLK_STATUS_SUCCESS) {
+        return dlk_book_drop_lock(book, lock_id, owner, false);
+    }
+    book->holds[dlk_map_get(&book->locks, lock_id, owner)].unknown = true;
+    return DLK_STATUS_SUCCESS;
+}
+
 void dlk_book_unverify(struct dlk_book *book)
 {
     for (uint32_t i = 0; i < book->holds_high; i++) {

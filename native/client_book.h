@@ -214,6 +214,7 @@ int dlk_book_add_lock(struct dlk_book *book, uint32_t lock_id, uint32_t slot, ui
                       uint64_t owner);
 int dlk_book_may_drop_lock(const struct dlk_book *book, uint32_t lock_id, uint64_t owner);
 int dlk_book_drop_lock(struct dlk_book *book, uint32_t lock_id, uint64_t owner, bool force);
+int dlk_book_set_lock_aside(struct dlk_book *book, uint32_t lock_id, uint64_t owner);
 int dlk_book_add_object(struct dlk_book *book, uint32_t object_id, uint32_t slot);
 int dlk_book_drop_object(struct dlk_book *book, uint32_t object_id);
 void dlk_book_unverify(struct dlk_book *book);

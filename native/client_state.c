@@ -51,6 +51,17 @@ int dlk_client_drop_lock(struct dlk_client *client, uint32_t lock_id, uint64_t o
     return status;
 }
 
+int dlk_client_set_lock_aside(struct dlk_client *client, uint32_t lock_id, uint64_t owner)
+{
+    if (dlk_client_forked(client)) {
+        return DLK_STATUS_FORKED;
+    }
+    dlk_client_lock(client);
+    int status = dlk_book_set_lock_aside(&client->book, lock_id, owner);
+    dlk_client_unlock(client);
+    return status;
+}
+
 int dlk_client_add_object(struct dlk_client *client, uint32_t object_id, uint32_t slot)
 {
     if (dlk_client_forked(client)) {

@@ -247,7 +247,12 @@ class Held:
         self.me, self.other = service.client(), service.client()
         locks = [service.lock(kind, self.me, self.other) for kind in (ATOMIC, RW, RW, FAIR, FAIR)]
         self.atomic, self.writer, self.reader, self.fair, self.ticket = locks
-        self.free = service.lock(ATOMIC, self.me)
+        # One that is free, but was not always: it shows what it has seen.
+        self.free = service.lock(FAIR, self.me, self.other)
+        assert dclient.trylock(self.other, ex(self.free))[0] is S.SUCCESS
+        assert dclient.trylock(self.me, ex(self.free))[0] is S.EAGAIN
+        assert dclient.unlock(self.me, self.free)[0] is S.SUCCESS
+        assert dclient.unlock(self.other, self.free)[0] is S.SUCCESS
         assert dclient.trylock(self.other, ex(self.ticket))[0] is S.SUCCESS
         for request in (ex(self.atomic), ex(self.writer), sh(self.reader), sh(self.fair)):
             assert dclient.trylock(self.me, request)[0] is S.SUCCESS

@@ -185,6 +185,19 @@ def test_a_lock_that_was_not_reported_is_not_got(start_service, name: str) -> No
         assert dclient.trylock(client, ex(get(client, desc)))[0] is S.SUCCESS
 
 
+def test_a_lock_that_was_not_reported_is_got_again_at_once(start_service) -> None:
+    service = start_service()
+    client = service.client()
+    desc = LockDesc(b"name", ATOMIC)
+    dclient.trylock(client, ex(get(client, desc)))
+    service.fail_over(1)
+    reinit(client)
+    lock_id = get(client, desc)  # perhaps under the same id
+    assert dclient.trylock(client, ex(lock_id))[0] is S.SUCCESS
+    assert dclient.unlock(client, lock_id)[0] is S.SUCCESS
+    assert dclient.release_lock(client, lock_id) is S.SUCCESS
+
+
 def test_a_lock_of_another_client_is_not_taken_for_one_that_was_not_reported(
     start_service
 ) -> None:

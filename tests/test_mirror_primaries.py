@@ -29,8 +29,10 @@ from mirror_tools import (
     until,
 )
 
-from dlock import _mirror_table, dclient
+from dlock import _mirror_reinit, _mirror_table, dclient
 from dlock._core import lib
+from dlock._mirror_client import VERSIONS
+from dlock.control.messages import ClientReinit
 from dlock.types import LockDesc
 
 EPOCH_SHIFT = 43  # of a token: its epoch stands above its counter
@@ -137,6 +139,24 @@ def test_a_primary_of_the_past_is_not_obeyed(start_service, tmp_path) -> None:
     service.fail_over(0, state_dir=str(tmp_path))  # it knows the client, but not the two others
     assert dclient.client_reinit(client, HOST) is S.NOT_READY
     assert local_state(client) == before
+    service.fail_over(1)
+    recover(client)
+    assert dclient.lock_extend(client, extend_ex(lock_id))[0] is S.SUCCESS
+
+
+def test_a_client_looks_at_the_epoch_itself(start_service, tmp_path, monkeypatch) -> None:
+    service = start_service(state_dir=str(tmp_path))
+    client = service.client()
+    lock_id = service.lock(ATOMIC, client)
+    dclient.trylock(client, ex(lock_id))
+    for _ in range(2):
+        service.fail_over(1)
+        recover(client)
+    service.fail_over(0, state_dir=str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(_mirror_reinit, "_request", lambda one: ClientReinit(
+            *VERSIONS, one.id, one.secret, 0, 0, 0, {}))  # it shows the server nothing
+        assert dclient.client_reinit(client, HOST) is S.NOT_READY
     service.fail_over(1)
     recover(client)
     assert dclient.lock_extend(client, extend_ex(lock_id))[0] is S.SUCCESS

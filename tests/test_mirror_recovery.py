@@ -135,13 +135,17 @@ def test_not_ready_is_counted(start_service) -> None:
 
 def test_a_client_that_leaves_a_recovering_primary(start_service) -> None:
     service = start_service()
-    one, two = service.client(), service.client()
-    service.fail_over(2)
+    one, two, three = (service.client() for _ in range(3))
+    lock_id = service.lock(ATOMIC, one, two, three)
+    dclient.trylock(one, ex(lock_id))
+    service.fail_over(3)
     report(one)
     assert dclient.client_deinit(one) is S.NOT_READY
     assert dclient.client_deinit(one) is S.CLIENT_NOT_INIT  # gone here all the same
     recover(two)
     assert dclient.client_deinit(two) is S.NOT_READY
+    recover(three)  # nobody waits for the two
+    assert dclient.trylock(three, ex(lock_id))[0] is S.SUCCESS
 
 
 def test_a_counted_re_entry_is_decided_here(start_service) -> None:

@@ -306,7 +306,9 @@ def test_the_session_ends_in_the_middle_of_a_re_initialisation(start_service) ->
     service.lock(ATOMIC, client)
     assert dclient.client_reinit(client, HOST) is S.SUCCESS
     outlive_the_session(service, client)
-    assert dclient.client_reinit_done(client) is S.BAD_RESPONSE  # its links are gone
+    # Its links are closed, if this is not quicker.
+    gone = (S.BAD_RESPONSE, S.CLIENT_REMOVED_BY_SERVER)
+    assert dclient.client_reinit_done(client) in gone
     assert dclient.client_reinit(client, HOST) is S.CLIENT_REMOVED_BY_SERVER
     assert dclient.client_reinit_done(client) is S.CLIENT_REMOVED_BY_SERVER
     assert dclient.update_all_locks(client) is S.CLIENT_REMOVED_BY_SERVER

@@ -50,8 +50,8 @@ def bad_peer(event: Event) -> Note:
 
 
 # What those are answered who have come while the server recovers, and who came early.
-ALWAYS_ANSWERED: Final = frozenset({m.UpdateLocks, m.ReinitDone})
-EARLY_ANSWERED: Final = frozenset({m.ClientDeinit, m.Heartbeat, m.DeclareLease})
+ALWAYS_ANSWERED: Final = frozenset({m.UpdateLocks, m.ReinitDone, m.ClientDeinit})
+EARLY_ANSWERED: Final = frozenset({m.Heartbeat, m.DeclareLease})
 
 
 class Registry:
@@ -201,8 +201,8 @@ class Registry:
             self._sessions.init(call, message, version)
 
     def _before_ready(self, call: Call) -> None:
-        """Whoever has come may say what it has; who can make use of a server that recovers may
-        also live, ask for leases, and leave."""
+        """Whoever has come may say what it has, and leave; who can make use of a server that
+        recovers may also live and ask for leases."""
         client = self._sessions.of(call.connection)
         kind = type(call.message)
         if client is not None and client.gone:
@@ -220,7 +220,11 @@ class Registry:
         self._sessions.reinit_done(client, call)
 
     def _deinit(self, client: Client, call: Call) -> None:
-        self._sessions.deinit(client, call)
+        """While the server recovers, the mirror's clients are told NOT_READY; they are gone all the
+        same, and nobody waits for them."""
+        told = self.phase is Phase.READY or client.early
+        status = DlockStatus.SUCCESS if told else DlockStatus.NOT_READY
+        self._sessions.deinit(client, call, status)
         self._restoring.left(client, call.now_ns)
 
     def _release_all(self, client: Client, now_ns: int) -> None:

@@ -362,12 +362,12 @@ class Sessions:
 
     # ---- End -------------------------------------------------------------------------------------
 
-    def deinit(self, client: Client, call: Call) -> None:
-        """The client leaves; answered when nothing of it is left."""
+    def deinit(self, client: Client, call: Call, status: DlockStatus) -> None:
+        """The client leaves; answered with this when nothing of it is left."""
         self._unbind(client)
         self._close(client, call.now_ns)
         self._out.add(Note("session closed", {"client_id": client.id}, logging.DEBUG))
-        self._out.status_after_all(call, DlockStatus.SUCCESS)
+        self._out.status_after_all(call, status)
 
     def cut(self, client_id: int) -> None:
         """Closes the connections of this client, of both planes: nothing renews its session."""

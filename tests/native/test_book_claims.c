@@ -161,6 +161,25 @@ static void a_release_hears_of_it_too(void)
     dlk_book_free(&book);
 }
 
+/* While its release is under way it is there for nobody; if it fails, it is as it was. */
+static void a_lock_that_is_set_aside_comes_back_as_it_was(void)
+{
+    struct dlk_book book = holding_book(DLK_KIND_FAIR, 0);
+    assert(dlk_book_set_lock_aside(&book, LOCK, OWNER) == S(ERROR));
+    struct dlk_call unlock = ask_for(UNLOCK, 0, 0);
+    assert(run(&book, &unlock, R(RELEASED), T0) == S(SUCCESS));
+    book.holds[dlk_map_get(&book.locks, LOCK, OWNER)].now.m_shared = 7;
+    assert(dlk_book_set_lock_aside(&book, LOCK, OWNER) == S(SUCCESS));
+    assert(dlk_book_set_lock_aside(&book, LOCK, OWNER + 1) == S(LOCK_NOT_GET));
+    assert(dlk_book_claims(&book, NULL, 0, T0) == 0);
+    assert(dlk_book_add_lock(&book, LOCK, 5, DLK_KIND_FAIR, OWNER) == S(SUCCESS));
+    assert(belief_of(&book)->m_shared == 7 && status_of(&book, UNLOCK) == S(ALREADY_UNLOCKED));
+    assert(dlk_book_set_lock_aside(&book, LOCK, OWNER) == S(SUCCESS));
+    assert(status_of(&book, UNLOCK) == S(LOCK_NOT_GET));
+    assert(dlk_book_drop_lock(&book, LOCK, OWNER, true) == S(LOCK_NOT_GET));
+    dlk_book_free(&book);
+}
+
 static void who_gave_it_up_meanwhile_is_left_alone(void)
 {
     struct dlk_book book = holding_book(DLK_KIND_ATOMIC, 0);
@@ -317,6 +336,7 @@ int main(void)
     a_lost_hold_of_a_lock_that_survives_can_be_taken_again();
     what_was_not_claimed_is_never_named_again();
     a_release_hears_of_it_too();
+    a_lock_that_is_set_aside_comes_back_as_it_was();
     who_gave_it_up_meanwhile_is_left_alone();
     what_was_said_to_earlier_claims_counts_no_more();
     a_ticket_that_was_refused_is_gone();
