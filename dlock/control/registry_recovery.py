@@ -74,6 +74,13 @@ class RecoveryPlan(Frozen):
         return self.started_ns + wait_ms * MS_NS
 
 
+    def believed_here_ms(self, entry: RosterEntry) -> int:
+        """How long one that came can believe in what it heard here. With a deadline of the
+        operator's leases do not count: those who hold them are known to be dead."""
+        lease_ms = entry.lease_ms if self.deadline_ms is None else 0
+        return with_margin_ms(max(self.session_ttl_ms, lease_ms))
+
+
 class State(Enum):
     """See the head of this file."""
 
@@ -216,8 +223,7 @@ class Recovery:
                 continue
             if one.state is State.CAME:
                 self._become(one, State.CUT)
-                wait_ms = with_margin_ms(max(self.plan.session_ttl_ms, one.entry.lease_ms))
-                self._wait_until(one, now_ns + wait_ms * MS_NS)
+                self._wait_until(one, now_ns + self.plan.believed_here_ms(one.entry) * MS_NS)
                 cut.append(one)
             else:
                 self._become(one, State.EVICTED)
