@@ -7,6 +7,7 @@ when it is sent: claims that are sent later than the first are judged again.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Final
 
 from dlock import _core
@@ -22,8 +23,9 @@ WINDOW: Final = 64 * BATCH_MAX  # claims that are under way together
 _FREE: Final[int] = _core.DLK_ENTRY_FREE
 _HELD: Final[int] = _core.DLK_ENTRY_HELD
 
-# As messages and C name the same fields.
-_SHARED: Final = tuple(name for name in LockClaim._fields if name not in ("descriptor", "size"))
+# What a message has of a claim, in its order: everything but the name.
+assert LockClaim._fields[:2] == ("descriptor", "size")
+_of_claim: Final = attrgetter(*LockClaim._fields[2:])
 
 
 def claiming(session: Session) -> Steps[None]:
@@ -75,8 +77,7 @@ def _got(name: Name) -> Claim:
 
 def _message(name: Name, claim: Claim) -> LockClaim:
     descriptor, _kind, size = name.key
-    shared = {field: getattr(claim, field) for field in _SHARED}
-    return LockClaim(descriptor=descriptor, size=size, **shared)
+    return LockClaim(descriptor, size, *_of_claim(claim))
 
 
 def _judged(session: Session, claim: Claim) -> Claim:

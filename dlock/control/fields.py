@@ -188,6 +188,8 @@ class Many(Frozen):
 
     def dump(self, value: tuple[Any, ...]) -> object:
         self._check_count(len(value))
+        if isinstance(self.item, FlatRecord):
+            return self.item.dump_all(value)
         return list(map(self.item.dump, value))
 
     def _check_count(self, count: int) -> None:
@@ -239,7 +241,7 @@ class FlatRecord(Record):
     """A Record of a named tuple of bytes first and integers behind them, of which very many travel:
     what is right is told in bulk; for everything else the fields say what is wrong."""
 
-    __slots__ = ("_bytes", "_highs", "_lows", "_make", "_types")
+    __slots__ = ("_bytes", "_highs", "_lows", "_make")
 
     def __init__(self, kind: type[Any]) -> None:
         super().__init__(kind)
@@ -249,7 +251,6 @@ class FlatRecord(Record):
             raise TypeError(f"{kind.__name__} is not flat")
         self._make = kind._make
         self._bytes = first
-        self._types = [bytes] + [int] * len(integers)
         self._lows = [one.low for one in integers]
         self._highs = [one.high for one in integers]
 
@@ -259,21 +260,14 @@ class FlatRecord(Record):
             return tuple(map(self._make, wires))
         return tuple(map(self.load, wires))
 
-    def dump(self, value: Any) -> list[object]:
-        wire: list[object] = list(value)
-        return wire if self._is_right(wire) else super().dump(value)
-
-    def _is_right(self, wire: list[Any]) -> bool:
-        if list(map(type, wire)) != self._types:
-            return False
-        integers = wire[1:]
-        return (self._bytes.low <= len(wire[0]) <= self._bytes.high
-                and all(map(le, self._lows, integers))
-                and all(map(le, integers, self._highs)))
+    def dump_all(self, values: tuple[Any, ...]) -> list[list[object]]:
+        """Many at once."""
+        wires: list[list[object]] = list(map(list, values))
+        return wires if wires and self._are_right(wires) else list(map(self.dump, values))
 
     def _are_right(self, wires: list[list[Any]]) -> bool:
         """Field by field: each is of its type and within its limits in all of them."""
-        if set(map(len, wires)) != {len(self._types)}:
+        if set(map(len, wires)) != {len(self.fields)}:
             return False
         first, *columns = zip(*wires, strict=True)
         if set(map(type, first)) != {bytes}:
