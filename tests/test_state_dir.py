@@ -338,6 +338,9 @@ def test_the_one_that_was_replaced_notices(tmp_path: Path) -> None:
     assert second.former.serves_ms == with_margin_ms(TTL_MS // 4)
     with pytest.raises(StateDirLostError, match=r"took over .* it has epoch 2, this one has 1"):
         first.confirm()
+    second.forget_former()
+    with pytest.raises(StateDirLostError, match="took over"):
+        first.confirm()
     second.confirm()
 
 

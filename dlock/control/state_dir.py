@@ -154,14 +154,14 @@ class StateDir:
         own, began_ns = self._state, _core.now_ns()
         try:
             highest = max(_epochs(self._path), default=0)
+            if highest > own.epoch:
+                raise StateDirLostError(_taken_over(self._path, highest, own.epoch))
             with open(self._path / f"state-{own.epoch}", "rb") as file:
                 header = file.readline(HEADER_BYTES_MAX)
             found = decode_header(header.partition(b" ")[2])
         except (OSError, ValueError) as problem:
             raise StateDirLostError(
                 f"the state directory {self._path} cannot be confirmed: {problem}") from None
-        if highest > own.epoch:
-            raise StateDirLostError(_taken_over(self._path, highest, own.epoch))
         if (found.epoch, found.incarnation) != (own.epoch, own.incarnation):
             raise StateDirLostError(
                 f"another primary wrote into the state directory {self._path}: the file of epoch "
