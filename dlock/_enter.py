@@ -266,6 +266,28 @@ def awaiting_ready(session: Session) -> Steps[None]:
             yield Pause(backoff.pause_s())
 
 
+def leaving(options: Options, seen: Seen, session: Session, deadline: float) -> Steps[None]:
+    """A client goes whose links are lost: a server that knows its session is told so, if one is
+    found by then. Else that server, or a new primary, would wait for one that never comes."""
+    backoff = Backoff()
+    while _left_s(deadline) > WORTH_S:
+        for endpoint in options.address.endpoints()[0]:
+            try:
+                yield Connect(endpoint, max(WORTH_S, min(TRY_S, _left_s(deadline))))
+                reinit = ClientReinit(
+                    *VERSIONS, session.id, session.secret, seen.epoch, seen.incarnation, 1,
+                    options.info)
+                # Together, so that it counts also when the answer comes too late.
+                welcome, gone = yield [reinit, ClientDeinit()]
+                if welcome.status is DlockStatus.SUCCESS and gone.status is _NOT_READY:
+                    yield [ClientDeinit()]  # one that recovers had to open the session first
+                if welcome.status in (DlockStatus.SUCCESS, _REMOVED):
+                    return
+            except (LinkError, UnicodeError):
+                continue
+        yield Pause(min(backoff.pause_s(), max(_left_s(deadline), 0)))
+
+
 def no_answer(options: Options, session: Session, whole: bool) -> str:
     """What ConnectionLost says."""
     if whole and not session.ready:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,7 @@ from dlock.control.messages import ClientDeinit
 from dlock.errors import ClientClosed, ConnectionLost
 
 if TYPE_CHECKING:
+    from dlock._session import Session
     from dlock.client import Client
 
 _log = logging.getLogger("dlock.client")
@@ -30,6 +32,7 @@ _log = logging.getLogger("dlock.client")
 Reference = weakref.ref["Client"]
 
 _numbers: Final = itertools.count(1)
+LEAVE_LEAST_S: Final = 0.1
 BEAT_LEAST_S: Final = 1.0  # a shorter wait for an answer would break a link that is only slow
 
 def start(client: Client) -> threading.Thread:
@@ -159,6 +162,23 @@ def _pause(reference: Reference, changed: threading.Condition) -> None:
     with changed:
         if _wanted(reference)._whole():
             changed.wait(_enter.FIRST_TRY_S)
+
+
+# ---- The end -------------------------------------------------------------------------------------
+
+
+def leave(
+    options: _enter.Options, seen: _enter.Seen, session: Session, deadline: float
+) -> None:
+    """In the thread that closes a client whose links are lost: see `_enter.leaving`."""
+    if deadline - time.monotonic() < LEAVE_LEAST_S:
+        return  # the interpreter ends, and others have had the time
+    driver = Driver(lambda: None, time.sleep, deadline)
+    try:
+        driver.run(_enter.leaving(options, seen, session, deadline))
+    finally:
+        if driver.link is not None:
+            driver.link.close()
 
 
 # ---- Heartbeats over the control plane -----------------------------------------------------------

@@ -343,12 +343,12 @@ class Client(Factory):
             session.link = link
             self._session, self._names = session, session.names
         former.close()
+        _notices.listen(session.number, self, session.pulse_s)
         if session is old:
             _log.info("the session at %s is taken up again", self._options.address)
             return
         _log.warning("the session at %s had ended, and with it all that it held; a new one is open",
                      self._options.address)
-        _notices.listen(session.number, self, session.pulse_s)
         _notices.forget(old.number)
         old.end()
         _notices.tell_lost(old.names)
@@ -396,7 +396,8 @@ class Client(Factory):
         try:
             self._session.link.request(ClientDeinit(), timeout_s)
         except LinkError:
-            pass  # The server ends the session by itself when it hears nothing.
+            # If this fails too, the server ends the session by itself when it hears nothing.
+            _reconnect.leave(self._options, self._seen, self._session, deadline)
         finally:
             self._end()
         if recovering is not None and recovering is not threading.current_thread():

@@ -256,3 +256,18 @@ def test_closing_in_the_outage(primary: Primary) -> None:
             await lock.acquire()
 
     run(program(), 120)
+
+
+def test_a_client_that_leaves_without_a_link_is_not_waited_for(primary: Primary) -> None:
+    async def program() -> None:
+        client = await aio.connect(primary.address, timeout=60)
+        assert await client.lock("a").acquire()
+        # Nobody brings it back.
+        client._connection._recovering = asyncio.ensure_future(asyncio.sleep(100))
+        primary.restart()
+        with primary.admin() as admin:
+            await until(lambda: admin.recovery().absent_total == 1, PATIENCE_S)
+            await client.close()
+            await until(lambda: admin.recovery().ready, PATIENCE_S)
+
+    run(program(), 120)

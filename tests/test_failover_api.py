@@ -418,3 +418,17 @@ def test_closing_in_the_outage(primary: Primary, connect: Connect) -> None:
         until(lambda: admin.recovery().absent_total == 1)
         admin.evict(None)
     assert connect().lock("a").acquire(timeout=30)
+
+
+def test_a_client_that_leaves_without_a_link_is_not_waited_for(
+    primary: Primary, connect: Connect
+) -> None:
+    client, other = connect(), connect()
+    assert client.lock("a").acquire()
+    client._recovering = threading.current_thread()  # nobody brings it back
+    primary.restart()
+    with primary.admin() as admin:
+        until(lambda: admin.recovery().absent_total == 1)
+        client.close()
+        until(lambda: admin.recovery().ready)
+    assert other.lock("a").acquire(timeout=30)

@@ -348,6 +348,18 @@ def test_a_session_that_is_taken_up_for_a_client_that_was_closed_ends_at_once(pr
     assert not confirmed(handle)
 
 
+def test_a_client_that_is_closed_without_a_link_says_so_to_the_server(proxied) -> None:
+    server, proxy = proxied(session_ttl_ms=60_000)
+    client = dlock.connect(proxy.address)
+    handle = acquire(client, key("a"))
+    client._recovering = threading.current_thread()  # nobody brings the links back
+    proxy.cut()
+    until(lambda: client._session.link.closed or not client._session.attached)
+    client.close()
+    until(lambda: server.stats()["clients"] == 0)
+    assert not confirmed(handle)
+
+
 def test_a_client_that_was_dropped_is_not_searched_for(start: Start, recwarn) -> None:
     server = start()
     clients = [dlock.connect(server.address)]

@@ -24,7 +24,7 @@ from typing import Final, TypeVar
 from dlock import _keeper, _notices
 from dlock._core import lib
 from dlock._cycle import Cycle, explaining
-from dlock._enter import Options, Seen, awaiting_ready, entering, no_answer
+from dlock._enter import Options, Seen, awaiting_ready, entering, leaving, no_answer
 from dlock._handle import Handle, Key
 from dlock._notices import Notice
 from dlock._retry import Backoff
@@ -376,11 +376,17 @@ class Connection:
         for task in (self._recovering, self._beating):
             if task is not None:
                 task.cancel()
+        deadline = time.monotonic() + LEAVE_S
+        driver = Driver(self._loop)
         try:
             await self._driver.exchange([ClientDeinit()], LEAVE_S)
         except LinkError:
-            pass  # The server ends the session by itself when it hears nothing.
+            # If this fails too, the server ends the session by itself when it hears nothing.
+            with contextlib.suppress(LinkError):
+                await driver.run(
+                    leaving(self.options, self._seen, self.session, deadline), LEAVE_S)
         finally:
+            driver.close()
             self._end()
 
     def abandon(self) -> None:
