@@ -66,7 +66,10 @@ class Primaries:
     def all(self) -> str:
         return ",".join(one.address for one in self.proxies)
 
-    def _serve(self, *flags: str) -> subprocess.Popen[str]:
+    def _serve(self) -> subprocess.Popen[str]:
+        """Another one; while the one before stands still, and holds the lock of the directory, it
+        takes over."""
+        flags = () if self.former is None else ("--take-over",)
         primary = subprocess.Popen(
             [*SERVE, "--listen", f"{self._host}:{self._ports[0]}", "--data-port",
              str(self._ports[1]), "--state-dir", str(self._folder / "state"), "--session-ttl",
@@ -108,7 +111,7 @@ class Primaries:
         self.former.send_signal(signal.SIGSTOP)
         time.sleep(self._chance.choice([0, 0.2, 1.5]))
         self._new_host()
-        self.process = self._serve("--take-over")
+        self.process = self._serve()
         self.replacements += 1
         time.sleep(self._chance.random() * 0.5)
         if self._chance.random() < 0.7:
