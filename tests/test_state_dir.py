@@ -375,6 +375,25 @@ def test_sessions_that_it_entered_meanwhile_are_found(tmp_path: Path) -> None:
     assert second.read_former_again() == (entry(5, 4096), entry(7), entry(9))
 
 
+def test_what_a_replaced_one_has_forgotten_is_not_missed(tmp_path: Path) -> None:
+    """The second took over from the first, and was ready a moment after the third had taken over
+    from it, before it noticed."""
+    first = opened(tmp_path)
+    entered(first, 5)
+    second = opened(tmp_path, 2, take_over=True)
+    third = opened(tmp_path, 3, take_over=True)
+    assert on_disk(tmp_path).late == (2, 1)
+    second.read_former_again()
+    second.forget_former()
+    assert "state-1" not in files(tmp_path)
+    assert third.read_former_again() == (entry(5),)
+    fourth = opened(tmp_path, 4, take_over=True)
+    assert fourth.former is not None
+    assert fourth.former.roster == (entry(5),)
+    for state in (first, second, third, fourth):
+        state.close()
+
+
 def test_one_that_dies_before_it_has_looked_again_leaves_that_to_the_next(tmp_path: Path) -> None:
     """A session that only the first knows may have been struck by the second: it is waited for, but
     not taken back."""

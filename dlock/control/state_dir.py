@@ -170,7 +170,7 @@ class StateDir:
 
     def read_former_again(self) -> tuple[RosterEntry, ...]:
         """The roster of a former primary that has stopped by now."""
-        roster = _merged([_read(self._path, epoch) for epoch in self._formers])
+        roster = _merged(_left_behind(self._path, self._formers))
         self._formers = ()
         self._state = changed(self._state, late=())
         self._dirty = True  # by the commit that brings the new ones in, or the next one
@@ -221,8 +221,9 @@ def _open(path: Path, incarnation: int, session_ttl_ms: int, epoch_above: int,
     epochs, epoch, lock_fd = _lock_an_epoch(
         path, max(epoch_above, old.epoch if old else 0), take_over)
     try:
-        before = [_read(path, epochs[-1])] if epochs else []
-        before += [_read(path, one) for state in before for one in state.late]
+        highest = epochs[-1:]
+        late = [one for epoch in highest for one in _read(path, epoch).late]
+        before = _left_behind(path, highest + late)
         living = tuple(one.epoch for one in before if _may_live(path, one, take_over))
         roster = _merged(before)
         former_ttl_ms = before[0].session_ttl_ms if before else 0
@@ -286,6 +287,15 @@ def _merged(states: Sequence[State]) -> dict[int, RosterEntry]:
             only_there = state is not states[0]
             roster.setdefault(client_id, changed(entry, ended=True) if only_there else entry)
     return roster
+
+
+def _left_behind(path: Path, epochs: Sequence[int]) -> list[State]:
+    """What the primary of the first of these epochs, and those before it, have left. Of the others
+    a file may be gone: a later primary was ready, and its own file had all of it by then. So the
+    oldest is read first."""
+    left = [_read(path, one) for one in sorted(epochs)
+            if one == max(epochs) or (path / f"state-{one}").exists()]
+    return left[::-1]
 
 
 def _make_directory(path: Path) -> None:
