@@ -200,13 +200,33 @@ def test_the_version_is_one() -> None:
 # ---- promises ------------------------------------------------------------------------------------
 
 
+def check_tests(row: str) -> None:
+    """The last cell of the row names tests, and each of them exists."""
+    cell = row.split("|")[-2]
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", cell)
+    in_c = re.findall(r"`(tests/native/\w+\.c)`", cell)
+    assert named or in_c, row
+    for file, function in named:
+        assert re.search(rf"^\s*(?:async )?def {function}\(", read(file), re.M), function
+    for file in in_c:
+        assert (ROOT / file).exists(), file
+
+
 def test_every_promise_names_a_test_that_exists() -> None:
     page = read("docs/what-happens.md")
     rows = [row for row in page.splitlines() if row.startswith("|") and not row.startswith("|--")]
     promises = [row for row in rows if not row.startswith("| what happens")]
     assert promises
     for promise in promises:
-        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", promise.split("|")[-2])
-        assert named, promise
-        for file, function in named:
-            assert re.search(rf"^\s*(?:async )?def {function}\(", read(file), re.M), function
+        check_tests(promise)
+
+
+def test_every_rule_of_a_recovery_names_a_test_that_exists() -> None:
+    page = read("docs/recovery.md")
+    rules = [int(number) for number in re.findall(r"^\*\*(\d+)\. ", page, re.M)]
+    assert rules == list(range(1, len(rules) + 1))
+    rows = re.findall(r"^\| (\d+) \|.*\|$", section(page, "Each rule and its test"), re.M)
+    assert [int(number) for number in rows] == rules
+    for row in section(page, "Each rule and its test").splitlines():
+        if re.match(r"\| \d", row):
+            check_tests(row)
