@@ -144,9 +144,9 @@ void dlk_entry_to_waiter(struct dlk_engine *engine, struct entry *entry)
     }
 }
 
-static inline void holder_link(struct dlk_engine *engine, struct lock *lock, struct entry *entry)
+static inline void holder_link(struct dlk_engine *engine, struct lock *lock, struct entry *entry,
+                               uint32_t index)
 {
-    uint32_t index = entry_index(engine, entry);
     if (lock->n_exclusive + lock->n_shared == 0 || entry->end_ns < lock->min_end_ns) {
         lock->min_end_ns = entry->end_ns;
     }
@@ -167,6 +167,7 @@ static inline void holder_link(struct dlk_engine *engine, struct lock *lock, str
 void dlk_entry_hold(struct dlk_engine *engine, struct entry *entry, uint64_t now_ns)
 {
     struct lock *lock = &engine->locks[entry->lock];
+    uint32_t index = entry_index(engine, entry);
     if (entry->state == DLK_ENTRY_FREE) {
         lock->served[entry->mode]++;
     } else {
@@ -176,7 +177,7 @@ void dlk_entry_hold(struct dlk_engine *engine, struct entry *entry, uint64_t now
     entry->token = token_next(engine);
     entry->end_ns = lease_end_ns(now_ns, (uint32_t)entry->end_ns);
     entry->since_ns = now_ns;
-    holder_link(engine, lock, entry);
+    holder_link(engine, lock, entry, index);
     engine->counters[DLK_COUNT_GRANTS]++;
 }
 
@@ -190,7 +191,7 @@ void dlk_entry_take_hold(struct dlk_engine *engine, struct entry *entry, uint64_
     entry->token = token;
     entry->end_ns = DLK_NEVER; /* no lease runs before all is ready */
     entry->since_ns = now_ns;
-    holder_link(engine, lock, entry);
+    holder_link(engine, lock, entry, entry_index(engine, entry));
 }
 
 static void holder_unlink(struct dlk_engine *engine, struct lock *lock, struct entry *entry)

@@ -10,9 +10,10 @@ static void refuse(struct dlk_engine *engine, const struct dlk_request *request,
 }
 
 /* Of a hold whose lease does not run yet, and of one that is breaking: who hears of it hears of its
- * end. */
-static void answer_more(struct dlk_engine *engine, struct dlk_reply *reply,
-                        const struct entry *entry, uint64_t now_ns)
+ * end. Seldom, so it is kept out of every answer's way. */
+__attribute__((noinline)) static void answer_more(struct dlk_engine *engine,
+                                                  struct dlk_reply *reply,
+                                                  const struct entry *entry, uint64_t now_ns)
 {
     if (entry_claimed(entry)) {
         reply->lease_ms = dlk_claim_lease_ms(engine, entry);
@@ -210,8 +211,10 @@ static bool ends_unsaid(const struct entry *entry, const struct dlk_request *req
            && entry->end_ns != DLK_NEVER && entry->end_ns < now_ns + 1000000u;
 }
 
-static void request_redeem(struct dlk_engine *engine, const struct dlk_request *request,
-                           struct lock *lock, uint64_t now_ns)
+/* Not inlined: it would cost every other request on its way. */
+__attribute__((noinline)) static void request_redeem(struct dlk_engine *engine,
+                                                     const struct dlk_request *request,
+                                                     struct lock *lock, uint64_t now_ns)
 {
     struct entry *entry = dlk_entry_meant(engine, request);
     if (entry != NULL && entry->mode != request->mode) {

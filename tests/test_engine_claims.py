@@ -50,11 +50,12 @@ def any_claim(
 ) -> Said:
     """Few numbers, owners and sessions: most claims meet others. One place has one request.
     Sometimes of another lock that claims the same slot. `odd`: what no client may say. `own`: no
-    two owners claim one number."""
+    two owners or locks have one number."""
     slot = dice.randrange(len(KINDS))
     owner, number = dice.choice(OWNERS), dice.randint(1, 12)
     if own:
         number = len(OWNERS) * (len(CLIENTS) * number + session) + OWNERS.index(owner)
+        number = len(KINDS) * number + slot
     state = dice.choice(["HELD"] * 6 + ["QUEUED"] * 3 + ["TICKET", "GOT"])
     number = 2 * number + (state != "HELD")  # one counter serves tokens and stamps
     kind = KINDS[slot]
@@ -65,7 +66,7 @@ def any_claim(
     claim = Claim(
         state, slot, lock_id=50 + slot + (10 if dice.random() < 0.05 else 0), kind=kind,
         size=2 if kind == "SEMAPHORE" else 1, owner=owner,
-        request_id=10_000 * (1 + STATES.index(state)) + 1_000 * slot + 300 * shared + number,
+        request_id=100_000 * (1 + STATES.index(state)) + 10_000 * slot + 3_000 * shared + number,
         mode="shared" if shared else "exclusive", number=former(number),
         lapsed=dice.random() < 0.3)
     if state == "HELD":
