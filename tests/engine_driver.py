@@ -319,6 +319,7 @@ class Pair:
         self.engine = Engine(self.world)
         self.match = Match()
         self.slots: set[int] = set()
+        self.told = Output()  # what the last claims brought about beside their own answers
         self.now = MS
 
     def command(self, order: Command) -> Output:
@@ -341,6 +342,7 @@ class Pair:
         results, replies, events = self.engine.claim(slot, client_id, claims, believed, self.now)
         assert results == expected, f"law: {expected}\nengine: {results}"
         self.compare_together(output, replies, events)
+        self.told = output
         return results
 
     def attached(self, session: int) -> Output:

@@ -3,7 +3,8 @@
 tests/transcripts/*.txt: commands in plain words, a line of dashes, what was answered, an empty
 line. DLOCK_REWRITE=1 writes the answers anew: read the difference before it is committed.
 
-    NAME joins                                  opens a session of 10 s, leases up to 60 s
+    NAME joins [early]                          opens a session of 10 s, leases up to 60 s; early:
+                                                it can make use of a server that recovers
     LOCK is atomic | rw | fair | semaphore of N
     NAME locks LOCK [shared] [lease 5s] [wait 3s | wait forever] [ticket] [final]
     NAME redeems LOCK [lease 5s] [wait 3s]      its ticket
@@ -13,6 +14,10 @@ line. DLOCK_REWRITE=1 writes the answers anew: read the difference before it is 
     time 5s                                     passes, and what is due ends
     LOCK closes | LOCK opens
     server ready | server not ready
+    server dies                                 another one starts, of the next epoch, and recovers
+    NAME claims LOCK [lease 5s] [wait 3s] [lapsed [believed]]
+                                                what it had there: by the last that it was told
+    server serves                               all have claimed; leases last at least 10 s
     show LOCK
 """
 
@@ -25,7 +30,7 @@ from pathlib import Path
 
 import engine_driver
 import pytest
-from oracle_state import MS, Command, Entry, Event, Lock, Output, Reply, Request
+from oracle_state import MS, Claim, Command, Entry, Event, Lock, Output, Reply, Request
 
 TRANSCRIPTS = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))
 REWRITE = os.environ.get("DLOCK_REWRITE") == "1"
@@ -34,6 +39,7 @@ NOTHING = "(nothing)"
 TTL_MS = 10_000
 MAX_LEASE_MS = 60_000
 FLAGS = ("shared", "ticket", "final")
+STATES = {"GRANTED": "HELD", "EXTENDED": "HELD", "QUEUED": "QUEUED", "TICKETED": "TICKET"}
 
 
 def seconds(ns: int) -> str:
@@ -52,6 +58,7 @@ class Place:
     request: Request
     token: int = 0
     entry: int | None = None
+    state: str = "GOT"
 
 
 class Story:
@@ -71,6 +78,8 @@ class Story:
         if words[0] == "time":
             self.pair.now += milliseconds(words[1]) * MS
             return self.tell(self.pair.tick())
+        if words[0] == "server" and words[1] in ("dies", "serves"):
+            return self.recovery(words[1])
         if words[0] == "server":
             return self.tell(self.pair.command(Command("READY", value=int(words[1] == "ready"))))
         if words[0] == "show":
@@ -81,7 +90,10 @@ class Story:
         if verb in ("is", "closes", "opens"):
             return self.tell(self.pair.command(self.lock_command(name, verb, words[2:])))
         if verb in ("joins", "leaves", "heartbeats"):
-            return self.tell(self.pair.command(self.session_command(name, verb)))
+            order = self.session_command(name, verb)
+            return self.tell(self.pair.command(replace(order, early="early" in words)))
+        if verb == "claims":
+            return self.claim(name, words[2], words[3:])
         return self.tell(self.pair.step([self.request(name, verb, words[2:])])[0])
 
     # ---- Commands ----
@@ -102,6 +114,36 @@ class Story:
         slot = self.people.index(name)
         op = {"joins": "OPEN", "leaves": "CLOSE", "heartbeats": "RENEW", "is": "END"}[verb]
         return Command(f"SESSION_{op}", slot, 1000 + slot, ttl_ms=TTL_MS, lease_ms=MAX_LEASE_MS)
+
+    def recovery(self, verb: str) -> list[str]:
+        if verb == "serves":
+            return self.tell(self.pair.command(Command("READY", value=1, ttl_ms=TTL_MS)))
+        self.pair.stop()
+        epoch, now = self.pair.world.epoch + 1, self.pair.now
+        self.pair = engine_driver.Pair(max_entries=16, epoch=epoch)
+        self.pair.now = now
+        return self.tell(self.pair.command(Command("READY", value=2)))
+
+    def claim(self, name: str, lock: str, words: list[str]) -> list[str]:
+        order, place = self.locks[lock], self.places.get((name, lock))
+        marks = {word for word in ("lapsed", "believed") if word in words}
+        words = [word for word in words if word not in marks]
+        times = dict(zip(words[::2], map(milliseconds, words[1::2]), strict=True))
+        claim = Claim(
+            place.state if place else "GOT", order.slot, order.id, order.kind, order.size or 1,
+            lapsed="lapsed" in marks, leased="lease" in times,
+            lease_ms=times.get("lease", 0), wait_ms=times.get("wait", 0))
+        if place is not None and place.state != "GOT":
+            claim = replace(
+                claim, mode=place.request.mode, number=place.token,
+                request_id=place.request.request_id, ticket=place.request.ticket)
+        slot = self.people.index(name)
+        (result,) = self.pair.claim(slot, [claim], believed="believed" in marks)
+        if place is not None:
+            place.entry = None
+        number = f" #{self.number(place.token)}" if place and place.state != "GOT" else ""
+        own = f"{name}: {result.lower().replace('_', ' ')}{number}"
+        return [own, *self.tell(self.pair.told)]
 
     def request(self, name: str, verb: str, words: list[str]) -> Request:
         op = {"gives": "GIVE_UP"}.get(verb, verb.removesuffix("s").upper())
@@ -154,11 +196,16 @@ class Story:
         ]
 
     def words_of(self, reply: Reply) -> str:
+        if not reply.request_id:
+            return f"{self.people[reply.session]} is told: #{self.number(reply.token)} is lost"
         name, lock = self.asked[reply.request_id]
+        if reply.result == "RELEASED":
+            self.places[name, lock].state = "GOT"
         words = f"{name}: {reply.result.lower().replace('_', ' ')}"
         if reply.entry is not None:
             place = self.places[name, lock]
             place.token, place.entry = reply.token, reply.entry
+            place.state = STATES[reply.result]
             words += f" #{self.number(reply.token)}"
         if reply.lease_ms:
             words += f", lease {seconds(reply.lease_ms * MS)}"
@@ -238,4 +285,4 @@ def test_transcript(path: Path) -> None:
 
 
 def test_there_are_transcripts() -> None:
-    assert {"atomic", "rw", "fair", "semaphore", "sessions"} <= {p.stem for p in TRANSCRIPTS}
+    assert {"atomic", "rw", "fair", "semaphore", "sessions", "recovery"} <= {p.stem for p in TRANSCRIPTS}
