@@ -220,13 +220,17 @@ def _begin(wait_mode: int, host: str, welcome: Welcome) -> Steps[Session]:
 
 def _take_up(session: Session, host: str, welcome: Welcome) -> Steps[None]:
     """The session goes on. One primary may have to be told several times, if a link is lost before
-    it has said that it knows everything: what it knows already stays as it is."""
+    it has said that it knows everything: what it knows already stays as it is. Once it has said so
+    it is not told again: there may be holds by now that it has granted itself, which are no claims
+    of a former one's."""
     primary = (welcome.epoch, welcome.incarnation)
     session.welcome(welcome)
     if primary != session.home:
         session.ready = False
         session.objects.clear()  # a new primary has none of them
+    if primary not in (session.home, session.told):
         yield from claiming(session)
+        session.told = primary
     yield from _attach(session, host, welcome)
     lib.dlk_client_unverify(session.client)
     status = yield Block(partial(session.settle, SETTLE_S))

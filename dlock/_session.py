@@ -113,9 +113,9 @@ class Session:
     """See the file. `client`: the C client, freed with the last that refers to it. `number`: how
     notices of this process name it. `free_lease_ms`: longer leases must be declared first.
     `objects`: descriptors of 64-bit objects that were got, with the epoch of the primary that gave
-    them out and their ids. `home`: epoch and incarnation of the primary that knows all of it.
-    `ready`: as far as is known, that one serves everything, and not only locks of whose state it is
-    certain. `endpoint`: where it is. `link`: the control link that speaks for the session; whoever
+    them out and their ids. `home`: epoch and incarnation of the primary that knows all of it;
+    `told`: of the last one that knows what it held under former ones. `ready`: as far as is known,
+    `home` serves everything, and not only locks of whose state it is certain. `endpoint`: where it is. `link`: the control link that speaks for the session; whoever
     drives it sets it."""
 
     def __init__(self, wait_mode: int) -> None:
@@ -131,6 +131,7 @@ class Session:
         self.names = NameTable(self)
         self.objects: dict[bytes, tuple[int, int]] = {}
         self.home = (0, 0)
+        self.told = (0, 0)
         self.ready = True
         self.endpoint: Endpoint | None = None
         self.link: Any = None

@@ -9,12 +9,19 @@ from typing import Any
 import pytest
 from session_tools import ATOMIC, RW, SEMAPHORE, ByHand, key
 
-from dlock import _claims, _core
+from dlock import _claims, _core, _enter
 from dlock._calls import look
 from dlock._core import lib
-from dlock._session import Refusal
+from dlock._session import Block, Refusal
 from dlock.control.link import LinkError
-from dlock.control.messages import BATCH_MAX, LockClaim, Statuses
+from dlock.control.messages import (
+    BATCH_MAX,
+    LockClaim,
+    ReinitDone,
+    Statuses,
+    UpdateLocks,
+    Welcome,
+)
 from dlock.server import Server, ServerConfig
 from dlock.types import DlockStatus as S
 
@@ -94,6 +101,28 @@ def test_every_name_is_claimed_and_what_is_held_of_it(hand: ByHand) -> None:
     telling.answer([S.SUCCESS] * 5)
     assert telling.over
     assert len(hand.session.names.known()) == 4
+
+
+def test_a_primary_that_knows_everything_is_not_told_again(hand: ByHand) -> None:
+    """The link was lost before the ReinitDone was answered. What that primary has granted by then
+    would be refused as a claim, and lost."""
+    hand.take(key("a"))
+    epoch = hand.session.epoch + 1
+    welcome, later = (
+        Welcome(S.SUCCESS, 1, hand.session.id, 0, hand.session.secret, 2, 1, one, 77, 10_000,
+                10_000, 10_000) for one in (epoch, epoch + 1))
+    steps = _enter._take_up(hand.session, "127.0.0.1", welcome)
+    (update,) = next(steps)
+    assert isinstance(update, UpdateLocks)
+    assert isinstance(steps.send([Statuses(S.SUCCESS, (S.SUCCESS,))]), Block)  # the data link
+    assert isinstance(steps.send(S.SUCCESS), Block)  # debts
+    (done,) = steps.send(S.SUCCESS)
+    assert isinstance(done, ReinitDone)
+    with pytest.raises(LinkError):
+        steps.throw(LinkError("lost"))
+    assert isinstance(next(_enter._take_up(hand.session, "127.0.0.1", welcome)), Block)
+    (update,) = next(_enter._take_up(hand.session, "127.0.0.1", later))
+    assert isinstance(update, UpdateLocks)
 
 
 def test_what_is_not_taken_over_is_gone(hand: ByHand) -> None:
