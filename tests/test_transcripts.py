@@ -285,4 +285,5 @@ def test_transcript(path: Path) -> None:
 
 
 def test_there_are_transcripts() -> None:
-    assert {"atomic", "rw", "fair", "semaphore", "sessions", "recovery"} <= {p.stem for p in TRANSCRIPTS}
+    stories = {"atomic", "rw", "fair", "semaphore", "sessions", "recovery"}
+    assert stories <= {path.stem for path in TRANSCRIPTS}
