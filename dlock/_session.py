@@ -115,8 +115,8 @@ class Session:
     `objects`: descriptors of 64-bit objects that were got, with the epoch of the primary that gave
     them out and their ids. `home`: epoch and incarnation of the primary that knows all of it;
     `told`: of the last one that knows what it held under former ones. `ready`: as far as is known,
-    `home` serves everything, and not only locks of whose state it is certain. `endpoint`: where it is. `link`: the control link that speaks for the session; whoever
-    drives it sets it."""
+    `home` serves everything, and not only locks of whose state it is certain. `endpoint`: where it
+    is. `link`: the control link that speaks for the session; whoever drives it sets it."""
 
     def __init__(self, wait_mode: int) -> None:
         self.number = next(_numbers)
