@@ -49,7 +49,8 @@ def start(*words: str | bytes, address: str | None = None, **options: Any
     added = options.pop("added", {})
     return subprocess.Popen(
         [*DLOCK, *words], stdin=options.pop("stdin", subprocess.DEVNULL),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
+        stdout=subprocess.PIPE, stderr=options.pop("stderr", subprocess.PIPE), text=True,
+        encoding="utf-8",
         env=environment(address, **added), **options)
 
 
