@@ -242,6 +242,24 @@ def test_a_session_is_struck_before_it_is_closed(world: World) -> None:
     assert world.of(PersistEnded) == []
 
 
+def test_an_expired_session_is_written_down_as_ended_until_nothing_of_it_is_left(
+    world: World
+) -> None:
+    welcome = world.init(1)
+    lock = world.get(1, b"a")
+    world.ask(1, m.DeclareLease(30_000))
+    world.hold(welcome.session_slot, lock, lease_ms=30_000)
+    world.later(TTL_MS / 1000)
+    world.run()
+    (ends,) = [one for one in world.of(_core.Command) if one.op == _core.DLK_COMMAND_SESSION_END]
+    assert world.log.index(PersistEnded(welcome.client_id)) < world.log.index(ends)
+    assert world.of(PersistStruck) == []
+    world.later(20)
+    world.run()
+    assert world.of(PersistStruck) == [PersistStruck(welcome.client_id)]
+    assert world.of(PersistEnded) == [PersistEnded(welcome.client_id)]
+
+
 def test_lease_limits(world: World) -> None:
     world.init(1)
     assert world.ask(1, m.DeclareLease(3_600_001)).status is S.EINVAL
