@@ -206,7 +206,8 @@ class Counter(_Named):
 
     def next(self, incr: int | None = None) -> int:
         """Adds `incr`, or the step, and returns what the number was before. OutcomeUnknown: the
-        answer was lost, and it may or may not have counted."""
+        answer was lost, and it may or may not have counted. ObjectLost: the server has ended, and
+        with it the number; the next use begins at `start` again, once for all ranks."""
         self._check()
         return self._number.fetch_add(self._step if incr is None else incr)
 

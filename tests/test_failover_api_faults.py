@@ -201,7 +201,7 @@ def test_who_connects_meanwhile_waits_until_it_is_over(
     primary.restart()
     half_way(primary)
     with pytest.raises(errors.ConnectError) as raised:
-        dlock.connect(primary.address, timeout=0.5)
+        dlock.connect(primary.address, timeout=3)
     assert "started anew" in str(raised.value)
     connecting = background(connect, primary.address)
     half_way(primary)
@@ -221,7 +221,7 @@ def test_what_the_server_is_not_ready_for_is_not_hammered_at(
     primary.restart()
     half_way(primary)
     with pytest.raises(errors.ConnectionLost) as raised:
-        client.lock("a").acquire(timeout=0.5)
+        client.lock("a").acquire(timeout=2)
     assert "recovers" in str(raised.value)
     with primary.admin() as admin:
         before, began = admin.stats()["NOT_READY"], time.monotonic()

@@ -20,7 +20,7 @@ import dlock
 from dlock import aio
 from dlock.errors import ObjectLost
 
-TTL_S = 30.0
+TTL_S = 10.0
 Background = Callable[..., Future[Any]]
 Connect = Callable[..., dlock.Client]
 
