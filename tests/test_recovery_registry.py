@@ -155,6 +155,36 @@ def test_one_that_came_and_has_a_lease_is_waited_for_that_long_again() -> None:
     assert ready(world)
 
 
+def test_a_lease_that_it_has_declared_here_counts() -> None:
+    """It could extend what it holds alone by so much before it was cut off."""
+    world = recovering(A, B)
+    come(world, A)
+    assert world.ask(A.id, m.DeclareLease(LEASE_MS)).status is S.SUCCESS
+    back(world, B)
+    world.later(WAIT_S)
+    world.run()
+    world.later(with_margin_ms(LEASE_MS) / 1000 - 0.001)
+    world.run()
+    assert not ready(world)
+    world.later(0.001)
+    world.run()
+    assert ready(world)
+
+
+def test_one_that_came_believes_in_the_sessions_of_this_start() -> None:
+    """The former primary's were shorter."""
+    world = World(RecoveryPlan(START_NS, 1000, (A.entry,)))
+    come(world, A)
+    world.later(believed_ms(1000, 0) / 1000)
+    world.run()
+    world.later(with_margin_ms(TTL_MS) / 1000 - 0.001)
+    world.run()
+    assert not ready(world)
+    world.later(0.001)
+    world.run()
+    assert ready(world)
+
+
 def test_an_operator_ends_that_too() -> None:
     world = recovering(A)
     come(world, A)

@@ -70,7 +70,7 @@ class Registry:
             m.ReinitDone: self._reinit_done,
             m.ClientDeinit: self._deinit,
             m.Heartbeat: self._sessions.heartbeat,
-            m.DeclareLease: self._sessions.declare_lease,
+            m.DeclareLease: self._declare_lease,
             m.GetLocks: self._get_locks,
             m.ReleaseLocks: self._release_locks,
             m.UpdateLocks: self._update_locks,
@@ -218,6 +218,10 @@ class Registry:
         if client.reinitialising:
             self._restoring.done(client, call.now_ns)
         self._sessions.reinit_done(client, call)
+
+    def _declare_lease(self, client: Client, call: Call) -> None:
+        self._sessions.declare_lease(client, call)
+        self._restoring.may_lease(client)
 
     def _deinit(self, client: Client, call: Call) -> None:
         """While the server recovers, the mirror's clients are told NOT_READY; they are gone all the

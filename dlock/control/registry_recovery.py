@@ -74,13 +74,6 @@ class RecoveryPlan(Frozen):
         return self.started_ns + wait_ms * MS_NS
 
 
-    def believed_here_ms(self, entry: RosterEntry) -> int:
-        """How long one that came can believe in what it heard here. With a deadline of the
-        operator's leases do not count: those who hold them are known to be dead."""
-        lease_ms = entry.lease_ms if self.deadline_ms is None else 0
-        return with_margin_ms(max(self.session_ttl_ms, lease_ms))
-
-
 class State(Enum):
     """See the head of this file."""
 
@@ -106,14 +99,16 @@ class Verdict(Enum):
 
 
 class Expected:
-    """One who is waited for. `listed`: on the roster."""
+    """One who is waited for. `listed`: on the roster; `lease_here_ms`: the longest lease that it
+    can have asked for here."""
 
-    __slots__ = ("entry", "listed", "state", "until_ns")
+    __slots__ = ("entry", "lease_here_ms", "listed", "state", "until_ns")
 
     def __init__(self, entry: RosterEntry, until_ns: int, *, listed: bool) -> None:
         self.entry = entry
         self.until_ns = until_ns
         self.listed = listed
+        self.lease_here_ms = entry.lease_ms
         self.state = State.AWAY
 
 
@@ -130,8 +125,9 @@ class Progress(Frozen):
 class Recovery:
     """One recovery, from the start until it is over."""
 
-    def __init__(self, plan: RecoveryPlan, max_lease_ms: int) -> None:
+    def __init__(self, plan: RecoveryPlan, max_lease_ms: int, session_ttl_ms: int) -> None:
         self.plan = plan
+        self._session_ttl_ms = max(session_ttl_ms, plan.session_ttl_ms)
         self._roster_known = not plan.reread
         # Of those without an entry it is not known which leases they had; where nothing at all is
         # known, nothing longer than a session is waited for.
@@ -190,6 +186,12 @@ class Recovery:
             self._become(one, State.CAME)
         return one
 
+    def may_lease(self, client_id: int, lease_ms: int) -> None:
+        """This client can ask for leases of this length from now on."""
+        one = self._who.get(client_id)
+        if one is not None:
+            one.lease_here_ms = max(one.lease_here_ms, lease_ms)
+
     def done(self, client_id: int) -> None:
         """All of this client is claimed."""
         one = self._who.get(client_id)
@@ -223,7 +225,7 @@ class Recovery:
                 continue
             if one.state is State.CAME:
                 self._become(one, State.CUT)
-                self._wait_until(one, now_ns + self.plan.believed_here_ms(one.entry) * MS_NS)
+                self._wait_until(one, now_ns + self._believed_here_ms(one) * MS_NS)
                 cut.append(one)
             else:
                 self._become(one, State.EVICTED)
@@ -231,6 +233,12 @@ class Recovery:
         if now_ns >= self._nameless_until_ns:
             self._give_nameless_up()
         return cut, evicted
+
+    def _believed_here_ms(self, one: Expected) -> int:
+        """How long one that came can believe in what it heard here. With a deadline of the
+        operator's leases do not count: those who hold them are known to be dead."""
+        lease_ms = one.lease_here_ms if self.plan.deadline_ms is None else 0
+        return with_margin_ms(max(self._session_ttl_ms, lease_ms))
 
     def _wait_until(self, one: Expected, until_ns: int) -> None:
         one.until_ns = until_ns

@@ -76,7 +76,8 @@ class Restoring:
         self.phase = Phase.READY
         if config.recovery is not None:
             self.phase = Phase.RECOVERING
-            self._recovery = Recovery(config.recovery, config.max_lease_ms)
+            self._recovery = Recovery(
+                config.recovery, config.max_lease_ms, config.session_ttl_ms)
             self._claims = Claims(outbox, locks)
 
     # ---- Clients that come -----------------------------------------------------------------------
@@ -103,6 +104,7 @@ class Restoring:
             client = self._sessions.adopt(call, version, lease_ms, listed=listed)
             if client is not None:
                 recovery.came(client.id, client.secret, client.info)
+                self.may_lease(client)
 
     def update(self, client: Client, call: Call) -> None:
         """UpdateLocks of a client that came."""
@@ -118,6 +120,11 @@ class Restoring:
         else:
             self._claims.update(
                 client, call, lapsed_believed=recovery.lapsed_believed(client.id))
+
+    def may_lease(self, client: Client) -> None:
+        """This client's leases may be as long as it has declared from now on."""
+        if self._recovery is not None:
+            self._recovery.may_lease(client.id, client.declared_lease_ms)
 
     def done(self, client: Client, now_ns: int) -> None:
         """This client has claimed everything."""
