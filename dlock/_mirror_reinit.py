@@ -189,7 +189,13 @@ def _end_reinit(client: MirrorClient) -> DlockStatus:
         return DlockStatus.BAD_RESPONSE
     if reply.status is DlockStatus.SUCCESS:
         client.reinitialising = False
-    return client.said(reply.status)
+    return client.said(_of_recovery_call(reply.status))
+
+
+def _of_recovery_call(status: DlockStatus) -> DlockStatus:
+    """A primary that recovers answers recovery calls. One that does not is about to begin anew,
+    above the epoch of another client: what it has heard so far is void."""
+    return DlockStatus.BAD_RESPONSE if status is DlockStatus.NOT_READY else status
 
 
 # ---- What a client reports -----------------------------------------------------------------------
@@ -228,7 +234,7 @@ def _report(client: MirrorClient, claims: Claims) -> DlockStatus:
         return DlockStatus.BAD_RESPONSE
     for batch, reply in zip(batches, answers, strict=False):
         if reply.status is not DlockStatus.SUCCESS:
-            return reply.status
+            return _of_recovery_call(reply.status)
         if len(reply.statuses) != len(batch):
             return DlockStatus.BAD_RESPONSE
         _enter_answers(client, claims, batch, reply.statuses)

@@ -13,6 +13,7 @@ import os
 import socket
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -184,6 +185,7 @@ class Server:
         self._ended = threading.Event()
         self._stopping = False
         self._failure: str | None = None
+        self._counted: Counter[str] = Counter()  # in epochs of this start that are over
         self._state: StateDir | None = None
         self._incarnation = int.from_bytes(os.urandom(8), "little")
         self._cpus = [parse_cpus(text) if text else None
@@ -366,6 +368,8 @@ class Server:
         """A recovery of its own: our clients and those of the newer primary alike come back within
         session_ttl and a margin, or believe in nothing any more. One that was not ready yet has
         granted nothing, and waits for whom it waited for before. False: it cannot be."""
+        self._counted.update({name: count for name, count in self._last_stats.items()
+                              if name.isupper()})
         self.epoch = epoch_above + 1
         self._incarnation = int.from_bytes(os.urandom(8), "little")
         served = self.recovery is None or self._loop.recovered
@@ -421,7 +425,9 @@ class Server:
     def stats(self) -> dict[str, int]:
         """Counters (capital names) and gauges (small names) of both planes; any thread."""
         with self._lock:
-            return self._loop.stats() if self._running else dict(self._last_stats)
+            stats = self._loop.stats() if self._running else dict(self._last_stats)
+            counted = {name: stats.get(name, 0) + count for name, count in self._counted.items()}
+        return {**stats, **counted}
 
 
 _servers: weakref.WeakSet[Server] = weakref.WeakSet()

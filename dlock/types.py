@@ -123,7 +123,9 @@ class SslCfg:
 class PrimaryCfg:
     """The primary's part of `ServerCfg`.
 
-    `recovery_client_num`: how many clients must re-initialise before it serves; 0: serves at once.
+    `recovery_client_num`: how many clients, at most `max_clients`, must re-initialise before it
+    serves; 0: serves at once. With a `state_dir` in which a former primary has written who its
+    clients were, those are waited for instead.
     `ctrl_cpuset`, `cmd_cpuset`: CPUs of the control and the data-plane thread, as in "0-3,8".
     `server_port` <= 0: the default control port. `num_of_replica`, `replica_port` and
     `replica_enable` are accepted; there are no replicas.

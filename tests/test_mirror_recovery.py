@@ -133,6 +133,19 @@ def test_not_ready_is_counted(start_service) -> None:
     assert dserver.get_server_debug_stats(service.server_id)[1].NOT_READY >= 3
 
 
+def test_counters_go_on_when_the_primary_begins_anew(start_service) -> None:
+    service = start_service()
+    client = service.client()
+    service.fail_over(2)
+    for _ in range(3):
+        assert dclient.client_init(HOST) == (S.NOT_READY, None)
+    assert dserver.clear_server_debug_stats(service.server_id) is S.SUCCESS
+    assert dclient.client_init(HOST) == (S.NOT_READY, None)
+    report(client)  # it shows an epoch, and the primary takes a higher one
+    assert dclient.client_init(HOST) == (S.NOT_READY, None)
+    assert dserver.get_server_debug_stats(service.server_id)[1].NOT_READY >= 2
+
+
 def test_a_client_that_leaves_a_recovering_primary(start_service) -> None:
     service = start_service()
     one, two, three = (service.client() for _ in range(3))

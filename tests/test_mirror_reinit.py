@@ -29,7 +29,7 @@ from mirror_tools import (
 )
 from test_mirror_order import EXCEPTED, NAMING_A_CLIENT, status_of
 
-from dlock import _mirror_table, dclient, dserver
+from dlock import _mirror_reinit, _mirror_table, dclient, dserver
 from dlock._core import lib
 from dlock.types import AtomicDesc, LockDesc
 
@@ -328,6 +328,18 @@ def test_client_reinit_done_without_an_answer(service: Service) -> None:
     assert dclient.client_reinit_done(client) is S.BAD_RESPONSE
     reinit(client)
     assert dclient.unlock(client, lock_id)[0] is S.SUCCESS
+
+
+def test_versions_are_negotiated_again(service: Service, monkeypatch) -> None:
+    client = service.client()
+    lock_id = service.lock(ATOMIC, client)
+    dclient.trylock(client, ex(lock_id))
+    with monkeypatch.context() as patch:
+        patch.setattr(_mirror_reinit, "VERSIONS", (77, 78))
+        assert dclient.client_reinit(client, HOST) is S.PROTO_VERSION_NEGOTIATION_FAIL
+    assert dclient.lock_extend(client, extend_ex(lock_id))[0] is S.SUCCESS  # as it was
+    reinit(client)
+    assert dclient.lock_extend(client, extend_ex(lock_id))[0] is S.SUCCESS
 
 
 def test_a_heartbeat_renews_while_the_data_link_is_down(service: Service) -> None:
