@@ -59,6 +59,8 @@ _ADVICE: Final = {
     "predecessor can still believe to hold a lock; wait longer",
     DlockStatus.SERVER_NO_RESOURCE: "the server has as many clients as it may; its limit is "
     "--max-clients",
+    DlockStatus.ERROR: "it is a primary of the past: this client has seen a newer one. Or another "
+    "connection has taken this one's place",
     DlockStatus.PROTO_VERSION_NEGOTIATION_FAIL: "the server speaks another version of the "
     "protocol; install the same version of dlock at both ends",
 }
@@ -75,10 +77,12 @@ class Options:
 
 @dataclass(slots=True)
 class Seen:
-    """The newest primary that a client has heard of; 0: none yet."""
+    """The newest primary that a client has heard of; 0: none yet. `problems`: why none could be
+    had when it was looked for last; empty while there is one."""
 
     epoch: int = 0
     incarnation: int = 0
+    problems: tuple[str, ...] = ()
 
     def check(self, welcome: Welcome) -> None:
         """Refuses a primary of the past."""
@@ -112,11 +116,14 @@ def entering(
             for endpoint in endpoints:
                 place = _Place(endpoint, try_s, len(endpoints) == 1, seeker)
                 try:
-                    return (yield from _enter(place, options, seen, old, deadline))
+                    session = yield from _enter(place, options, seen, old, deadline)
+                    seen.problems = ()
+                    return session
                 except (LinkError, Unfit, UnicodeError) as problem:
                     problems.append(_at(endpoint, str(problem)))
                 except Refusal as refusal:
                     problems.append(_at(endpoint, _ADVICE.get(refusal.status, str(refusal))))
+            seen.problems = tuple(problems)
             if _left_s(deadline) <= 0:
                 raise ConnectError(_unreachable(options.address, problems))
             pause_s = min(backoff.pause_s(), _left_s(deadline))
@@ -292,11 +299,12 @@ def leaving(options: Options, seen: Seen, session: Session, deadline: float) -> 
         yield Pause(min(backoff.pause_s(), max(_left_s(deadline), 0)))
 
 
-def no_answer(options: Options, session: Session, whole: bool) -> str:
+def no_answer(options: Options, seen: Seen, session: Session, whole: bool) -> str:
     """What ConnectionLost says."""
     if whole and not session.ready:
         return (f"the dlock server at {options.address} recovers: it waits for clients of its "
                 f"predecessor that still could believe to hold a lock, and serves this one only "
                 f"then. `dlock recover` shows for whom")
-    return (f"the dlock server at {options.address} did not answer in time; what was asked of it "
-            f"is undone when the link is back")
+    said = f" ({'; '.join(seen.problems)})" if seen.problems and not whole else ""
+    return (f"the dlock server at {options.address} did not answer in time{said}; what was asked "
+            f"of it is undone when the link is back")

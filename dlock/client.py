@@ -332,7 +332,7 @@ class Client(Factory):
         self._check()
 
     def _no_answer(self) -> str:
-        return _enter.no_answer(self._options, self._session, self._whole())
+        return _enter.no_answer(self._options, self._seen, self._session, self._whole())
 
     def _install(self, session: Session, link: ControlLink) -> None:
         """What recovery has brought: the same session with new links, or another session. A new

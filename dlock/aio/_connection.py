@@ -258,7 +258,7 @@ class Connection:
 
     def no_answer(self) -> str:
         """What ConnectionLost says."""
-        return no_answer(self.options, self.session, self.whole)
+        return no_answer(self.options, self._seen, self.session, self.whole)
 
     async def _sleep(self, seconds: float) -> None:
         """At most so long, and until the links have changed."""
