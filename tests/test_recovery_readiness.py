@@ -273,6 +273,20 @@ def test_who_is_gone_does_not_wait() -> None:
     assert key not in world.answers
 
 
+def test_the_end_of_a_wait_that_is_over_is_not_kept() -> None:
+    """Else a client that asks again and again fills the memory."""
+    world = recovering(A)
+    for _ in range(100):
+        world.send(50, m.AwaitReady(60_000))
+        world.send(51, m.AwaitReady(50_000))
+    ends = world.registry._restoring._awaiting._ends
+    assert [connection for _, connection in ends] == [51, 50]
+    world.take(world.registry.disconnected(51))
+    assert [connection for _, connection in ends] == [50]
+    world.later(60)
+    assert ends == []
+
+
 def test_a_session_may_wait_too() -> None:
     world = recovering(A, B)
     back(world, A)

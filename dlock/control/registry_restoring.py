@@ -8,8 +8,8 @@ readiness is told, also the one whose ReinitDone ended it.
 
 from __future__ import annotations
 
-import heapq
 import logging
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from functools import partial
@@ -324,6 +324,7 @@ class Restoring:
 
     def check(self) -> None:
         """Asserts what must hold between any two inputs; for tests."""
+        self._awaiting.check()
         if self._recovery is not None:
             self._recovery.check()
         assert (self._recovery is not None) == (self.phase is Phase.RECOVERING) or (
@@ -336,38 +337,50 @@ class _Awaiting:
     def __init__(self, outbox: Outbox) -> None:
         self._out = outbox
         self._calls: dict[int, tuple[int, Call]] = {}  # by connection, with its end
-        self._ends: list[tuple[int, int]] = []  # a heap of (end, connection)
+        self._ends: list[tuple[int, int]] = []  # (end, connection) of each, in order
 
     def add(self, call: Call) -> None:
         """Answered when it is over, or by `ready`."""
         self._answer(call.connection, DlockStatus.NOT_READY)
         until_ns = call.now_ns + call.message.wait_ms * MS_NS
         self._calls[call.connection] = until_ns, call
-        heapq.heappush(self._ends, (until_ns, call.connection))
+        insort(self._ends, (until_ns, call.connection))
         self.tick(call.now_ns)
 
     def _answer(self, connection: int, status: DlockStatus) -> None:
-        waiting = self._calls.pop(connection, None)
-        if waiting is not None:
-            self._out.status(waiting[1], status)
+        call = self._take(connection)
+        if call is not None:
+            self._out.status(call, status)
+
+    def _take(self, connection: int) -> Call | None:
+        """The call that waits there, which does so no longer; nor is its end kept, or a client
+        that asks again and again would leave one each time."""
+        until_ns, call = self._calls.pop(connection, (0, None))
+        if call is not None:
+            del self._ends[bisect_left(self._ends, (until_ns, connection))]
+        return call
 
     def disconnected(self, connection: int) -> None:
         """Nobody is there to be answered."""
-        self._calls.pop(connection, None)
+        self._take(connection)
 
     def ready(self) -> None:
         """Answers all."""
-        for connection in list(self._calls):
-            self._answer(connection, DlockStatus.SUCCESS)
+        calls, self._calls = self._calls, {}
         self._ends.clear()
+        for _, call in calls.values():
+            self._out.status(call, DlockStatus.SUCCESS)
 
     def tick(self, now_ns: int) -> None:
         """Answers those whose time is over."""
         while self._ends and self._ends[0][0] <= now_ns:
-            _, connection = heapq.heappop(self._ends)
-            if connection in self._calls and self._calls[connection][0] <= now_ns:
-                self._answer(connection, DlockStatus.NOT_READY)
+            self._answer(self._ends[0][1], DlockStatus.NOT_READY)
 
     def next_deadline_ns(self) -> int | None:
         """When `tick` is due."""
         return self._ends[0][0] if self._ends else None
+
+    def check(self) -> None:
+        """Asserts what must hold between any two inputs; for tests."""
+        ends = [(until_ns, connection) for connection, (until_ns, _) in self._calls.items()]
+        assert sorted(ends) == self._ends
