@@ -149,6 +149,17 @@ struct sim_order {
     struct dlk_claim claims[SIM_CLAIMS];
 };
 
+/* A hold as the server has it. */
+struct sim_held {
+    uint64_t token;
+    uint64_t owner;
+    uint64_t end_ns;
+    uint32_t session;
+    uint32_t lock;
+    bool breaking;
+    bool claimed; /* its lease does not run yet */
+};
+
 /* What the weather of a world is like. */
 struct sim_weather {
     bool healthy;          /* no faults, small delays: leases that renew are never suspended */
@@ -208,8 +219,10 @@ struct sim_world {
     size_t n_orders;
     /* what is checked */
     uint64_t highest_token;
-    uint64_t held_tokens[SIM_ENTRIES];
-    size_t n_held_tokens;
+    struct sim_held held[SIM_ENTRIES]; /* at the server, after its last step */
+    size_t n_held;
+    bool any_breaking;
+    uint64_t granted[SIM_LOCKS][DLK_MODE_COUNT]; /* the highest token that was ever granted */
     uint64_t broken[SIM_BROKEN]; /* tokens that were broken at once */
     uint32_t n_broken;
     bool dropped; /* somebody forgot a hold by force: it stays until its session ends */

@@ -316,6 +316,22 @@ static inline void sim_check_held(struct sim_world *world, const struct sim_clie
              (unsigned long long)look->left_ms);
 }
 
+/* What is believed, was lost from sight or not, has been nobody else's since it was granted. */
+static inline void sim_check_between(struct sim_world *world, const struct sim_client *client,
+                                     const struct dlk_call *look, uint32_t lock)
+{
+    const uint64_t *granted = world->granted[lock];
+    uint64_t others = granted[DLK_MODE_EXCLUSIVE];
+    if (look->held_mode == DLK_MODE_EXCLUSIVE && granted[DLK_MODE_SHARED] > others) {
+        others = granted[DLK_MODE_SHARED];
+    }
+    if (sim_kind[lock] != DLK_KIND_SEMAPHORE && others > look->token) {
+        sim_fail(world, "c%u believes in token %llu of lock %u, of which %llu was granted since",
+                 client->index, (unsigned long long)look->token, look->lock_id,
+                 (unsigned long long)others);
+    }
+}
+
 /* A call that only looks: what the user is told. */
 static inline struct dlk_call sim_look(struct sim_world *world, struct sim_client *client,
                                        uint32_t lock, uint32_t owner)
@@ -349,6 +365,7 @@ static inline void sim_check_lock(struct sim_world *world, uint32_t lock)
         }
         world->beliefs++;
         sim_check_held(world, client, &look, views, count);
+        sim_check_between(world, client, &look, lock);
         n_exclusive += look.held_mode == DLK_MODE_EXCLUSIVE;
         n_shared += look.held_mode == DLK_MODE_SHARED;
     }
@@ -364,63 +381,6 @@ static inline void sim_check_beliefs(struct sim_world *world)
     for (uint32_t lock = 0; lock < SIM_LOCKS; lock++) {
         sim_check_lock(world, lock);
     }
-}
-
-/* ---- Tokens ---- */
-
-static inline bool sim_known_token(const struct sim_world *world, uint64_t token)
-{
-    for (size_t i = 0; i < world->n_held_tokens; i++) {
-        if (world->held_tokens[i] == token) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* After each step of the engine: whatever is held now, and was not before, has a token of its own
- * above all that were ever given. */
-static inline void sim_check_tokens(struct sim_world *world)
-{
-    struct dlk_entry_view views[SIM_ENTRIES];
-    uint64_t held[SIM_ENTRIES];
-    size_t n_held = 0;
-    uint64_t highest = world->highest_token;
-    int problem = dlk_engine_check(world->engine);
-    if (problem != 0) {
-        sim_fail(world, "dlk_engine_check says %d", problem);
-    }
-    for (uint32_t lock = 0; lock < SIM_LOCKS; lock++) {
-        size_t count = dlk_engine_view(world->engine, lock, views, SIM_ENTRIES);
-        uint64_t stamp = 0;
-        for (size_t i = 0; i < count; i++) {
-            if (views[i].state != DLK_ENTRY_HELD) {
-                if (views[i].token <= stamp) {
-                    sim_fail(world, "lock %u: stamp %llu stands behind %llu", sim_lock_id(lock),
-                             (unsigned long long)views[i].token, (unsigned long long)stamp);
-                }
-                stamp = views[i].token;
-                continue;
-            }
-            bool claimed =
-                world->recovering && views[i].token >> DLK_COUNTER_BITS < world->epoch;
-            for (size_t k = 0; k < n_held; k++) {
-                if (held[k] == views[i].token) {
-                    sim_fail(world, "token %llu twice", (unsigned long long)held[k]);
-                }
-            }
-            if (views[i].token <= world->highest_token && !claimed
-                && !sim_known_token(world, views[i].token)) {
-                sim_fail(world, "token %llu is new, but not the highest",
-                         (unsigned long long)views[i].token);
-            }
-            highest = views[i].token > highest ? views[i].token : highest;
-            held[n_held++] = views[i].token;
-        }
-    }
-    world->highest_token = highest;
-    memcpy(world->held_tokens, held, n_held * sizeof(held[0]));
-    world->n_held_tokens = n_held;
 }
 
 #endif

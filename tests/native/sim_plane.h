@@ -6,7 +6,7 @@
 #ifndef DLOCK_SIM_PLANE_H
 #define DLOCK_SIM_PLANE_H
 
-#include "sim_check.h"
+#include "sim_server_check.h"
 
 enum { SIM_STALL_MS = 1000 };
 
@@ -51,6 +51,9 @@ static inline void sim_ready(struct sim_world *world, bool ready)
 {
     sim_say(world, "the server is %s", ready ? "ready" : "not ready");
     world->ready = ready;
+    for (uint32_t i = 0; i < SIM_POOL; i++) {
+        world->clients[i].ready_epoch = 0; /* each is to hear of it */
+    }
     sim_command(world, &(struct dlk_command){.op = DLK_COMMAND_READY, .value = ready,
                                              .ttl_ms = world->weather.ttl_ms});
 }
@@ -96,6 +99,7 @@ static inline void sim_outbox(struct sim_world *world)
     struct dlk_event *events;
     size_t n_replies = dlk_engine_replies(world->engine, &replies);
     size_t n_events = dlk_engine_events(world->engine, &events);
+    sim_check_told_behind(world, replies, n_replies);
     for (size_t i = 0; i < n_replies; i++) {
         world->counts[replies[i].result]++;
         sim_note_answer(world, &replies[i]);
@@ -455,11 +459,13 @@ static inline void sim_turn(struct sim_world *world)
         sim_renewed(world, batch.requests[i].session);
     }
     dlk_engine_step(world->engine, batch.requests, batch.count, world->now);
+    sim_check_gone(world, batch.requests, batch.count);
     sim_outbox(world);
     if (world->pass_left == 0) {
         world->emptied_ns = world->pass_ns;
     }
     dlk_engine_tick(world->engine, world->now, world->emptied_ns);
+    sim_check_gone(world, NULL, 0);
     sim_outbox(world);
 }
 

@@ -26,7 +26,7 @@ static inline void sim_succeed(struct sim_world *world)
     dlk_engine_free(world->engine);
     world->queue_count = world->pass_left = 0;
     world->n_orders = 0;
-    world->n_held_tokens = 0;
+    world->n_held = 0;
     world->epoch++;
     world->ready = false;
     world->recovering = true;

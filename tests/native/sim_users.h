@@ -213,15 +213,15 @@ static inline void sim_leave(struct sim_world *world, struct sim_client *client)
 static inline void sim_operate(struct sim_world *world)
 {
     uint32_t lock = sim_choose_hold(world) / SIM_OWNERS;
-    bool one = world->n_held_tokens != 0 && sim_chance(world, 500);
-    uint32_t which = sim_below(world, (uint32_t)world->n_held_tokens);
+    bool one = world->n_held != 0 && sim_chance(world, 500);
+    uint32_t which = sim_below(world, (uint32_t)world->n_held);
     sim_order(world,
               (struct dlk_command){.op = DLK_COMMAND_BREAK,
                                    .slot = lock,
                                    .id = sim_lock_id(lock),
                                    .attach = DLK_NONE,
                                    .size = sim_chance(world, 300),
-                                   .value = one ? world->held_tokens[which] : 0},
+                                   .value = one ? world->held[which].token : 0},
               -1, 0);
 }
 
