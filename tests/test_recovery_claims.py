@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recovery_tools import (
+    LEASE_MS,
+    LEASED,
     START_NS,
     WAIT_S,
     A,
@@ -22,11 +24,12 @@ from recovery_tools import (
     recovering,
     shown,
 )
-from registry_world import SECOND, Former, World
+from registry_world import SECOND, TTL_MS, Former, World
 
 from dlock import _core
 from dlock.control import messages as m
 from dlock.control.registry_effects import Claims, TakeHigherEpoch
+from dlock.control.registry_recovery import RecoveryPlan
 from dlock.types import DlockStatus as S
 
 ATOMIC, RW, FAIR, SEMAPHORE = range(4)
@@ -257,6 +260,34 @@ def test_a_live_claim_is_accepted_and_a_lapsed_lease_is_lost() -> None:
     world.ask(A.id, m.ReinitDone())
     back(world, B)
     assert world.get(A.id, b"b").status is S.ERROR, "the name is still got"
+
+
+@pytest.mark.parametrize(("former", "plan", "limit_ms"), [
+    (A, {}, TTL_MS),
+    (LEASED, {}, LEASE_MS),
+    (A, {"durable": False, "count": 1}, 3_600_000),
+    (A, {"durable": False, "not_before_ns": START_NS + 11 * SECOND}, 3_600_000)])
+def test_a_lease_that_the_session_cannot_have_asked_for_is_lost(
+    former: Former, plan: dict[str, Any], limit_ms: int
+) -> None:
+    world = recovering(*([] if plan else [former]), **plan)
+    come(world, former)
+    lie = claim(b"a", 1, 0, token=5, leased=1, remaining_ms=limit_ms + 1)
+    good = claim(b"b", 2, 1, token=6, leased=1, remaining_ms=limit_ms)
+    assert update(world, former, lie, good) == (S.FAIL, S.SUCCESS)
+    assert (holders(world, 0), holders(world, 1)) == ([], [(former.id, 6)])
+    assert world.stats()["FAIL"] == 1
+    assert world.engine.counters()[_core.DLK_COUNT_CLAIMS_LOST] == 1
+
+
+def test_a_lease_of_a_predecessor_that_promised_more_is_taken_over() -> None:
+    """The server was started anew with shorter sessions."""
+    world = World(RecoveryPlan(START_NS, 3 * TTL_MS, (A.entry,)))
+    come(world, A)
+    longer = claim(b"a", 1, 0, token=5, leased=1, remaining_ms=3 * TTL_MS)
+    assert update(world, A, longer) == (S.SUCCESS,)
+    assert update(world, A, claim(b"b", 2, 1, token=6, remaining_ms=2**32 - 1)) == (
+        S.SUCCESS,), "without a lease it says nothing"
 
 
 @pytest.mark.parametrize(("plan", "status"), [

@@ -48,8 +48,11 @@ class Claims:
         self._floors: dict[int | bytes, int] = {}
         locks.begin_claims()
 
-    def update(self, client: Client, call: Call, *, lapsed_believed: bool) -> None:
-        """UpdateLocks of a client that has re-initialised here."""
+    def update(
+        self, client: Client, call: Call, *, lapsed_believed: bool, lease_limit_ms: int
+    ) -> None:
+        """UpdateLocks of a client that has re-initialised here, and cannot have been granted leases
+        above the limit."""
         claims: Sequence[m.LockClaim] = call.message.claims
         self._locks.heard_of(max(claim.lock_id for claim in claims))
         outcomes = [self._enter(client.locks, claim) for claim in claims]
@@ -58,7 +61,7 @@ class Claims:
         for claim, outcome in zip(claims, outcomes, strict=True):
             # One of the same message could have been displaced by a later one.
             if isinstance(outcome, Lock) and outcome.phase is not LockPhase.FAILED:
-                sent.append(claim)
+                sent.append(_within(claim, lease_limit_ms))
                 locks.append(outcome)
         if not sent:
             self._answer(call, [_status_of(outcome) for outcome in outcomes])
@@ -159,6 +162,14 @@ class Claims:
     def end(self) -> None:
         """No more claims are taken."""
         self._locks.end_claims()
+
+
+def _within(claim: m.LockClaim, lease_limit_ms: int) -> m.LockClaim:
+    """A hold with a lease that nobody has granted is as good as one whose lease has ended: the
+    engine refuses it, and knows its token."""
+    if claim.leased and claim.remaining_ms > lease_limit_ms:
+        return claim._replace(lapsed=1)
+    return claim
 
 
 def _size(claim: m.LockClaim) -> int:

@@ -173,6 +173,11 @@ class Recovery:
         one = self._who.get(client_id)
         return (self._unlisted_lease_ms, False) if one is None else (one.entry.lease_ms, one.listed)
 
+    def lease_granted_ms(self, client_id: int) -> int:
+        """The longest lease that the predecessor can have granted to this client. Without a word of
+        the client's every lease may be as long as a session."""
+        return max(self.known(client_id)[0], self.plan.session_ttl_ms)
+
     def came(self, client_id: int, secret: bytes, info: dict[str, object]) -> Expected:
         """A client that is welcome re-initialises. Who comes again stays BACK if it was: what it
         had to claim is claimed."""

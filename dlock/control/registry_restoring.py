@@ -119,7 +119,9 @@ class Restoring:
             self._epoch_ahead(call, epoch)
         else:
             self._claims.update(
-                client, call, lapsed_believed=recovery.lapsed_believed(client.id))
+                client, call, lapsed_believed=recovery.lapsed_believed(client.id),
+                lease_limit_ms=max(
+                    recovery.lease_granted_ms(client.id), client.declared_lease_ms))
 
     def may_lease(self, client: Client) -> None:
         """This client's leases may be as long as it has declared from now on."""
