@@ -411,6 +411,31 @@ def test_claims_before_anything_else() -> None:
     assert update(world, A, claim(b"a", 1, 0)) == (S.SUCCESS,), "the mirror's too"
 
 
+@pytest.mark.parametrize(("result", "status"), [
+    (_core.DLK_RESULT_NO_RESOURCE, S.NOT_READY),
+    (_core.DLK_RESULT_REMOVED, S.CLIENT_REMOVED_BY_SERVER)])
+def test_a_message_of_which_nothing_was_taken(result: int, status: S) -> None:
+    """For want of memory: the first claim makes the engine's tables of them. It can be made again,
+    and B's claim of the same lock, which is on its way by then, is taken."""
+    world = recovering(A, B)
+    come(world, A)
+    come(world, B)
+    hers = claim(b"a", 1, 0, token=5, kind=RW, mode=1)
+    his = hers._replace(token=EPOCH_2 + 6)
+    key = world.send(A.id, m.UpdateLocks((hers,)))
+    failed = world.commands.popleft()
+    assert failed.op == _core.DLK_COMMAND_CLAIM
+    world.events.append(_core.Event(
+        _core.DLK_EVENT_DONE, result, 0, 0, cookie=failed.cookie, value=0))
+    other = world.send(B.id, m.UpdateLocks((his,)))
+    world.run()
+    assert world.status(key) is status
+    assert world.answers[other] == m.Statuses(S.SUCCESS, (S.SUCCESS,))
+    assert locks(world) == {b"a": (1, 0)}
+    assert update(world, A, hers) == (S.SUCCESS,)
+    assert sorted(holders(world, 0)) == [(A.id, 5), (B.id, 6)]
+
+
 def test_a_message_is_answered_in_its_order() -> None:
     world = recovering(A, B)
     come(world, A)

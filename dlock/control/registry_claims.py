@@ -79,15 +79,18 @@ class Claims:
         results: Sequence[int], _now_ns: int,
     ) -> None:
         """The engine has taken them, or has not. Claims of a session that has ended meanwhile are
-        its client's no more."""
+        its client's no more; if there was no memory for any, they are to be made again. The locks
+        are opened all the same: others may have claimed them by now."""
         done = carried_out(event)
         if not done:
-            results = [_core.DLK_RESULT_REMOVED] * len(locks)
+            results = [event.result] * len(locks)
         for lock, result in zip(locks, results, strict=True):
             if lock.phase is LockPhase.OPENING:
                 self._locks.claim_answered(lock, event, result)
         if not done:
-            self._out.refuse(call, DlockStatus.CLIENT_REMOVED_BY_SERVER)
+            removed = event.result == _core.DLK_RESULT_REMOVED
+            self._out.refuse(
+                call, DlockStatus.CLIENT_REMOVED_BY_SERVER if removed else DlockStatus.NOT_READY)
             return
         answers: Iterator[tuple[Lock | None, int]] = zip(locks, results, strict=True)
         awaited, result = next(answers)

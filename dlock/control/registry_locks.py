@@ -253,10 +253,7 @@ class LockTable:
         """The CLAIM that was to open this lock is done, with this for one claim of it."""
         if event.cookie != lock.cookie or lock.phase is not LockPhase.OPENING:
             return
-        if not carried_out(event):
-            lock.phase = LockPhase.FAILED
-            self._forget(lock)
-        elif result in CLAIM_OPENED:
+        if result in CLAIM_OPENED:
             lock.phase = LockPhase.OPEN
         else:  # Refused, and perhaps before the lock was looked at.
             self._open(lock)
