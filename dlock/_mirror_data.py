@@ -231,6 +231,15 @@ def attach(client: Any, host: str, timeout_ms: int, welcome: Any) -> int:
     return status
 
 
+def ping(client: Any) -> int:
+    """Asks for nothing but an answer of the data plane; a status."""
+    call = take_call()
+    pack_call(call.buffer, 0, _core.DLK_VERB_PING, 0, 0, 0, 0, 0, 0, 0, 0, UNTOUCHED)
+    status = run(client, call.pointer)
+    give_back(call)
+    return status
+
+
 def settle(client: Any, timeout_ms: int) -> int:
     """Has every unlock and cancel without an answer answered; a status, ETIMEOUT if that takes
     longer than `timeout_ms`."""

@@ -175,13 +175,11 @@ def _end_reinit(client: MirrorClient) -> DlockStatus:
     if not client.reinitialising:
         return DlockStatus.ERROR
     timeout_ms = round(client.settings.reply_timeout_s * 1000)
-    if client.sealed_epoch != client.epoch:
-        # Ids are handed out anew above those that were claimed: what was not may not be sent again.
-        _mirror_data.seal(client.pointer)
-        client.sealed_epoch = client.epoch
     settled = _mirror_data.settle(client.pointer, timeout_ms)
     # A recovering server answers debts with NOT_READY: they are kept and sent again later.
-    if settled not in (DlockStatus.SUCCESS, DlockStatus.NOT_READY):
+    if settled in (DlockStatus.SUCCESS, DlockStatus.NOT_READY):
+        settled = _seal(client)
+    if settled != DlockStatus.SUCCESS:
         removed = settled == DlockStatus.CLIENT_REMOVED_BY_SERVER
         return client.said(STATUSES[settled]) if removed else DlockStatus.BAD_RESPONSE
     reply = client.ask(ReinitDone())
@@ -190,6 +188,19 @@ def _end_reinit(client: MirrorClient) -> DlockStatus:
     if reply.status is DlockStatus.SUCCESS:
         client.reinitialising = False
     return client.said(_of_recovery_call(reply.status))
+
+
+def _seal(client: MirrorClient) -> int:
+    """At a new primary, once: what was not claimed is not got any more. Before ReinitDone, since
+    that may be what the primary waits for to hand out new ids, which begin above those that were
+    claimed. Not for one that is dead: the next may hear what this one did not; a status."""
+    if client.sealed_epoch == client.epoch:
+        return DlockStatus.SUCCESS
+    alive = _mirror_data.ping(client.pointer)
+    if alive == DlockStatus.SUCCESS:
+        _mirror_data.seal(client.pointer)
+        client.sealed_epoch = client.epoch
+    return alive
 
 
 def _of_recovery_call(status: DlockStatus) -> DlockStatus:

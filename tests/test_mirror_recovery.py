@@ -338,7 +338,8 @@ def test_without_an_answer_client_reinit_is_not_ready(start_service) -> None:
 def test_a_primary_that_dies_in_the_middle_is_bad_response(start_service) -> None:
     service = start_service()
     client = service.client()
-    service.lock(ATOMIC, client)
+    lock_id = service.lock(ATOMIC, client)
+    dclient.trylock(client, ex(lock_id))
     service.fail_over(1)
     assert dclient.client_reinit(client, HOST) is S.SUCCESS
     service.crash()
@@ -346,3 +347,4 @@ def test_a_primary_that_dies_in_the_middle_is_bad_response(start_service) -> Non
     assert dclient.client_reinit_done(client) is S.BAD_RESPONSE
     service.start(1)
     recover(client)
+    assert dclient.lock_extend(client, extend_ex(lock_id))[0] is S.SUCCESS

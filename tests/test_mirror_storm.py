@@ -144,9 +144,13 @@ class Storm:
             assert dclient.unlock(client, lock_id)[0] is lock.unlock(client, answered=False)
         self.service.start(CLIENTS)
         while self.random.random() < 0.3:
-            for client in self.random.sample(self.clients, self.random.randrange(CLIENTS)):
+            came = self.random.sample(self.clients, self.random.randrange(CLIENTS))
+            for client in came:
                 self.random.choice((report, lambda one: dclient.client_reinit(one, HOST)))(client)
-            self.service.fail_over(CLIENTS)
+            self.service.crash()
+            for client in came:  # it does not hear that what they did not report is not got
+                assert dclient.client_reinit_done(client) is S.BAD_RESPONSE
+            self.service.start(CLIENTS)
         recover_all(*self.random.sample(self.clients, CLIENTS))
         self.verify()
 
