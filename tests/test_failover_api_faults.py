@@ -131,15 +131,21 @@ def test_a_lease_that_ended_in_the_outage_is_lost_and_said_to_be(
     assert lock.acquire(timeout=30)
 
 
-def test_a_session_that_lapsed_in_the_outage_is_confirmed(start: Start, connect: Connect) -> None:
-    """Nobody else can have had what it held: the roster still has it."""
+def test_a_session_that_lapsed_in_the_outage_is_confirmed(
+    start: Start, connect: Connect, far: Far
+) -> None:
+    """Nobody else can have had what it held: the roster still has it. That nobody has it who is
+    absent is certain when the recovery is over."""
     primary = start(ttl_s=5.0)  # for so long and more it is waited for, also on a slow machine
-    client = connect(primary.address)
+    client, third = connect(primary.address), far(primary)
     told: list[str] = []
     lock = client.lock("a", on_suspended=lambda _lock: told.append("suspended"),
                        on_lost=lambda _lock: told.append("lost"))
+    reader = client.rwlock("b").read()
     lock.acquire()
-    token = lock.token
+    reader.acquire()
+    tokens = lock.token, reader.token
+    third.signal(signal.SIGSTOP)
     primary.kill()
     until(lambda: told)
     assert told == ["suspended"]
@@ -147,10 +153,11 @@ def test_a_session_that_lapsed_in_the_outage_is_confirmed(start: Start, connect:
     with pytest.raises(errors.LockLost):
         lock.ensure_held()
     primary.start()
-    until(lambda: lock.held)
-    assert lock.token == token
+    until(lambda: lock.held and reader.held)
+    assert (lock.token, reader.token) == tokens
     assert "lost" not in told
     lock.release()
+    reader.release()
 
 
 # ---- A recovery that takes its time --------------------------------------------------------------
