@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from failover_tools import until as until_blocking
 from far_process import FarProcess
 
 from dlock import aio, errors
+from dlock.aio._drive import REPLY_TIMEOUT_S
 from dlock.aio.locks import BaseLock
 
 TTL_S = 30.0
@@ -170,12 +172,14 @@ def test_one_that_only_tries_gives_the_link_time_to_come_back(primary: Primary) 
             epoch = epoch_of(client)
             primary.kill()
             await until(lambda: not client._connection.whole, PATIENCE_S)
+            began = time.monotonic()
             trying = asyncio.ensure_future(lock.acquire(blocking=False))
             primary.start()
             try:
                 assert await trying is True
             except errors.ConnectionLost:
                 # A slow machine took longer to start a server than an answer may take.
+                assert time.monotonic() - began >= REPLY_TIMEOUT_S
                 await back_at(client, epoch + 1)
                 assert await lock.acquire(blocking=False)
 

@@ -199,6 +199,26 @@ def test_a_live_hold_is_served_while_others_are_awaited(
     assert writes.result(60) is True
 
 
+def test_a_live_hold_stands_on_its_new_session_at_once(
+    start: Start, connect: Connect, far: Far
+) -> None:
+    primary = start(ttl_s=10.0)
+    client, third = connect(primary.address), far(primary)
+    third.let("lock", "client.lock('of the third')")
+    assert third.ask("lock.acquire(lease=1000)")  # so long it is waited for
+    lost = threading.Event()
+    lock = client.lock("a", on_lost=lambda _lock: lost.set())
+    lock.acquire()
+    third.signal(signal.SIGSTOP)
+    primary.restart()
+    over = time.monotonic() + 10.0
+    half_way(primary)
+    until(lambda: time.monotonic() > over)
+    until(lambda: lock.held)
+    half_way(primary)
+    assert not lost.is_set()
+
+
 def test_who_connects_meanwhile_waits_until_it_is_over(
     start: Start, connect: Connect, far: Far, background: Background
 ) -> None:
