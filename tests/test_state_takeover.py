@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,78 @@ def test_one_that_dies_before_it_has_looked_again_leaves_that_to_the_next(tmp_pa
     assert on_disk(tmp_path).late == ()
     fourth.close()
     assert ids(tmp_path) == {5, 9, 10}
+
+
+def test_an_older_file_that_goes_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second is ready in the moment in which the third reads what the first has left."""
+    first = opened(tmp_path)
+    entered(first, 5)
+    second = opened(tmp_path, 2, take_over=True)
+    second.read_former_again()
+    before_reading(tmp_path / "state-1", second.forget_former, monkeypatch)
+    third = opened(tmp_path, 3, take_over=True)
+    assert "state-1" not in files(tmp_path)
+    assert third.former is not None
+    assert third.former.roster == (entry(5),)
+    assert on_disk(tmp_path).late == (2,)
+
+
+def test_the_newest_file_goes_while_a_start_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one has passed it, and is ready: it begins anew, above that one."""
+    first = opened(tmp_path)
+    entered(first, 5)
+    others = []
+
+    def another() -> None:
+        others.append(opened(tmp_path, 9, take_over=True))
+        others[0].read_former_again()
+        entered(others[0], 6)
+        others[0].forget_former()
+
+    before_reading(tmp_path / "state-1", another, monkeypatch)
+    last = opened(tmp_path, 2, take_over=True)
+    assert (others[0].epoch, last.epoch) == (3, 4)
+    assert last.former is not None
+    assert last.former.roster == (entry(5), entry(6))
+    assert files(tmp_path) >= {"state-3", "state-4"}
+
+
+def test_a_file_that_stays_away(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    first.close()
+    (tmp_path / "state-1").unlink()
+    (tmp_path / "state-1").symlink_to("nothing")
+    with pytest.raises(StateDirError, match="cannot be used"):
+        opened(tmp_path, 2)
+    (tmp_path / "state-1").unlink()
+    state = opened(tmp_path, 2)
+    third = opened(tmp_path, 3, take_over=True)
+    (tmp_path / f"state-{state.epoch}").unlink()
+    with pytest.raises(StateDirError, match="Nobody but a primary"):
+        third.read_former_again()
+    fourth = opened(tmp_path, 4, take_over=True)
+    fourth.forget_former()
+    with pytest.raises(StateDirLostError, match="took over"):
+        third.read_former_again()
+
+
+def before_reading(
+    path: Path, happens: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It happens once, before this file is read, and after it was seen to be there."""
+    real = Path.read_bytes
+
+    def read_bytes(file: Path) -> bytes:
+        if file == path:
+            monkeypatch.setattr(Path, "read_bytes", real)
+            happens()
+        return real(file)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
 
 
 def test_a_free_lock_proves_nothing_on_another_machine(

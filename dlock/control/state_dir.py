@@ -49,6 +49,8 @@ BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 STATE_NAME: Final = re.compile(r"state-([1-9][0-9]{0,6})")
 DAMAGED_NAME: Final = re.compile(r"state-([1-9][0-9]{0,6})\.damaged")
 FILE_NAME: Final = re.compile(r"(?:state|lock)-([1-9][0-9]{0,6})(\.[0-9a-f]{16}\.new)?")
+# How often a start begins anew because others started, and were ready, before it had read a thing.
+START_TRIES: Final = 10
 FORMAT_1_FILES: Final = ("state", "lock", "state.new")
 
 
@@ -170,7 +172,13 @@ class StateDir:
 
     def read_former_again(self) -> tuple[RosterEntry, ...]:
         """The roster of a former primary that has stopped by now."""
-        roster = _merged(_left_behind(self._path, self._formers))
+        try:
+            roster = _merged(_left_behind(self._path, self._formers))
+        except FileNotFoundError as problem:
+            self.confirm()  # It went because a later one is ready.
+            raise StateDirError(
+                f"the state directory {self._path} cannot be used: {problem}. Nobody but a primary "
+                f"may remove its files") from None
         self._formers = ()
         self._state = changed(self._state, late=())
         self._dirty = True  # by the commit that brings the new ones in, or the next one
@@ -208,6 +216,9 @@ def open_state_dir(path: Path, incarnation: int, session_ttl_ms: int, epoch_abov
     its lock still. StateDirError says what to do."""
     try:
         _make_directory(path)
+        for _ in range(START_TRIES - 1):
+            with contextlib.suppress(FileNotFoundError):
+                return _open(path, incarnation, session_ttl_ms, epoch_above, take_over)
         return _open(path, incarnation, session_ttl_ms, epoch_above, take_over)
     except OSError as problem:
         raise StateDirError(
@@ -291,11 +302,16 @@ def _merged(states: Sequence[State]) -> dict[int, RosterEntry]:
 
 def _left_behind(path: Path, epochs: Sequence[int]) -> list[State]:
     """What the primary of the first of these epochs, and those before it, have left. Of the others
-    a file may be gone: a later primary was ready, and its own file had all of it by then. So the
-    oldest is read first."""
-    left = [_read(path, one) for one in sorted(epochs)
-            if one == max(epochs) or (path / f"state-{one}").exists()]
-    return left[::-1]
+    a file may be gone, or go in this moment: a later primary was ready, and its own file had all of
+    it by then. So the oldest is read first. FileNotFoundError: the first one's is gone."""
+    left: list[State] = []
+    for one in sorted(epochs):
+        try:
+            left.insert(0, _read(path, one))
+        except FileNotFoundError:
+            if one == max(epochs):
+                raise
+    return left
 
 
 def _make_directory(path: Path) -> None:
@@ -324,16 +340,18 @@ def _epochs(path: Path, name: re.Pattern[str] = STATE_NAME) -> list[int]:
 
 
 def _read(path: Path, epoch: int) -> State:
+    """StateDirError; FileNotFoundError if it is gone, as it is once a later primary is ready."""
     file = path / f"state-{epoch}"
     try:
         state = decode_state(file.read_bytes())
         if state.epoch != epoch:
             raise ValueError(f"it says epoch {state.epoch}")
         return state
+    except FileNotFoundError:
+        raise
     except OSError as problem:
         raise StateDirError(
-            f"{file} cannot be read: {problem}. Make it readable for this user; if it is gone, "
-            f"another primary was started at the same time") from None
+            f"{file} cannot be read: {problem}. Make it readable for this user") from None
     except ValueError as problem:
         raise StateDirError(
             f"{file} is damaged: {problem}. Which clients the former primary had is not known. Put "
