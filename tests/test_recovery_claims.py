@@ -20,6 +20,7 @@ from recovery_tools import (
     back,
     come,
     commands,
+    notes,
     ready,
     recovering,
     shown,
@@ -28,6 +29,7 @@ from registry_world import SECOND, TTL_MS, Former, World
 
 from dlock import _core
 from dlock.control import messages as m
+from dlock.control.messages_recover import CLAIMED_LOCK_ID_MAX
 from dlock.control.registry_effects import Claims, TakeHigherEpoch
 from dlock.control.registry_recovery import RecoveryPlan
 from dlock.types import DlockStatus as S
@@ -97,6 +99,34 @@ def test_new_ids_are_above_all_that_were_claimed(refused: bool) -> None:
     assert update(world, A, claim(b"a", 70, slot)) == (status,)
     world.ask(A.id, m.ReinitDone())
     assert world.get(A.id, b"new").lock_id == 71
+
+
+def test_no_claim_can_use_the_ids_up() -> None:
+    """Neither one that is refused, nor one that is taken over."""
+    half, end = CLAIMED_LOCK_ID_MAX, m.ID_MAX
+    world = recovering(A)
+    come(world, A)
+    assert update(world, A, claim(b"a", end, 0), claim(b"b", end, 99), claim(b"c", 5, 1)) == (
+        S.EINVAL, S.EINVAL, S.SUCCESS)
+    assert update(world, A, claim(b"d", half + 1, 2)) == (S.EINVAL,)
+    assert update(world, A, claim(b"e", half - 1, 3)) == (S.SUCCESS,)
+    world.ask(A.id, m.ReinitDone())
+    assert world.get(A.id, b"f").lock_id == half
+    assert notes(world, "new locks cannot be claimed after a restart") == []
+    assert world.get(A.id, b"g").lock_id == half + 1
+    assert world.get(A.id, b"h").lock_id == half + 2
+    (note,) = notes(world, "new locks cannot be claimed after a restart")
+    assert note.fields == {"ids_used": half, "ids_left": end - half}
+
+
+def test_at_the_end_of_the_ids_there_are_no_new_names() -> None:
+    world = World()
+    world.init(1)
+    world.registry._locks.heard_of(m.ID_MAX - 1)
+    assert world.get(1, b"last").lock_id == m.ID_MAX
+    assert world.get(1, b"none").status is S.SERVER_NO_RESOURCE
+    world.init(2)
+    assert world.get(2, b"last") == m.LockResult(S.SUCCESS, m.ID_MAX, 0), "the old ones are served"
 
 
 def test_slots_that_nobody_claimed_are_free() -> None:

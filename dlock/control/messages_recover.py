@@ -23,6 +23,9 @@ from dlock.control.messages_base import (
 )
 from dlock.control.roster import WHO_CHARACTERS_MAX
 
+# Lock ids grow by one a name, from 1. Those that are claimed stay in the lower half of all ids, so
+# that a client that makes one up cannot leave none for new names.
+CLAIMED_LOCK_ID_MAX: Final = ID_MAX // 2
 AWAIT_MS_MAX: Final = 60_000
 ABSENT_LINES_MAX: Final = 64
 EVICT_IDS_MAX: Final = 1024

@@ -19,6 +19,7 @@ from typing import Final
 from dlock import _core
 from dlock._core import Command, Event
 from dlock.control import messages as m
+from dlock.control.messages_recover import CLAIMED_LOCK_ID_MAX
 from dlock.control.registry_effects import Call, Outbox, carried_out
 from dlock.control.registry_locks import Got, Lock, LockPhase, LockTable
 from dlock.control.registry_sessions import Client
@@ -54,7 +55,8 @@ class Claims:
         """UpdateLocks of a client that has re-initialised here, and cannot have been granted leases
         above the limit."""
         claims: Sequence[m.LockClaim] = call.message.claims
-        self._locks.heard_of(max(claim.lock_id for claim in claims))
+        self._locks.heard_of(max(
+            (claim.lock_id for claim in claims if claim.lock_id <= CLAIMED_LOCK_ID_MAX), default=0))
         outcomes = [self._enter(client.locks, claim) for claim in claims]
         sent: list[m.LockClaim] = []
         locks: list[Lock] = []
@@ -130,6 +132,8 @@ class Claims:
 
     def _enter_new(self, claim: m.LockClaim, in_slot: Lock | None) -> Lock | DlockStatus:
         lock_id, name = claim.lock_id, claim.descriptor
+        if lock_id > CLAIMED_LOCK_ID_MAX:
+            return DlockStatus.EINVAL
         if claim.slot >= self._locks.size:
             return DlockStatus.SERVER_NO_RESOURCE
         size = _size(claim)

@@ -9,6 +9,7 @@ is the lock's latest command's, LOCK_CLOSED counts only in LINGERING, which only
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
@@ -19,7 +20,8 @@ from typing import Final
 from dlock import _core
 from dlock._core import Command, Event
 from dlock.control.messages import ID_MAX, LockClaim, LockResult, LockSpec
-from dlock.control.registry_effects import Outbox, Slots, carried_out
+from dlock.control.messages_recover import CLAIMED_LOCK_ID_MAX
+from dlock.control.registry_effects import Note, Outbox, Slots, carried_out
 from dlock.types import DlockStatus
 
 # How many locks of clients that are gone are released between two looks at the sockets: about
@@ -113,6 +115,9 @@ class LockTable:
         slot = self._slots.take() if self._last_id < ID_MAX else None
         if slot is None:
             return LockResult(DlockStatus.SERVER_NO_RESOURCE)
+        if self._last_id == CLAIMED_LOCK_ID_MAX:
+            self._outbox.add(Note("new locks cannot be claimed after a restart", {
+                "ids_used": self._last_id, "ids_left": ID_MAX - self._last_id}, logging.ERROR))
         self._last_id += 1
         lock = Lock(
             self._last_id, slot, spec.descriptor, spec.kind, size, 1, LockPhase.OPENING, 0)
