@@ -100,7 +100,9 @@ def dserver_lib_deinit() -> DlockStatus:
 
 def server_start(cfg: ServerCfg) -> tuple[DlockStatus, int | None]:
     """(status, server id). SERVER_NO_RESOURCE: max_server_num run already, or no memory; ERROR:
-    a taken port, a bad configuration (the log says what), or not initialised."""
+    a taken port, a bad configuration (the log says what), or not initialised. With
+    `recovery_client_num`, or a `state_dir` that names clients of a former primary, it first gets
+    everything back from them (specification, section 7)."""
     if cfg is None:
         return DlockStatus.EINVAL, None
     if not isinstance(cfg, ServerCfg):
