@@ -29,7 +29,7 @@ from dlock.types import (
 S = DlockStatus
 ATOMIC, RW, FAIR = DlockType.ATOMIC, DlockType.RW, DlockType.FAIR
 LEASE_S = 60
-LONG_S = 20.0  # more than enough, on whatever machine
+LONG_S = 40.0  # more than enough, on whatever machine
 HOST = "127.0.0.1"
 
 _names = itertools.count()

@@ -260,7 +260,7 @@ def test_leases_do_not_run_before_it_serves(start_service) -> None:
     service = start_service()
     one, two = service.client(), service.client()
     lock_id = service.lock(ATOMIC, one, two)
-    dclient.trylock(one, ex(lock_id, 6))
+    dclient.trylock(one, ex(lock_id, 8))
     service.fail_over(2)
     recover(one)
     until(lambda: shown(one, lock_id).time_out + 1 < time.time(), LONG_S)
@@ -272,7 +272,7 @@ def test_leases_do_not_run_before_it_serves(start_service) -> None:
 def test_a_lapsed_session_is_believed_on_the_word_of_the_application(
     start_primary
 ) -> None:
-    service = start_primary(session_ttl=3)
+    service = start_primary(session_ttl=5)
     one, two = service.client(), service.client()
     rw, ticket = service.lock(RW, one, two), service.lock(FAIR, one, two)
     dclient.trylock(one, ex(rw))
@@ -281,7 +281,7 @@ def test_a_lapsed_session_is_believed_on_the_word_of_the_application(
     service.crash()
     pointer = _mirror_table.clients[one].pointer
     until(lambda: lib.dlk_client_session_left_ms(pointer) == 0, LONG_S)
-    service.start(2, session_ttl=3)
+    service.start(2, session_ttl=5)
     recover(one, two)
     assert dclient.trylock(two, sh(rw))[0] is S.FAIL
     assert dclient.trylock(one, ex(rw))[0] is S.ALREADY_LOCKED
@@ -290,7 +290,7 @@ def test_a_lapsed_session_is_believed_on_the_word_of_the_application(
 
 
 def test_of_two_who_believe_the_newer_grant_counts(start_service) -> None:
-    service = start_service(session_ttl=3)
+    service = start_service(session_ttl=5)
     former, present = service.client(), service.client()
     kinds = (RW, ATOMIC, FAIR)
     rw, atomic, fair = (service.lock(kind, former, present) for kind in kinds)
@@ -300,7 +300,7 @@ def test_of_two_who_believe_the_newer_grant_counts(start_service) -> None:
     lib.dlk_client_detach(_mirror_table.clients[former].pointer)  # no heartbeat leaves any more
     for lock_id in (rw, atomic, fair):
         until(lambda one=lock_id: dclient.trylock(present, ex(one))[0] is S.SUCCESS, LONG_S)
-    service.fail_over(2, session_ttl=3)
+    service.fail_over(2, session_ttl=5)
     recover(former, present)
     for lock_id in (rw, atomic, fair):
         assert shown(former, lock_id).token != 0
@@ -314,13 +314,13 @@ def test_of_two_who_believe_the_newer_grant_counts(start_service) -> None:
 
 
 def test_the_order_of_the_claims_does_not_matter(start_service) -> None:
-    service = start_service(session_ttl=3)
+    service = start_service(session_ttl=5)
     former, present = service.client(), service.client()
     lock_id = service.lock(RW, former, present)
     dclient.trylock(former, sh(lock_id))
     lib.dlk_client_detach(_mirror_table.clients[former].pointer)
     until(lambda: dclient.trylock(present, ex(lock_id))[0] is S.SUCCESS, LONG_S)
-    service.fail_over(2, session_ttl=3)
+    service.fail_over(2, session_ttl=5)
     recover(present, former)
     assert dclient.trylock(former, sh(lock_id))[0] is S.FAIL
     assert dclient.trylock(present, ex(lock_id))[0] is S.ALREADY_LOCKED

@@ -194,12 +194,12 @@ def test_a_release_without_an_answer_can_be_repeated(far_service) -> None:
 
 
 def test_a_primary_that_was_started_anew(start_service, tmp_path) -> None:
-    service = start_service(session_ttl=3, state_dir=str(tmp_path))
+    service = start_service(session_ttl=5, state_dir=str(tmp_path))
     client = service.client()
     lock_id = service.lock(ATOMIC, client)
     held = dclient.trylock(client, ex(lock_id, 1))[1]
     assert dserver.server_stop(service.server_id) is S.SUCCESS
-    start_server(service.port, session_ttl=3, state_dir=str(tmp_path))
+    start_server(service.port, session_ttl=5, state_dir=str(tmp_path))
     # It grants nothing while clients of its predecessor could still believe in their holds.
     assert dclient.client_init(HOST) == (S.NOT_READY, None)
     assert dclient.trylock(client, ex(lock_id, 0)) == (S.SUCCESS, held)
@@ -250,7 +250,7 @@ def outlive_the_session(service: Service, client: int) -> None:
 
 
 def test_client_reinit_tells_that_the_session_had_ended(start_service) -> None:
-    service = start_service(session_ttl=2)
+    service = start_service(session_ttl=4)
     client = service.client()
     lock_id = service.lock(ATOMIC, client)
     dclient.trylock(client, ex(lock_id))
@@ -281,7 +281,7 @@ print(dclient.client_init("127.0.0.1")[0].name, flush=True)
 
 
 def test_a_client_that_was_stopped_for_too_long(start_service) -> None:
-    service = start_service(session_ttl=2)
+    service = start_service(session_ttl=4)
     process = run_python(STOPPED_CLIENT, service.port)
     try:
         assert line_of(process) == "SUCCESS"
@@ -301,7 +301,7 @@ def test_a_client_that_was_stopped_for_too_long(start_service) -> None:
 
 
 def test_the_session_ends_in_the_middle_of_a_re_initialisation(start_service) -> None:
-    service = start_service(session_ttl=2)
+    service = start_service(session_ttl=4)
     client = service.client()
     service.lock(ATOMIC, client)
     assert dclient.client_reinit(client, HOST) is S.SUCCESS
