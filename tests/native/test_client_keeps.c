@@ -75,20 +75,23 @@ static void *collect(void *argument)
     struct dlk_call *calls = argument;
     struct dlk_ended ended[ROOM];
     int rounds[POSTED] = {0};
+    bool posted[POSTED] = {false};
     bool all = false;
     while (!all) {
         all = true;
         for (size_t i = 0; i < POSTED; i++) {
-            bool free = calls[i].place == 0;
-            if (free && rounds[i] < ROUNDS && post(&shared, &calls[i]) != S(PENDING)) {
-                rounds[i] += take_turn(&calls[i]);
+            if (!posted[i] && rounds[i] < ROUNDS) {
+                posted[i] = post(&shared, &calls[i]) == S(PENDING);
+                rounds[i] += !posted[i] && take_turn(&calls[i]);
             }
             all = all && rounds[i] == ROUNDS;
         }
         dlk_client_flush(shared.client);
         size_t count = dlk_client_collect_wait(shared.client, ended, ROOM, 50);
         for (size_t i = 0; i < count; i++) {
-            rounds[call_of(&ended[i]) - calls] += take_turn(call_of(&ended[i]));
+            size_t which = (size_t)(call_of(&ended[i]) - calls);
+            posted[which] = false;
+            rounds[which] += take_turn(&calls[which]);
         }
     }
     return NULL;
