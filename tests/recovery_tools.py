@@ -49,6 +49,16 @@ def ready(world: World) -> bool:
     return world.registry.phase is Phase.READY
 
 
+def assert_ready_after(world: World, seconds: float) -> None:
+    """It gets ready then, and not a millisecond sooner."""
+    world.later(seconds - 0.001)
+    world.run()
+    assert not ready(world)
+    world.later(0.001)
+    world.run()
+    assert ready(world)
+
+
 def gauge(world: World, name: str) -> int:
     return world.stats()[f"recovery_{name}"]
 

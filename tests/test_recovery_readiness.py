@@ -16,6 +16,7 @@ from recovery_tools import (
     A,
     B,
     C,
+    assert_ready_after,
     back,
     come,
     gauge,
@@ -53,12 +54,7 @@ def test_nameless_clients_are_waited_for_as_for_the_longest_lease() -> None:
     world = recovering(durable=False, count=2)
     back(world, A)
     longest_s = believed_ms(TTL_MS, 3_600_000) / 1000
-    world.later(longest_s - 0.001)
-    world.run()
-    assert not ready(world)
-    world.later(0.001)
-    world.run()
-    assert ready(world)
+    assert_ready_after(world, longest_s)
     assert gauge(world, "absent") == 0
 
 
@@ -93,12 +89,7 @@ def test_with_nothing_known_anybody_may_come_until_the_time_is_over() -> None:
     wait_s = with_margin_ms(TTL_MS) / 1000
     world = recovering(durable=False, not_before_ns=START_NS + round(wait_s * SECOND))
     back(world, A)
-    world.later(wait_s - 0.001)
-    world.run()
-    assert not ready(world)
-    world.later(0.001)
-    world.run()
-    assert ready(world)
+    assert_ready_after(world, wait_s)
     assert world.ask(A.id, m.Heartbeat()).status is S.SUCCESS
 
 

@@ -16,6 +16,7 @@ from recovery_tools import (
     A,
     B,
     C,
+    assert_ready_after,
     back,
     come,
     commands,
@@ -77,12 +78,7 @@ def test_who_stays_away_is_waited_for_as_long_as_it_could_believe() -> None:
     """session_ttl / 4 more than the longest of session and lease, and 0.1 s and 0.2 %."""
     assert round(WAIT_S * 1000) == 12_500 + 100 + 25
     world = recovering(A)
-    world.later(WAIT_S - 0.001)
-    world.run()
-    assert not ready(world)
-    world.later(0.001)
-    world.run()
-    assert ready(world)
+    assert_ready_after(world, WAIT_S)
     assert world.of(PersistStruck) == [PersistStruck(A.id)]
 
 
@@ -90,22 +86,12 @@ def test_a_declared_lease_is_waited_for() -> None:
     assert round(LEASED_WAIT_S * 1000) == 65_536 + 2_500 + 100 + 137
     world = recovering(LEASED, A)
     back(world, A)
-    world.later(LEASED_WAIT_S - 0.001)
-    world.run()
-    assert not ready(world)
-    world.later(0.001)
-    world.run()
-    assert ready(world)
+    assert_ready_after(world, LEASED_WAIT_S)
 
 
 def test_the_former_primarys_session_ttl_counts() -> None:
     world = World(RecoveryPlan(START_NS, 3 * TTL_MS, (A.entry,)))
-    world.later(believed_ms(3 * TTL_MS, 0) / 1000 - 0.001)
-    world.run()
-    assert not ready(world)
-    world.later(0.001)
-    world.run()
-    assert ready(world)
+    assert_ready_after(world, believed_ms(3 * TTL_MS, 0) / 1000)
 
 
 def test_a_session_that_ended_is_waited_for_and_never_taken_back() -> None:
@@ -147,12 +133,7 @@ def test_one_that_came_and_has_a_lease_is_waited_for_that_long_again() -> None:
     come(world, LEASED)
     world.later(LEASED_WAIT_S)
     world.run()
-    world.later(with_margin_ms(LEASE_MS) / 1000 - 0.001)
-    world.run()
-    assert not ready(world)
-    world.later(0.001)
-    world.run()
-    assert ready(world)
+    assert_ready_after(world, with_margin_ms(LEASE_MS) / 1000)
 
 
 def test_a_lease_that_it_has_declared_here_counts() -> None:
@@ -163,12 +144,7 @@ def test_a_lease_that_it_has_declared_here_counts() -> None:
     back(world, B)
     world.later(WAIT_S)
     world.run()
-    world.later(with_margin_ms(LEASE_MS) / 1000 - 0.001)
-    world.run()
-    assert not ready(world)
-    world.later(0.001)
-    world.run()
-    assert ready(world)
+    assert_ready_after(world, with_margin_ms(LEASE_MS) / 1000)
 
 
 def test_one_that_came_believes_in_the_sessions_of_this_start() -> None:
@@ -177,12 +153,7 @@ def test_one_that_came_believes_in_the_sessions_of_this_start() -> None:
     come(world, A)
     world.later(believed_ms(1000, 0) / 1000)
     world.run()
-    world.later(with_margin_ms(TTL_MS) / 1000 - 0.001)
-    world.run()
-    assert not ready(world)
-    world.later(0.001)
-    world.run()
-    assert ready(world)
+    assert_ready_after(world, with_margin_ms(TTL_MS) / 1000)
 
 
 def test_an_operator_ends_that_too() -> None:
@@ -217,12 +188,7 @@ def test_a_recovery_deadline_is_shorter() -> None:
 
 def test_a_recovery_deadline_is_not_under_session_ttl_and_the_margin() -> None:
     world = recovering(LEASED, deadline_ms=1)
-    world.later(with_margin_ms(TTL_MS) / 1000 - 0.001)
-    world.run()
-    assert not ready(world)
-    world.later(0.001)
-    world.run()
-    assert ready(world)
+    assert_ready_after(world, with_margin_ms(TTL_MS) / 1000)
 
 
 def test_nothing_is_ready_before_not_before() -> None:
