@@ -83,8 +83,14 @@ def layout(struct_name: str, names: Sequence[str], *, whole: bool = True) -> str
 
 
 def now_ns() -> int:
-    """CLOCK_BOOTTIME in nanoseconds, the only clock of the C core."""
+    """CLOCK_BOOTTIME in nanoseconds, the only clock of the C core; or what `set_clock` has said."""
     return int(lib.dlk_now_ns())
+
+
+def set_clock(now_ns: int) -> None:
+    """From now on this is the time of the C core, in the whole process; 0: the real clock again.
+    For simulated time, with no thread in a wait: those go on by the real clock."""
+    lib.dlk_clock_set(now_ns)
 
 
 def block_signals() -> None:

@@ -1,5 +1,5 @@
 /* Sizes and offsets that other machines and other compilers rely on. */
-#include "dlock_abi.h"
+#include "abi_client.h"
 
 #include <assert.h>
 #include <string.h>
@@ -10,6 +10,7 @@ static_assert(sizeof(struct dlk_reply) == DLK_FRAME_BYTES, "reply frame");
 static_assert(sizeof(struct dlk_command) == 64, "command");
 static_assert(sizeof(struct dlk_event) == 32, "event");
 static_assert(sizeof(struct dlk_claim) == 80, "claim");
+static_assert(sizeof(struct dlk_kept) == 16, "kept");
 static_assert(offsetof(struct dlk_request, owner) == 24, "request layout");
 static_assert(offsetof(struct dlk_request, reserved) == 56, "request layout");
 static_assert(offsetof(struct dlk_reply, token) == 16, "reply layout");

@@ -217,6 +217,19 @@ uint64_t dlk_client_session_left_ms(struct dlk_client *client);
 void dlk_client_heard(struct dlk_client *client, uint32_t epoch, uint64_t sent_ns);
 /* Replies that were dropped because they name another client, epoch or request. */
 uint64_t dlk_client_ignored(struct dlk_client *client);
+/* When the keeper is to come to a client again, and what is to be watched meanwhile: then, or when
+ * that is readable, or when dlk_client_keep_at_ns has become less. */
+struct dlk_kept {
+    uint64_t again_ns; /* by dlk_now_ns; 2**64-1: never */
+    int32_t watch_fd;  /* -1: nothing */
+    uint32_t reserved;
+};
+
+/* What the keeper does for one client, for a program that takes its turns itself and runs none.
+ * Never waits. readable: something has come on what is watched. */
+struct dlk_kept dlk_client_keep(struct dlk_client *client, int readable);
+/* What dlk_client_keep has said last, or less: there is something to be done sooner. */
+uint64_t dlk_client_keep_at_ns(struct dlk_client *client);
 /* Heartbeats of every client in the process, from one thread that stays in C. run returns 0 after
  * a stop; each stop ends one run, the present or the next. ERROR: it runs already. */
 int dlk_keeper_run(void);

@@ -103,12 +103,6 @@ struct dlk_client {
     bool keeper_readable;
 };
 
-/* When the keeper is to come to a client again, and what it watches meanwhile. */
-struct dlk_kept {
-    uint64_t again_ns;
-    int watch_fd; /* -1: nothing */
-};
-
 /* client.c */
 bool dlk_client_forked(const struct dlk_client *client);
 void dlk_client_submit(struct dlk_client *client, struct dlk_call *call, uint64_t now_ns);
@@ -118,10 +112,6 @@ void dlk_client_sample_unix_time(struct dlk_client *client, uint64_t now_ns);
 int dlk_client_tell(struct dlk_call *call);
 /* Something has ended: who was put off may try again. */
 void dlk_go_on(struct dlk_client *client, uint64_t now_ns);
-
-/* client_keep.c: what the keeper does for one client. readable: something has come on what it
- * watched. */
-struct dlk_kept dlk_client_keep(struct dlk_client *client, bool readable);
 
 /* client_wire.c: what goes out and comes in. All under the mutex, except _receive. */
 bool dlk_wire_put(struct dlk_client *client, const struct dlk_request *request);

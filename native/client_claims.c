@@ -64,6 +64,7 @@ void dlk_client_verify(struct dlk_client *client)
     dlk_wire_put_debts(client, now_ns);
     dlk_wire_put_renewals(client, now_ns);
     dlk_wire_flush(client);
+    client->keep_at_ns = 0;
     dlk_client_unlock(client);
     dlk_keeper_poke(); /* it sees to the answers */
 }

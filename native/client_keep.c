@@ -165,10 +165,13 @@ static struct dlk_kept next_time(struct dlk_client *client, uint64_t now_ns)
     return kept;
 }
 
-struct dlk_kept dlk_client_keep(struct dlk_client *client, bool readable)
+struct dlk_kept dlk_client_keep(struct dlk_client *client, int readable)
 {
+    if (dlk_client_forked(client)) {
+        return (struct dlk_kept){.again_ns = DLK_NEVER_NS, .watch_fd = -1};
+    }
     dlk_client_lock(client);
-    look(client, readable);
+    look(client, readable != 0);
     uint64_t now_ns = dlk_now_ns();
     dlk_book_pass(&client->book, now_ns);
     if (client->up) {
@@ -183,4 +186,15 @@ struct dlk_kept dlk_client_keep(struct dlk_client *client, bool readable)
     struct dlk_kept kept = next_time(client, now_ns);
     dlk_client_unlock(client);
     return kept;
+}
+
+uint64_t dlk_client_keep_at_ns(struct dlk_client *client)
+{
+    if (dlk_client_forked(client)) {
+        return DLK_NEVER_NS;
+    }
+    dlk_client_lock(client);
+    uint64_t at_ns = client->keep_at_ns;
+    dlk_client_unlock(client);
+    return at_ns;
 }

@@ -277,6 +277,9 @@ int dlk_client_attach(struct dlk_client *client, const struct dlk_link *link)
     dlk_client_lock(client);
     int status = client->attaching.busy ? DLK_STATUS_EASYNC : attach_step(client, link);
     dlk_wire_flush(client);
+    if (status == DLK_STATUS_SUCCESS) {
+        client->keep_at_ns = 0;
+    }
     dlk_client_unlock(client);
     if (status == DLK_STATUS_SUCCESS) {
         dlk_keeper_poke();

@@ -105,7 +105,7 @@ static struct timespec end_of(uint32_t timeout_ms)
 size_t dlk_notices_wait(struct dlk_notice *out, size_t room, uint32_t timeout_ms)
 {
     struct timespec end = end_of(timeout_ms);
-    bool on_time = true;
+    bool on_time = timeout_ms != 0;
     pthread_mutex_lock(&queue_mutex);
     while (queue_count == 0 && !overflow && !wake_wanted && on_time) {
         on_time = pthread_cond_clockwait(&queue_filled, &queue_mutex, CLOCK_MONOTONIC, &end) == 0;

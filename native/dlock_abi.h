@@ -501,7 +501,10 @@ void dlk_plane_counters(const struct dlk_plane *plane, uint64_t *out, size_t cou
 
 /* ---- Of all ---- */
 
-uint64_t dlk_now_ns(void); /* CLOCK_BOOTTIME */
+uint64_t dlk_now_ns(void); /* CLOCK_BOOTTIME, or what was set */
+/* From now on dlk_now_ns says this, everywhere in the process; 0: the real clock again. For
+ * simulated time, with nobody in a wait: those go on by the real clock. */
+void dlk_clock_set(uint64_t now_ns);
 void dlk_block_signals(void); /* for the calling thread: they are for others */
 const char *dlk_result_text(uint32_t result);
 const char *dlk_fault_text(uint32_t fault);

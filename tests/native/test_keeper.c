@@ -415,6 +415,27 @@ static void test_who_is_watched(struct world *world)
     dlk_client_free(other.client);
 }
 
+/* A program that takes the keeper's turns itself sees when there is one to be taken. */
+static void test_when_it_is_wanted(struct world *world)
+{
+    struct user user = join_quiet(world, 32);
+    assert(dlk_client_keep_at_ns(user.client) == 0); /* there is a connection */
+    struct dlk_kept kept = dlk_client_keep(user.client, false);
+    assert(kept.again_ns > dlk_now_ns() && dlk_client_keep_at_ns(user.client) == kept.again_ns);
+    get_lock(&user, 4, DLK_KIND_ATOMIC, 1);
+    take_lock(&user, 4, MANY_LEASE_MS);
+    uint64_t lease_end_ns = dlk_now_ns() + (uint64_t)MANY_LEASE_MS * DLK_NS_PER_MS;
+    assert(dlk_client_keep_at_ns(user.client) < lease_end_ns); /* it is to be renewed */
+    usleep(60000);
+    kept = dlk_client_keep(user.client, false);
+    assert(kept.watch_fd == user.client->fd);
+    assert(kept.again_ns < lease_end_ns);
+    dlk_client_verify(user.client);
+    assert(dlk_client_keep_at_ns(user.client) == 0);
+    assert(simple(&user, DLK_VERB_UNLOCK, 4, 1) == S(SUCCESS));
+    dlk_client_free(user.client);
+}
+
 static void *keep(void *argument)
 {
     *(int *)argument = dlk_keeper_run();
@@ -433,6 +454,7 @@ int main(void)
     world_open_lock(&world, 6, 106, DLK_KIND_ATOMIC);
     world_open_lock(&world, 8, 108, DLK_KIND_ATOMIC);
     test_who_is_watched(&world);
+    test_when_it_is_wanted(&world);
     assert(pthread_create(&keeper, NULL, keep, &result) == 0);
     test_renewed_while_nobody_calls(&world, 1, false);
     test_renewed_while_nobody_calls(&world, 15, true);
