@@ -116,7 +116,7 @@ API = (
 CLIENT = (*MIRROR, *API, "dlock.control.link")
 SERVER = ("dlock.server", "dlock.dserver", "dlock.control.registry*", "dlock.control.loop*")
 EDGES = (
-    *("dlock.cli", "dlock.doors", "dlock.dss", "dlock.mpi"),
+    *("dlock.cli", "dlock.doors", "dlock.drill", "dlock.dss", "dlock.mpi"),
     *("dlock.tooz_driver", "dlock._tooz_groups"),
 )
 
@@ -124,7 +124,7 @@ PYTHON_RULES = {
     "only _core imports the C core": PythonRule(
         ("dlock",), ("dlock._native", "cffi", "_cffi_backend"), excused=("dlock._core",)
     ),
-    "doors, dss, cli, mpi and tooz use the public API only": PythonRule(
+    "doors, drill, dss, cli, mpi and tooz use the public API only": PythonRule(
         EDGES, ("dlock",), (*PUBLIC, *EDGES)
     ),
     "messages, codec, registry and recovery are functions of (state, input, now)": PythonRule(
