@@ -80,6 +80,11 @@ struct dlk_client_config {
                                 * and is sent again over the next one */
 };
 
+enum dlk_link_flag {
+    DLK_LINK_ADOPT = 1, /* fd is used in place of a connection to host and port */
+    DLK_LINK_NOWAIT = 2 /* attach only looks; go on when dlk_client_attach_fd says so */
+};
+
 /* What the control plane hands out for a data connection. */
 struct dlk_link {
     char host[64];      /* numeric */
@@ -91,6 +96,9 @@ struct dlk_link {
     uint32_t session_ttl_ms;
     uint32_t max_lease_ms;
     uint32_t timeout_ms; /* of connecting and attaching together */
+    int32_t fd;          /* ADOPT: a connected stream socket. It is the client's from now on,
+                          * whatever becomes of it; -1 when the attach that got it goes on */
+    uint32_t flags;      /* enum dlk_link_flag */
     uint8_t secret[16];
 };
 
@@ -105,6 +113,13 @@ void dlk_client_free(struct dlk_client *client);
  * that are kept. SUCCESS, PENDING (call again with the same link), BAD_RESPONSE (no answer in
  * timeout_ms, or refused). */
 int dlk_client_attach(struct dlk_client *client, const struct dlk_link *link);
+/* What is to be watched while an attach with NOWAIT is PENDING, -1: none is. *for_room: 1: until it
+ * can be written to, 0: until it is readable. It is closed when the attach ends, by whomever: watch
+ * a duplicate if that can be another than you. */
+int dlk_client_attach_fd(struct dlk_client *client, int *for_room);
+/* Another connection is to take the place of this one, or of the attempt to get one: it ends as one
+ * that has failed, but nothing is told. */
+void dlk_client_drop_link(struct dlk_client *client);
 /* Gives the connection up for good: every pending call ends, BAD_RESPONSE. */
 void dlk_client_detach(struct dlk_client *client);
 int dlk_client_attached(struct dlk_client *client); /* 1: a living connection */
@@ -112,6 +127,9 @@ int dlk_client_attached(struct dlk_client *client); /* 1: a living connection */
  * answers, at most timeout_ms and at most a slice. SUCCESS: none left; PENDING; NOT_READY: the
  * server does not serve yet, they are kept; BAD_RESPONSE: no connection. */
 int dlk_client_settle(struct dlk_client *client, uint32_t timeout_ms);
+/* The same without waiting: sends what is owed; looks for the answers. */
+int dlk_client_settle_start(struct dlk_client *client);
+int dlk_client_settle_poll(struct dlk_client *client);
 uint32_t dlk_client_debts(struct dlk_client *client);
 /* Makes (lock, owner) known, not held; known already: takes the slot, keeps the state. */
 int dlk_client_add_lock(struct dlk_client *client, uint32_t lock_id, uint32_t slot, uint32_t kind,

@@ -331,6 +331,36 @@ static int settled_status(const struct dlk_client *client)
                                                            : DLK_STATUS_PENDING;
 }
 
+int dlk_client_settle_start(struct dlk_client *client)
+{
+    if (dlk_client_forked(client)) {
+        return DLK_STATUS_FORKED;
+    }
+    dlk_client_lock(client);
+    if (client->up && client->book.debts != 0) {
+        dlk_book_retry_kept(&client->book);
+        dlk_wire_put_debts(client, dlk_now_ns());
+        dlk_wire_flush(client);
+    }
+    int status = settled_status(client);
+    dlk_client_unlock(client);
+    return status;
+}
+
+int dlk_client_settle_poll(struct dlk_client *client)
+{
+    if (dlk_client_forked(client)) {
+        return DLK_STATUS_FORKED;
+    }
+    dlk_client_lock(client);
+    if (client->book.debts != 0) {
+        dlk_look(client, dlk_now_ns());
+    }
+    int status = settled_status(client);
+    dlk_client_unlock(client);
+    return status;
+}
+
 int dlk_client_settle(struct dlk_client *client, uint32_t timeout_ms)
 {
     if (dlk_client_forked(client)) {

@@ -59,6 +59,16 @@ int dlk_client_attached(struct dlk_client *client)
 
 /* ---- A new connection, step by step, each without waiting ---- */
 
+/* The socket that was handed over; -1: none was. */
+static int adopted_socket(const struct dlk_link *link)
+{
+    const int on = 1;
+    if (link->fd >= 0) { /* of another family than TCP's it has no such option, nor needs it */
+        (void)setsockopt(link->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    }
+    return link->fd;
+}
+
 /* A socket that connects; -1: no such address, or refused at once. */
 static int open_socket(const struct dlk_link *link)
 {
@@ -195,15 +205,17 @@ static bool make_blocking(int fd)
 
 static bool begin_attaching(struct dlk_client *client, const struct dlk_link *link)
 {
+    bool adopts = (link->flags & DLK_LINK_ADOPT) != 0;
     dlk_link_drop(client, false);
     attaching_end(&client->attaching);
-    int fd = open_socket(link);
+    int fd = adopts ? adopted_socket(link) : open_socket(link);
     if (fd < 0) {
         return false;
     }
     client->attaching = (struct dlk_attaching){
         .fd = fd,
         .attach = link->attach,
+        .connected = adopts,
         .deadline_ns = dlk_now_ns() + (uint64_t)link->timeout_ms * DLK_NS_PER_MS,
     };
     return true;
@@ -245,17 +257,32 @@ static bool install(struct dlk_client *client, const struct dlk_link *link)
     return true;
 }
 
+/* How long this call may wait. */
+static uint64_t attach_until_ns(const struct dlk_client *client, const struct dlk_link *link)
+{
+    uint64_t now_ns = dlk_now_ns();
+    uint64_t slice_end_ns = now_ns + (uint64_t)DLK_WAIT_SLICE_MS * DLK_NS_PER_MS;
+    uint64_t deadline_ns = client->attaching.deadline_ns;
+    if ((link->flags & DLK_LINK_NOWAIT) != 0) {
+        return 0;
+    }
+    return slice_end_ns < deadline_ns ? slice_end_ns : deadline_ns;
+}
+
+/* A socket to be adopted comes with the call that begins; whoever gives another one begins anew. */
+static bool given(const struct dlk_link *link)
+{
+    return (link->flags & DLK_LINK_ADOPT) != 0 && link->fd >= 0;
+}
+
 static int attach_step(struct dlk_client *client, const struct dlk_link *link)
 {
     struct dlk_attaching *attaching = &client->attaching;
-    if ((attaching->fd < 0 || attaching->attach != link->attach)
-        && !begin_attaching(client, link)) {
+    bool under_way = attaching->fd >= 0 && attaching->attach == link->attach;
+    if ((given(link) || !under_way) && !begin_attaching(client, link)) {
         return DLK_STATUS_BAD_RESPONSE;
     }
-    uint64_t now_ns = dlk_now_ns();
-    uint64_t slice_end_ns = now_ns + (uint64_t)DLK_WAIT_SLICE_MS * DLK_NS_PER_MS;
-    uint64_t until_ns =
-        slice_end_ns < attaching->deadline_ns ? slice_end_ns : attaching->deadline_ns;
+    uint64_t until_ns = attach_until_ns(client, link);
     attaching->busy = true;
     dlk_client_unlock(client);
     enum step step = advance(attaching, link, until_ns);
@@ -269,13 +296,26 @@ static int attach_step(struct dlk_client *client, const struct dlk_link *link)
     return installed ? DLK_STATUS_SUCCESS : DLK_STATUS_BAD_RESPONSE;
 }
 
+static void refuse(const struct dlk_link *link)
+{
+    if (given(link)) {
+        close(link->fd);
+    }
+}
+
 int dlk_client_attach(struct dlk_client *client, const struct dlk_link *link)
 {
     if (dlk_client_forked(client)) {
+        refuse(link);
         return DLK_STATUS_FORKED;
     }
     dlk_client_lock(client);
-    int status = client->attaching.busy ? DLK_STATUS_EASYNC : attach_step(client, link);
+    int status = DLK_STATUS_EASYNC;
+    if (client->attaching.busy) {
+        refuse(link);
+    } else {
+        status = attach_step(client, link);
+    }
     dlk_wire_flush(client);
     if (status == DLK_STATUS_SUCCESS) {
         client->keep_at_ns = 0;
@@ -285,4 +325,34 @@ int dlk_client_attach(struct dlk_client *client, const struct dlk_link *link)
         dlk_keeper_poke();
     }
     return status;
+}
+
+int dlk_client_attach_fd(struct dlk_client *client, int *for_room)
+{
+    *for_room = 0;
+    if (dlk_client_forked(client)) {
+        return -1;
+    }
+    dlk_client_lock(client);
+    const struct dlk_attaching *attaching = &client->attaching;
+    int fd = -1;
+    if (!attaching->busy) { /* else a thread waits for it, and writes what is asked here */
+        fd = attaching->fd;
+        *for_room = fd >= 0 && (!attaching->connected || attaching->sent < DLK_FRAME_BYTES);
+    }
+    dlk_client_unlock(client);
+    return fd;
+}
+
+void dlk_client_drop_link(struct dlk_client *client)
+{
+    if (dlk_client_forked(client)) {
+        return;
+    }
+    dlk_client_lock(client);
+    dlk_link_drop(client, false);
+    if (!client->attaching.busy) {
+        attaching_end(&client->attaching);
+    }
+    dlk_client_unlock(client);
 }

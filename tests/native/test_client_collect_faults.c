@@ -185,7 +185,7 @@ static void test_detached_with_much_unsent(void)
     const int small = 4096;
     assert(setsockopt(peer.fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small)) == 0);
     assert(setsockopt(user.client->fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)) == 0);
-    for (uint32_t i = 0; i < 10000; i++) { /* a LOCK and a CANCEL each, until it is too much */
+    for (uint32_t i = 0; i < 14000; i++) { /* a LOCK and a CANCEL each, until it is too much */
         get_lock(&user, 4, DLK_KIND_ATOMIC, i);
         reads[i] = make_call(WAIT, 4, i, WAIT_LONG_MS);
         assert(post(&user, &reads[i]) == S(PENDING));
