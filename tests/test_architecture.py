@@ -171,7 +171,7 @@ C_ALL = sources("native/**/*.c", "native/**/*.h", "tests/**/*.c", "tests/**/*.h"
 PYTHON_LIBRARY = sources("dlock/**/*.py")
 PYTHON_ALL = [
     path
-    for folder in ("dlock", "native", "tests", "benchmarks", "examples", "scripts")
+    for folder in ("dlock", "native", "tests", "benchmarks", "sim", "examples", "scripts")
     for path in sources(f"{folder}/**/*.py")
 ]
 
