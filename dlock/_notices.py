@@ -2,7 +2,8 @@
 out of C, brings each to the client that it is about, and from there to whoever watches the hold.
 
 A listener is referred to weakly, and is called in that thread (`_notice`); what it raises is logged
-and hurts nobody else. docs/client.md has the list of notices.
+and hurts nobody else. docs/client.md has the list of notices. A program that takes the turns of the
+thread itself says so by `by_hand`, and calls `deliver` and `pulse`.
 """
 
 from __future__ import annotations
@@ -74,6 +75,23 @@ class _Notices:
         self.thread: threading.Thread | None = None
         self.registered = False
         self.stopping = False
+        self.by_hand = False
+        self.inbox: _Inbox | None = None
+
+
+class _Inbox:
+    """Room for what one look brings. For one thread."""
+
+    def __init__(self) -> None:
+        self._array = ffi.new("struct dlk_notice[]", ROOM)
+        self._view = memoryview(ffi.buffer(self._array))
+
+    def bring(self, timeout_ms: int) -> int:
+        """Waits so long for the first, and brings what is there; how many."""
+        count: int = lib.dlk_notices_wait(self._array, ROOM, timeout_ms)
+        for fields in _LAYOUT.iter_unpack(self._view[: count * _LAYOUT.size]):
+            _bring(Notice(*fields))
+        return count
 
 
 _notices: Final = _Notices()
@@ -91,9 +109,7 @@ def listen(number: int, listener: Listener, pulse_s: float) -> None:
             os.register_at_fork(after_in_child=_after_fork_in_child)
             atexit.register(_stop)
         if _notices.thread is None:
-            thread = threading.Thread(target=_run, name="dlock-notices", daemon=True)
-            thread.start()
-            _notices.thread = thread
+            _start()
         elif sooner:
             lib.dlk_notices_wake()
 
@@ -104,20 +120,60 @@ def forget(number: int) -> None:
     _notices.pulses.pop(number, None)
 
 
+def by_hand(wanted: bool = True) -> None:
+    """From now on no thread is started, and one that runs ends: the program calls `deliver` when
+    something may have happened, and `pulse` as often as `Session.pulse_s` says. False: the thread
+    is back."""
+    with _notices.lock:
+        _notices.by_hand = wanted
+        thread = _notices.thread if wanted else None
+        if thread is not None:
+            _notices.thread = None
+        elif _notices.listeners:
+            _start()
+    if thread is not None:
+        _end(thread, None)  # without the lock: what it calls may listen
+        _notices.stopping = False
+
+
+def deliver() -> None:
+    """One turn: brings every notice that is there. Never waits."""
+    inbox = _notices.inbox = _notices.inbox or _Inbox()
+    while inbox.bring(0) == ROOM:
+        pass
+
+
+def pulse(number: int | None = None) -> None:
+    """The other turn: calls the listener of the session of this number, or every one."""
+    listeners = _notices.listeners
+    _call([one for each, one in list(listeners.items()) if number in (None, each)],
+          lambda one: one._pulse())
+
+
+def _start() -> None:
+    if _notices.thread is None and not _notices.by_hand:
+        thread = threading.Thread(target=_run, name="dlock-notices", daemon=True)
+        thread.start()
+        _notices.thread = thread
+
+
+def _end(thread: threading.Thread, patience_s: float | None) -> None:
+    _notices.stopping = True
+    lib.dlk_notices_wake()
+    thread.join(patience_s)
+
+
 def _run() -> None:
     _core.block_signals()
-    array = ffi.new("struct dlk_notice[]", ROOM)
-    view = memoryview(ffi.buffer(array))
+    inbox = _Inbox()
     pulsed = time.monotonic()
     while not _notices.stopping:
         left_s = pulsed + min(list(_notices.pulses.values()), default=WAIT_S) - time.monotonic()
         if left_s <= 0:
             pulsed = time.monotonic()
-            _call(list(_notices.listeners.values()), lambda one: one._pulse())
+            pulse()
             continue
-        count = lib.dlk_notices_wait(array, ROOM, math.ceil(left_s * 1000))
-        for fields in _LAYOUT.iter_unpack(view[: count * _LAYOUT.size]):
-            _bring(Notice(*fields))
+        inbox.bring(math.ceil(left_s * 1000))
 
 
 def _bring(notice: Notice) -> None:
@@ -145,9 +201,7 @@ def _stop() -> None:
     """At exit."""
     thread = _notices.thread
     if thread is not None:
-        _notices.stopping = True
-        lib.dlk_notices_wake()
-        thread.join(1)
+        _end(thread, 1)
 
 
 def _after_fork_in_child() -> None:
@@ -156,6 +210,7 @@ def _after_fork_in_child() -> None:
     _notices.pulses = {}
     _notices.thread = None
     _notices.stopping = False
+    _notices.inbox = None
 
 
 # ---- Who watches a hold --------------------------------------------------------------------------
