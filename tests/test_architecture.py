@@ -146,6 +146,10 @@ PYTHON_RULES = {
     ),
     "the types stand alone": PythonRule(("dlock.types",), ("dlock",), ("dlock._core",)),
     "what a value is stands alone": PythonRule(("dlock._frozen",), (*IMPURE_MODULES, "dlock")),
+    "a history is checked without dlock": PythonRule(
+        tuple(f"dlock.linear.{name}" for name in ("history", "models", "checker")),
+        (*IMPURE_MODULES, "dlock"), ("dlock.linear",)
+    ),
     "_core stands alone": PythonRule(("dlock._core",), ("dlock",), ("dlock._native",)),
     "the client does not reach into the server": PythonRule(CLIENT, SERVER),
     "the server does not reach into the client": PythonRule(SERVER, CLIENT),
