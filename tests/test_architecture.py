@@ -98,6 +98,7 @@ PUBLIC = (
     "dlock.dclient",
     "dlock.dserver",
     "dlock.errors",
+    "dlock.linear",
     "dlock.server",
     "dlock.types",
 )
@@ -147,8 +148,9 @@ PYTHON_RULES = {
     "the types stand alone": PythonRule(("dlock.types",), ("dlock",), ("dlock._core",)),
     "what a value is stands alone": PythonRule(("dlock._frozen",), (*IMPURE_MODULES, "dlock")),
     "a history is checked without dlock": PythonRule(
-        tuple(f"dlock.linear.{name}" for name in ("history", "models", "checker")),
-        (*IMPURE_MODULES, "dlock"), ("dlock.linear",)
+        tuple(f"dlock.linear.{name}" for name in ("history", "models", "checker", "lines")),
+        (*IMPURE_MODULES, "dlock"),
+        ("os", *(f"dlock.linear.{name}" for name in ("history", "models", "checker"))),
     ),
     "_core stands alone": PythonRule(("dlock._core",), ("dlock",), ("dlock._native",)),
     "the client does not reach into the server": PythonRule(CLIENT, SERVER),
