@@ -102,7 +102,8 @@ class Person:
         if lock is None or self.rng.random() < 0.3:
             leased = self.rng.random() < (0.9 if name == ways.LEASED else self.ways.lease_share)
             lease_s = max(0.02, self.ways.lease_s * self.rng.uniform(0.3, 1)) if leased else None
-            lock = ways.made(self.client, name, self.rng, lease_s, self.rng.random() < 0.7)
+            lock = ways.made(self.client, name, self.rng, lease_s, renew=self.rng.random() < 0.7,
+                             reentrant=self.rng.random() < 0.2)
             self._objects[name] = lock
         return lock
 
@@ -160,25 +161,22 @@ class Person:
     async def _take_several(self) -> None:
         """All or none."""
         names = self.rng.sample(self.ways.locks, self.rng.randint(2, min(3, len(self.ways.locks))))
-        locks = [ways.made(self.client, name, self.rng, None, True) for name in names]
-        plain = [one for one in locks if not isinstance(one, Reentrant)]
-        if len(plain) < 2:
-            return
-        multi = self.client.multi(plain)
+        locks = [ways.made(self.client, name, self.rng) for name in names]
+        multi = self.client.multi(locks)
         wait_s = self.rng.uniform(0, self.ways.wait_s)
         if not await self._call("acquire of several", wait_s + 2 * ANSWER_S,
                                 multi.acquire(timeout=wait_s)):
             self.diary.seen["not granted in time"] += 1
             return
-        holds = [self._took(one) for one in plain]
+        holds = [self._took(one) for one in locks]
         self.diary.seen["several at once"] += 1
-        await self._work(plain[0], holds[0])
-        for one in plain:
+        await self._work(locks[0], holds[0])
+        for one in locks:
             await self.give_back(one)
 
     async def _change_mind(self) -> None:
         """Asks, and takes it back in the middle; or the moment after it was granted."""
-        lock = ways.made(self.client, self.rng.choice(self.ways.locks), self.rng, None, True)
+        lock = ways.made(self.client, self.rng.choice(self.ways.locks), self.rng)
         asking = asyncio.get_running_loop().create_task(
             self._call(f"acquire of {lock!r}, to be cancelled", None, lock.acquire()))
         await self._pause(self.rng.choice((0.0001, 0.005, self.ways.work_s)))
@@ -289,7 +287,8 @@ class Person:
                                 f"be") from None
         else:
             self.diary.seen["counted"] += 1
-            laws.found(addition, number._epoch, value)
+            if number._epoch == self.client._connection.session.epoch:  # or it may be of either
+                laws.found(addition, number._epoch, value)
 
     def _expect_change(self, amount: int, number: AtomicInt64) -> None:
         if not amount:

@@ -41,7 +41,7 @@ class Laws:
     def __init__(self, world: Scene) -> None:
         self.world = world
         self.seen: Counter[str] = Counter()
-        self.beliefs = Beliefs()
+        self.beliefs = Beliefs(believed)
         self.numbers = Numbers()
         self._diaries: dict[str, Diary] = {}
         self._engines: dict[str, EngineView] = {}
@@ -155,7 +155,7 @@ class Laws:
         awaited = {entry.client_id for entry in plan.roster} if plan is not None else set()
         for hold in self.beliefs.all():
             session = hold.handle.name.table.session
-            if believed(hold) and session.id not in awaited:
+            if self.beliefs.is_believed(hold) and session.id not in awaited:
                 raise LawBroken(f"{hold} is believed, and {new.name} does not wait for its client "
                                 f"{session.id}")
 

@@ -11,6 +11,7 @@ time only ends conflicts.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Final
 
 from dlock._calls import EXCLUSIVE, SEMAPHORE
@@ -26,10 +27,11 @@ LOOSE: Final = b"loose"  # the lock whose holds operators break at once: only it
 
 
 class Beliefs:
-    """All holds that are in somebody's hands, by lock. `newest`: the engine that counts, if its
-    primary is ready."""
+    """All holds that are in somebody's hands, by lock. `newest`: the engine of the newest primary;
+    `is_believed`: says whether a hold is believed now."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_believed: Callable[[Hold], bool]) -> None:
+        self.is_believed = is_believed
         self.newest: EngineView | None = None
         self.breaks: set[bytes] = set()  # locks of which an operator has begun to break a hold
         self._in_hands: dict[Key, list[Hold]] = defaultdict(list)
@@ -136,10 +138,10 @@ class Beliefs:
         """Nobody else believes in what this excludes."""
         slots = 0
         for other in self._in_hands[hold.key]:
-            if not believed(other):
+            if not self.is_believed(other):
                 continue
             slots += 1
-            if other is not hold and hold.excludes(other):
+            if other is not hold and hold.excludes(other) and self.is_believed(hold):
                 raise LawBroken(f"two at a time: {hold}, and {other}")
         if hold.key[1] == SEMAPHORE and slots > hold.key[2]:
             raise LawBroken(f"{hold}: {slots} believe in a slot, and it has {hold.key[2]}")
@@ -169,7 +171,7 @@ class Beliefs:
         if self.newest is None or key[0] == LOOSE:
             return
         for hold in self._in_hands.get(key, ()):
-            if believed(hold):
+            if self.is_believed(hold):
                 self.newest.check_believed(hold)
 
 

@@ -137,7 +137,7 @@ class _Life:
     async def _be_served(self, client: Client) -> None:
         """Everything can be had again, by everybody."""
         for name in LOCKS:
-            lock = ways.made(client, name, self.rng, None, True)
+            lock = ways.made(client, name, self.rng)
             number = self.diary.begins(f"the last acquire of {lock!r}", None)
             async with lock:
                 self.diary.seen["served in the end"] += 1

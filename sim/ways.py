@@ -75,14 +75,18 @@ class Ways:
         )
 
 
-def made(client: Client, name: str, rng: Random, lease_s: float | None, renew: bool) -> BaseLock:
+def made(
+    client: Client, name: str, rng: Random, lease_s: float | None = None, *, renew: bool = True,
+    reentrant: bool = False,
+) -> BaseLock:
     """A lock object of this name; of those that have two faces, either."""
     kind = KINDS[name]
     if kind == "lock":
-        return client.lock(name, lease=lease_s, renew=renew, reentrant=rng.random() < 0.2)
+        return client.lock(name, lease=lease_s, renew=renew, reentrant=reentrant)
     if kind == "fair lock":
-        return client.fair_lock(name, shared=rng.random() < 0.5, lease=lease_s, renew=renew)
+        return client.fair_lock(name, shared=rng.random() < 0.5, lease=lease_s, renew=renew,
+                                reentrant=reentrant)
     if kind == "semaphore":
         return client.semaphore(name, SLOTS, lease=lease_s, renew=renew)
-    both = client.rwlock(name)
+    both = client.rwlock(name, reentrant=reentrant)
     return both.read() if rng.random() < 0.6 else both.write()
