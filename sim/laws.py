@@ -42,6 +42,7 @@ class Laws:
         self.world = world
         self.seen: Counter[str] = Counter()
         self.beliefs = Beliefs(believed)
+        self.late_ns = LATE_NS
         self.numbers = Numbers()
         self._diaries: dict[str, Diary] = {}
         self._engines: dict[str, EngineView] = {}
@@ -106,7 +107,7 @@ class Laws:
         """What promised to end in its time has ended, if its process could run."""
         own_ns = diary.node.now_ns()
         for wait in diary.waits.values():
-            late_ns = own_ns - wait.begun_ns - (wait.limit_ns or 0) - LATE_NS
+            late_ns = own_ns - wait.begun_ns - (wait.limit_ns or 0) - self.late_ns
             if wait.limit_ns is not None and late_ns > 0:
                 wait.late_turns += 1
                 if wait.late_turns * LOOK_AT_WAITS_EVERY > LATE_TURNS:

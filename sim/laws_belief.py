@@ -32,6 +32,7 @@ class Beliefs:
 
     def __init__(self, is_believed: Callable[[Hold], bool]) -> None:
         self.is_believed = is_believed
+        self.tell_ns = TELL_NS
         self.newest: EngineView | None = None
         self.breaks: set[bytes] = set()  # locks of which an operator has begun to break a hold
         self._in_hands: dict[Key, list[Hold]] = defaultdict(list)
@@ -120,7 +121,7 @@ class Beliefs:
         if not hold.amiss_since:
             hold.amiss_since, hold.amiss_turns = own_ns, 0
         hold.amiss_turns += 1
-        if hold.amiss_turns > TELL_TURNS and own_ns - hold.amiss_since > TELL_NS:
+        if hold.amiss_turns > TELL_TURNS and own_ns - hold.amiss_since > self.tell_ns:
             raise LawBroken(f"{hold} {what} since {(own_ns - hold.amiss_since) // MS_NS} ms, and "
                             f"nobody was told")
 

@@ -4,6 +4,7 @@ server: against `dlock serve` in a process of its own, which is killed and start
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ import pytest
 from failover_tools import Primary
 
 from dlock import _core, aio
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from sim.diary import Hold
 from sim.laws import Laws
 from sim.people import People, live
@@ -20,6 +24,7 @@ from sim.people import People, live
 TTL_S = 2.0
 LOOK_S = 0.002
 PATIENCE_S = 100.0
+PATIENCE_NS = 30_000_000_000  # of the laws: a machine may be slow
 
 
 class Clock:
@@ -65,6 +70,7 @@ class RealLaws(Laws):
         self._primary = world.server
         # Threads of the library may have news of a hold since it was looked at.
         self.beliefs.is_believed = still_believed
+        self.beliefs.tell_ns = self.late_ns = PATIENCE_NS
 
     def at_rest(self) -> str | None:
         left = super().at_rest()
