@@ -295,12 +295,46 @@ def claims_array(claims: Sequence[Claim]) -> Any:
 # ---- Engine: for tests, tools and measurements; the plane owns its own ---------------------------
 
 
-class Engine:
+class EngineLook:
+    """A lock table to look at, while nobody changes it."""
+
+    def __init__(self, pointer: Any) -> None:
+        self._pointer = pointer
+
+    def next_deadline(self) -> int:
+        """When `tick` is due next, in ns; 2**64-1: never. May be early, never late."""
+        return int(lib.dlk_engine_next_deadline(self._pointer))
+
+    def view(self, slot: int) -> list[EntryView]:
+        """Holders, then the queue, of the lock in this slot."""
+        room = 16
+        while True:
+            array = ffi.new("struct dlk_entry_view[]", room)
+            count = lib.dlk_engine_view(self._pointer, slot, array, room)
+            if count <= room:
+                data = ffi.buffer(array, count * _VIEW.size)
+                return [EntryView(*fields) for fields in _VIEW.iter_unpack(data)]
+            room = count
+
+    def check(self) -> int:
+        """0, or the number of the invariant that is broken."""
+        return int(lib.dlk_engine_check(self._pointer))
+
+    def entries_in_use(self) -> int:
+        """Holds, waiters and tickets of all locks together."""
+        return int(lib.dlk_engine_entries_in_use(self._pointer))
+
+    def counters(self) -> list[int]:
+        """In the order of `counter_names`."""
+        return list(lib.dlk_engine_counters(self._pointer)[0 : lib.DLK_COUNT_MAX])
+
+
+class Engine(EngineLook):
     """One lock table, driven by hand. Every call takes now and returns what came out of it."""
 
     def __init__(self, limits: Limits | None = None, epoch: int = 1, *, ready: bool = True) -> None:
         self._pid = os.getpid()
-        self._pointer: Any = None
+        super().__init__(None)
         pointer = lib.dlk_engine_new(
             ffi.new("struct dlk_limits *", (limits or Limits())._asdict()), epoch
         )
@@ -356,40 +390,13 @@ class Engine:
         lib.dlk_engine_stop(self._pointer)
         return self._take()
 
-    def next_deadline(self) -> int:
-        """When `tick` is due next, in ns; 2**64-1: never. May be early, never late."""
-        return int(lib.dlk_engine_next_deadline(self._pointer))
-
-    def view(self, slot: int) -> list[EntryView]:
-        """Holders, then the queue, of the lock in this slot."""
-        room = 16
-        while True:
-            array = ffi.new("struct dlk_entry_view[]", room)
-            count = lib.dlk_engine_view(self._pointer, slot, array, room)
-            if count <= room:
-                data = ffi.buffer(array, count * _VIEW.size)
-                return [EntryView(*fields) for fields in _VIEW.iter_unpack(data)]
-            room = count
-
-    def check(self) -> int:
-        """0, or the number of the invariant that is broken."""
-        return int(lib.dlk_engine_check(self._pointer))
-
-    def entries_in_use(self) -> int:
-        """Holds, waiters and tickets of all locks together."""
-        return int(lib.dlk_engine_entries_in_use(self._pointer))
-
-    def counters(self) -> list[int]:
-        """In the order of `counter_names`."""
-        return list(lib.dlk_engine_counters(self._pointer)[0 : lib.DLK_COUNT_MAX])
-
 
 # ---- Plane ---------------------------------------------------------------------------------------
 
 
 class PlaneConfig(NamedTuple):
     """struct dlk_plane_config; 0 in spin_us and stall_ms means the default, 0 in confirm_ms that it
-    needs no CONFIRMED."""
+    needs no CONFIRMED, -1 in listen_fd that it listens itself."""
 
     limits: Limits
     epoch: int
@@ -400,14 +407,17 @@ class PlaneConfig(NamedTuple):
     port: int = 0
     stall_ms: int = 0
     confirm_ms: int = 0
+    listen_fd: int = -1
 
 
 class Plane:
-    """The data plane of one server. `run` belongs to a thread of its own; `send_command`,
-    `take_event` and the event descriptor to the control thread; `stop` to anybody."""
+    """The data plane of one server. `run` belongs to a thread of its own (or instead of it `turn`,
+    and `engine`, to whoever has no thread for it); `send_command`, `take_event` and the event
+    descriptor to the control thread; `stop` to anybody."""
 
     def __init__(self, config: PlaneConfig) -> None:
-        """OSError if the port cannot be had, MemoryError if the tables cannot."""
+        """OSError if the port cannot be had, MemoryError if the tables cannot. A `listen_fd` is the
+        plane's from now on, whatever happens."""
         self._pid = os.getpid()
         self._pointer: Any = None
         fields = {
@@ -422,6 +432,7 @@ class Plane:
                 raise MemoryError("no memory for a data plane of these limits")
             raise OSError(error[0], os.strerror(error[0]), f"{config.host}:{config.port}")
         self._pointer = pointer
+        self.engine = EngineLook(lib.dlk_plane_engine(pointer))
         self._event = ffi.new("struct dlk_event *")
         self._event_bytes = ffi.buffer(self._event)
 
@@ -432,6 +443,7 @@ class Plane:
     def free(self) -> None:
         """Closes every connection and gives the tables back; only after `run` has returned."""
         pointer, self._pointer = self._pointer, None
+        self.engine._pointer = None
         if pointer is not None and self._pid == os.getpid():
             lib.dlk_plane_free(pointer)
 
@@ -443,6 +455,17 @@ class Plane:
     def run(self) -> int:
         """Serves until `stop`; stays in C without the interpreter lock. 0, or an errno."""
         return int(lib.dlk_plane_run(self._pointer))
+
+    def turn(self) -> int:
+        """Does what there is to do and never waits; the caller has one thread for everything.
+        Returns when, by `now_ns`, it wants to be called again at the latest (0: at once), or sooner
+        if there are commands or bytes for it; 2**64-1: it has ended (`error` says why)."""
+        return int(lib.dlk_plane_turn(self._pointer))
+
+    @property
+    def error(self) -> int:
+        """The errno that made it end by itself, or 0."""
+        return int(lib.dlk_plane_error(self._pointer))
 
     def stop(self) -> None:
         """Makes `run` return soon; waiters are woken with STOPPING."""

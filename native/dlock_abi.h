@@ -481,6 +481,8 @@ struct dlk_plane_config {
     uint32_t port;       /* 0: any */
     uint32_t stall_ms;   /* a longer gap between two turns is a stall; 0: the default */
     uint32_t confirm_ms; /* for how long after CONFIRMED it may serve; 0: for ever */
+    int32_t listen_fd;   /* -1: none; else a listening stream socket of any family, which is the
+                          * plane's from now on, whatever dlk_plane_new says; host is not used */
 };
 
 struct dlk_plane;
@@ -489,7 +491,13 @@ struct dlk_plane *dlk_plane_new(const struct dlk_plane_config *config, int *erro
 uint32_t dlk_plane_port(const struct dlk_plane *plane);
 int dlk_plane_run(struct dlk_plane *plane);   /* until dlk_plane_stop; blocks all signals */
 void dlk_plane_stop(struct dlk_plane *plane); /* any thread */
-void dlk_plane_free(struct dlk_plane *plane); /* after dlk_plane_run has returned */
+/* Instead of dlk_plane_run, one turn that never waits, for a caller with one thread for everything.
+ * Returns when, by dlk_now_ns, it wants to be called again at the latest (0: at once), or sooner if
+ * there are commands or bytes for it; UINT64_MAX: it has ended, stopped or failed. */
+uint64_t dlk_plane_turn(struct dlk_plane *plane);
+int dlk_plane_error(const struct dlk_plane *plane); /* the errno that made it fail, or 0 */
+struct dlk_engine *dlk_plane_engine(struct dlk_plane *plane); /* to look at between turns */
+void dlk_plane_free(struct dlk_plane *plane); /* after its last turn, or dlk_plane_run */
 /* The two rings; the control thread only. 1: done, 0: full or empty. */
 int dlk_plane_send_command(struct dlk_plane *plane, const struct dlk_command *command);
 int dlk_plane_take_event(struct dlk_plane *plane, struct dlk_event *event);

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "clock.h"
@@ -78,7 +79,7 @@ static bool valid(const struct dlk_plane_config *config)
            && memchr(config->host, '\0', sizeof(config->host)) != NULL;
 }
 
-struct dlk_plane *dlk_plane_new(const struct dlk_plane_config *config, int *error)
+static struct dlk_plane *plane_new(const struct dlk_plane_config *config, int *error)
 {
     struct dlk_plane *plane = NULL;
     uint32_t stall_ms = config->stall_ms != 0 ? config->stall_ms : STALL_MS_DEFAULT;
@@ -112,12 +113,23 @@ struct dlk_plane *dlk_plane_new(const struct dlk_plane_config *config, int *erro
         dlk_plane_free(plane);
         return NULL;
     }
-    plane->transport = dlk_transport_tcp_new(config->host, &plane->port, plane->n_links, error);
+    plane->transport = dlk_transport_tcp_new(config->host, &plane->port, config->listen_fd,
+                                             plane->n_links, error);
     if (plane->transport == NULL) {
         dlk_plane_free(plane);
         return NULL;
     }
     *error = 0;
+    return plane;
+}
+
+struct dlk_plane *dlk_plane_new(const struct dlk_plane_config *config, int *error)
+{
+    struct dlk_plane *plane = plane_new(config, error);
+
+    if (plane == NULL && config->listen_fd >= 0) {
+        close(config->listen_fd);
+    }
     return plane;
 }
 
@@ -260,13 +272,18 @@ static void wait_for_work(struct dlk_plane *plane)
     sleep_until(plane, deadline_ns);
 }
 
-static void begin_pass(struct dlk_plane *plane)
+/* A caller that waits itself has slept, for all that the plane knows. */
+static inline void begin_pass(struct dlk_plane *plane, bool may_wait)
 {
-    plane->waited = plane->slept = false;
+    plane->waited = false;
+    plane->slept = !may_wait;
+    if (plane->slept) {
+        dlk_plane_clock(plane);
+    }
     if (plane->pass_left > 0) {
         return; /* the last one has not come to its end */
     }
-    if (plane->queue_count > 0 || called(plane)) {
+    if (!may_wait || plane->queue_count > 0 || called(plane)) {
         look(plane, 0);
     } else {
         wait_for_work(plane);
@@ -276,24 +293,11 @@ static void begin_pass(struct dlk_plane *plane)
 
 /* ---- The turn ---- */
 
-static void turn(struct dlk_plane *plane)
+/* What has been received is carried out, and what is due ends. */
+static inline void finish_turn(struct dlk_plane *plane)
 {
-    begin_pass(plane);
-    if (plane->slept) {
-        dlk_plane_clock(plane); /* whatever the sleep has become, nothing is read before */
-        if (!dlk_plane_may_serve(plane)) {
-            return;
-        }
-    }
-    if (!dlk_plane_commands(plane)) {
-        return;
-    }
-    dlk_plane_receive(plane);
-    dlk_plane_clock(plane);
-    if (!dlk_plane_may_serve(plane)) {
-        return;
-    }
     uint64_t now_ns = plane->clock_ns;
+
     if (plane->waited) {
         dlk_adaptive_learn(&plane->adaptive, now_ns - plane->wait_start_ns, plane->slept);
     }
@@ -315,34 +319,93 @@ static void turn(struct dlk_plane *plane)
     dlk_plane_flush_events(plane);
 }
 
-/* Every waiter is woken with STOPPING; what the connections do not take soon is lost with them. A
- * plane that may not serve has nothing to say. */
-static void last_words(struct dlk_plane *plane)
+/* A pass has begun; or the last turn was held back, and this one goes on from there. */
+static inline void turn(struct dlk_plane *plane, enum dlk_plane_held from)
 {
-    uint64_t end_ns = dlk_plane_clock(plane) + (uint64_t)DLK_PLANE_STOP_MS * DLK_NS_PER_MS;
+    if (from == DLK_PLANE_HELD_NOWHERE && plane->slept) {
+        dlk_plane_clock(plane); /* whatever the sleep has become, nothing is read before */
+        if (!dlk_plane_may_serve(plane, DLK_PLANE_HELD_BEGUN)) {
+            return;
+        }
+    }
+    if (from != DLK_PLANE_HELD_RECEIVED) {
+        if (!dlk_plane_commands(plane)) {
+            return;
+        }
+        dlk_plane_receive(plane);
+        dlk_plane_clock(plane);
+        if (!dlk_plane_may_serve(plane, DLK_PLANE_HELD_RECEIVED)) {
+            return;
+        }
+    }
+    finish_turn(plane);
+}
 
-    if (!dlk_plane_authorized(plane, plane->clock_ns)) {
-        dlk_plane_publish(plane);
-        dlk_plane_flush_events(plane);
+/* A whole turn, or, of one that was held back, what is left of it, as soon as it may. */
+static void take_turn(struct dlk_plane *plane, bool may_wait)
+{
+    enum dlk_plane_held from = plane->held;
+
+    if (from == DLK_PLANE_HELD_NOWHERE) {
+        begin_pass(plane, may_wait);
+    } else if (!dlk_plane_released(plane)) {
         return;
     }
-    dlk_engine_stop(plane->engine);
-    dlk_plane_outbox(plane);
-    while (plane->n_blocked > 0 && dlk_plane_clock(plane) < end_ns) {
-        dlk_plane_look(plane, 10 * DLK_NS_PER_MS);
-    }
+    turn(plane, from);
+}
+
+/* ---- The end ---- */
+
+static bool is_to_end(const struct dlk_plane *plane)
+{
+    return atomic_load_explicit(&plane->stop, memory_order_relaxed) || plane->failed != 0;
+}
+
+static void close_links(struct dlk_plane *plane)
+{
     for (uint32_t number = 0; number < plane->n_links; number++) {
         if (plane->links[number].state != DLK_LINK_FREE) {
             dlk_plane_link_retire(plane, number);
         }
     }
+}
+
+/* Every waiter is woken with STOPPING; what the connections do not take soon is lost with them. A
+ * plane that may not serve has nothing to say. One call looks once, for timeout_ns; false: there is
+ * something that they may yet take. */
+static bool last_words(struct dlk_plane *plane, uint64_t timeout_ns)
+{
+    uint64_t now_ns = dlk_plane_clock(plane);
+
+    if (plane->end == DLK_PLANE_ENDED) {
+        return true;
+    }
+    if (plane->end == DLK_PLANE_ENDING) {
+        dlk_plane_look(plane, timeout_ns);
+    } else if (dlk_plane_authorized(plane, now_ns)) {
+        plane->end = DLK_PLANE_ENDING;
+        plane->end_ns = now_ns + (uint64_t)DLK_PLANE_STOP_MS * DLK_NS_PER_MS;
+        dlk_engine_stop(plane->engine);
+        dlk_plane_outbox(plane);
+    }
+    if (plane->end == DLK_PLANE_ENDING) {
+        if (plane->n_blocked > 0 && dlk_plane_clock(plane) < plane->end_ns) {
+            return false;
+        }
+        close_links(plane);
+    }
+    plane->end = DLK_PLANE_ENDED;
     dlk_plane_publish(plane);
     dlk_plane_flush_events(plane);
+    return true;
 }
+
+/* ---- Who takes the turns ---- */
 
 int dlk_plane_run(struct dlk_plane *plane)
 {
     static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
+    const struct timespec pause = {.tv_nsec = (long)DLK_PLANE_HOLD_MS * DLK_NS_PER_MS};
     sigset_t all;
     sigset_t before;
 
@@ -352,10 +415,51 @@ int dlk_plane_run(struct dlk_plane *plane)
     }
     pthread_sigmask(SIG_SETMASK, &all, &before);
     plane->clock_ns = dlk_now_ns();
-    while (!atomic_load_explicit(&plane->stop, memory_order_relaxed) && plane->failed == 0) {
-        turn(plane);
+    while (!is_to_end(plane)) {
+        take_turn(plane, true);
+        if (plane->held != DLK_PLANE_HELD_NOWHERE) {
+            nanosleep(&pause, NULL);
+        }
     }
-    last_words(plane);
+    while (!last_words(plane, (uint64_t)DLK_PLANE_STOP_LOOK_MS * DLK_NS_PER_MS)) {
+    }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return plane->failed;
+}
+
+/* Between two of these lies a sleep of the caller's, meant to last as long as it was told. What a
+ * link brought along when it was accepted is only told by the look after. */
+uint64_t dlk_plane_turn(struct dlk_plane *plane)
+{
+    uint64_t accepted = plane->counters[DLK_COUNT_CONNECTIONS];
+
+    if (plane->clock_ns == 0) {
+        plane->clock_ns = dlk_now_ns(); /* the first one */
+    }
+    if (is_to_end(plane)) {
+        return last_words(plane, 0)
+                   ? UINT64_MAX
+                   : plane->clock_ns + (uint64_t)DLK_PLANE_STOP_LOOK_MS * DLK_NS_PER_MS;
+    }
+    take_turn(plane, false);
+    if (plane->held != DLK_PLANE_HELD_NOWHERE) {
+        return dlk_now_ns() + (uint64_t)DLK_PLANE_HOLD_MS * DLK_NS_PER_MS;
+    }
+    if (plane->pass_left > 0 || plane->queue_count > 0 || !plane->pass_whole || called(plane)
+        || plane->failed != 0 || plane->counters[DLK_COUNT_CONNECTIONS] != accepted) {
+        return 0;
+    }
+    uint64_t deadline_ns = next_deadline(plane);
+    plane->intended_ns = deadline_ns - earlier(deadline_ns, plane->clock_ns);
+    return deadline_ns;
+}
+
+int dlk_plane_error(const struct dlk_plane *plane)
+{
+    return plane->failed;
+}
+
+struct dlk_engine *dlk_plane_engine(struct dlk_plane *plane)
+{
+    return plane->engine;
 }

@@ -4,8 +4,11 @@
  *
  * One turn: wait -> commands -> receive and decode -> read the clock -> step -> answer -> tick ->
  * answer -> events. Between the clock and whatever depends on it stands one question: may this
- * plane still serve? Only the plane thread touches what is below, but for the two rings, `stop`,
- * `confirmed_ns`, `published` and the wake-up call of the transport.
+ * plane still serve? If not, the turn ends there, and the next one goes on from there once it may.
+ * dlk_plane_run takes turns and waits within and between them; dlk_plane_turn takes one that only
+ * looks, and leaves the waiting to its caller. Only the plane thread (or that caller) touches what
+ * is below, but for the two rings, `stop`, `confirmed_ns`, `published` and the wake-up call of the
+ * transport.
  *
  *   plane.c           the life of a plane, its turn, how it waits
  *   plane_authority.c how long it may serve without a look at the state directory
@@ -43,8 +46,19 @@ enum {
     DLK_PLANE_SLEEP_MS_MAX = 500,        /* so that a stall of the machine is noticed */
     DLK_PLANE_BACKLOG_MS = 10,           /* how soon events that did not fit are tried again */
     DLK_PLANE_HOLD_MS = 1,               /* between two looks for a confirmation that is awaited */
-    DLK_PLANE_STOP_MS = 200              /* what a stop gives the last answers */
+    DLK_PLANE_STOP_MS = 200,             /* what a stop gives the last answers ... */
+    DLK_PLANE_STOP_LOOK_MS = 10          /* ... and how often it looks whether they are gone */
 };
+
+/* Where a turn was held back. */
+enum dlk_plane_held {
+    DLK_PLANE_HELD_NOWHERE = 0,
+    DLK_PLANE_HELD_BEGUN,   /* nothing has been received */
+    DLK_PLANE_HELD_RECEIVED /* the batch is there, but not stepped */
+};
+
+/* How far the end of a plane has come. */
+enum dlk_plane_end { DLK_PLANE_GOES_ON = 0, DLK_PLANE_ENDING, DLK_PLANE_ENDED };
 
 enum dlk_link_state { DLK_LINK_FREE = 0, DLK_LINK_NEW, DLK_LINK_ATTACHED };
 
@@ -89,6 +103,11 @@ struct dlk_plane {
     /* Authority. */
     uint64_t confirm_ns;     /* 0: it needs none */
     uint64_t serve_until_ns; /* by the confirmation that was last looked at */
+    enum dlk_plane_held held;
+
+    /* The end. */
+    enum dlk_plane_end end;
+    uint64_t end_ns; /* when the last answers are given up */
 
     /* Time and waiting. */
     struct dlk_adaptive adaptive;
@@ -143,17 +162,17 @@ uint64_t dlk_plane_clock(struct dlk_plane *plane);
 void dlk_plane_authority_begin(struct dlk_plane *plane, uint32_t confirm_ms);
 void dlk_plane_confirmed(struct dlk_plane *plane, uint64_t seen_ns); /* the control thread */
 bool dlk_plane_authorized(struct dlk_plane *plane, uint64_t now_ns);
-bool dlk_plane_hold_back(struct dlk_plane *plane);
+bool dlk_plane_hold_back(struct dlk_plane *plane, enum dlk_plane_held where);
+bool dlk_plane_released(struct dlk_plane *plane); /* may a turn that was held back go on? */
 
-/* To be asked when the clock has been read. If not, it waits until it may: then clock_ns is the
- * time. False: it is to stop. */
-static inline bool dlk_plane_may_serve(struct dlk_plane *plane)
+/* To be asked when the clock has been read. False: the turn is over; it goes on from `where`. */
+static inline bool dlk_plane_may_serve(struct dlk_plane *plane, enum dlk_plane_held where)
 {
-    return plane->clock_ns <= plane->serve_until_ns || dlk_plane_hold_back(plane);
+    return plane->clock_ns <= plane->serve_until_ns || dlk_plane_hold_back(plane, where);
 }
 
 /* plane_control.c */
-bool dlk_plane_commands(struct dlk_plane *plane); /* false: it is to stop */
+bool dlk_plane_commands(struct dlk_plane *plane); /* false: held back */
 void dlk_plane_event(struct dlk_plane *plane, const struct dlk_event *event);
 void dlk_plane_flush_events(struct dlk_plane *plane);
 void dlk_plane_publish(struct dlk_plane *plane);

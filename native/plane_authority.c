@@ -5,14 +5,12 @@
  * not when its control thread hangs on a disk. So the control thread says when it last began a
  * look that found the directory to be its own (CONFIRMED), and the plane serves for confirm_ms
  * from then, by the same clock. After that it reads no socket, carries nothing out, ends nothing
- * and answers nothing until there is a newer confirmation. A new primary grants nothing for that
- * long.
+ * and answers nothing until there is a newer confirmation: the turn ends where it is, and the next
+ * one goes on from there. A new primary grants nothing for that long.
  *
  * The time is compared with a number that is looked up anew only when it has passed: a plane that
  * is confirmed often enough pays one comparison a turn.
  */
-#include <time.h>
-
 #include "clock.h"
 #include "plane.h"
 
@@ -37,24 +35,26 @@ bool dlk_plane_authorized(struct dlk_plane *plane, uint64_t now_ns)
     return now_ns <= plane->serve_until_ns;
 }
 
-/* The gap between the two looks at the plane's own clock is seen as the stall that it is, so that
- * nobody's session is judged by it. */
-bool dlk_plane_hold_back(struct dlk_plane *plane)
+bool dlk_plane_hold_back(struct dlk_plane *plane, enum dlk_plane_held where)
 {
-    const struct timespec pause = {.tv_nsec = (long)DLK_PLANE_HOLD_MS * DLK_NS_PER_MS};
-
     if (dlk_plane_authorized(plane, plane->clock_ns)) {
         return true;
     }
     plane->counters[DLK_COUNT_UNCONFIRMED]++;
+    plane->held = where;
     plane->waited = false; /* nothing to learn from */
     dlk_plane_publish(plane);
-    do {
-        if (atomic_load_explicit(&plane->stop, memory_order_relaxed)) {
-            return false;
-        }
-        nanosleep(&pause, NULL);
-    } while (!dlk_plane_authorized(plane, dlk_now_ns()));
+    return false;
+}
+
+/* The gap between the two looks at the plane's own clock is seen as the stall that it is, so that
+ * nobody's session is judged by it. */
+bool dlk_plane_released(struct dlk_plane *plane)
+{
+    if (!dlk_plane_authorized(plane, dlk_now_ns())) {
+        return false;
+    }
+    plane->held = DLK_PLANE_HELD_NOWHERE;
     dlk_plane_clock(plane);
     return true;
 }

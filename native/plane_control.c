@@ -62,13 +62,16 @@ void dlk_plane_counters(const struct dlk_plane *plane, uint64_t *out, size_t cou
 
 /* ---- The plane thread's side ---- */
 
+/* The engine counts what stands before CONNECTIONS, the plane the rest. */
 void dlk_plane_publish(struct dlk_plane *plane)
 {
     const uint64_t *engine = dlk_engine_counters(plane->engine);
 
-    for (size_t i = 0; i < DLK_COUNT_MAX; i++) {
-        atomic_store_explicit(&plane->published[i], engine[i] + plane->counters[i],
-                              memory_order_relaxed);
+    for (size_t i = 0; i < DLK_COUNT_CONNECTIONS; i++) {
+        atomic_store_explicit(&plane->published[i], engine[i], memory_order_relaxed);
+    }
+    for (size_t i = DLK_COUNT_CONNECTIONS; i < DLK_COUNT_MAX; i++) {
+        atomic_store_explicit(&plane->published[i], plane->counters[i], memory_order_relaxed);
     }
 }
 
@@ -163,7 +166,7 @@ bool dlk_plane_commands(struct dlk_plane *plane)
         return true;
     }
     dlk_plane_clock(plane); /* after they were put, before they are answered */
-    if (!dlk_plane_may_serve(plane)) {
+    if (!dlk_plane_may_serve(plane, DLK_PLANE_HELD_BEGUN)) {
         return false;
     }
     for (int i = 0; i < DLK_PLANE_RING && dlk_ring_take(&plane->commands, &command); i++) {

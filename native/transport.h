@@ -66,9 +66,11 @@ struct dlk_transport {
     const struct dlk_transport_calls *calls;
 };
 
-/* Listens on a numeric IPv4 or IPv6 address; port 0: any, `port` says which. NULL: *error is an
- * errno. */
-struct dlk_transport *dlk_transport_tcp_new(const char *host, uint32_t *port, uint32_t links,
-                                            int *error);
+/* Listens on a numeric IPv4 or IPv6 address; port 0: any, `port` says which. Or, unless listen_fd
+ * is -1, at that listening stream socket of any family, and closes it in the end; `port` then stays
+ * what it is, and is the socket's if it was 0 and there is one. NULL: *error is an errno, and
+ * listen_fd is the caller's still. */
+struct dlk_transport *dlk_transport_tcp_new(const char *host, uint32_t *port, int listen_fd,
+                                            uint32_t links, int *error);
 
 #endif

@@ -5,10 +5,12 @@
 #include "transport.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +28,7 @@ static const uint32_t WAKE_UP = UINT32_MAX - 1;
 struct tcp {
     struct dlk_transport base;
     int listener;
+    bool given; /* the listener was made by somebody else */
     int epoll;
     int wake_up; /* an eventfd that nobody reads: every write is an edge */
     uint32_t links;
@@ -189,6 +192,9 @@ static void tcp_free(struct dlk_transport *transport)
     for (uint32_t link = 0; link < tcp->links; link++) {
         shut(&tcp->fds[link]);
     }
+    if (tcp->given) {
+        close_fd(&tcp->listener);
+    }
     shut(&tcp->listener);
     close_fd(&tcp->epoll);
     close_fd(&tcp->wake_up);
@@ -235,18 +241,48 @@ static int listen_on(const char *host, uint32_t port, int *error)
     return NO_FD;
 }
 
+/* 0: of a family that has none. */
 static uint32_t bound_port(int fd)
 {
     struct sockaddr_storage own = {0};
     socklen_t length = sizeof(own);
 
     getsockname(fd, (struct sockaddr *)&own, &length);
-    return ntohs(own.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&own)->sin6_port
-                                           : ((struct sockaddr_in *)&own)->sin_port);
+    if (own.ss_family == AF_INET6) {
+        return ntohs(((struct sockaddr_in6 *)&own)->sin6_port);
+    }
+    return own.ss_family == AF_INET ? ntohs(((struct sockaddr_in *)&own)->sin_port) : 0;
 }
 
-struct dlk_transport *dlk_transport_tcp_new(const char *host, uint32_t *port, uint32_t links,
-                                            int *error)
+/* A listening socket that somebody else has made, and may have elsewhere too. */
+static int listen_at(int fd, int *error)
+{
+    int flags = fcntl(fd, F_GETFL);
+    int listening = 0;
+    socklen_t length = sizeof(listening);
+
+    if (flags >= 0 && getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length) == 0) {
+        if (listening == 0) {
+            errno = EINVAL;
+        } else if (fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0) {
+            return fd;
+        }
+    }
+    *error = errno;
+    return NO_FD;
+}
+
+static bool watch_all(struct tcp *tcp)
+{
+    tcp->epoll = epoll_create1(EPOLL_CLOEXEC);
+    tcp->wake_up = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return tcp->epoll >= 0 && tcp->wake_up >= 0
+           && watch(tcp, tcp->listener, EPOLLIN, LISTENER) == 0
+           && watch(tcp, tcp->wake_up, EPOLLIN, WAKE_UP) == 0;
+}
+
+struct dlk_transport *dlk_transport_tcp_new(const char *host, uint32_t *port, int listen_fd,
+                                            uint32_t links, int *error)
 {
     struct tcp *tcp = malloc(sizeof(*tcp) + links * sizeof(tcp->fds[0]));
 
@@ -261,19 +297,22 @@ struct dlk_transport *dlk_transport_tcp_new(const char *host, uint32_t *port, ui
     }
     tcp->wake_up = NO_FD;
     tcp->epoll = NO_FD;
-    tcp->listener = listen_on(host, *port, error);
+    tcp->given = listen_fd != NO_FD;
+    tcp->listener = tcp->given ? listen_at(listen_fd, error) : listen_on(host, *port, error);
     if (tcp->listener == NO_FD) {
         tcp_free(&tcp->base);
         return NULL;
     }
-    tcp->epoll = epoll_create1(EPOLL_CLOEXEC);
-    tcp->wake_up = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (tcp->epoll < 0 || tcp->wake_up < 0 || watch(tcp, tcp->listener, EPOLLIN, LISTENER) != 0
-        || watch(tcp, tcp->wake_up, EPOLLIN, WAKE_UP) != 0) {
+    if (!watch_all(tcp)) {
         *error = errno;
+        if (tcp->given) {
+            tcp->listener = NO_FD;
+        }
         tcp_free(&tcp->base);
         return NULL;
     }
-    *port = bound_port(tcp->listener);
+    if (*port == 0) {
+        *port = bound_port(tcp->listener);
+    }
     return &tcp->base;
 }

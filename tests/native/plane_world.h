@@ -46,6 +46,7 @@ static inline struct dlk_plane_config world_config(void)
         .wait_mode = DLK_WAIT_BLOCK,
         .ready = 1,
         .host = "127.0.0.1",
+        .listen_fd = -1,
     };
 }
 
