@@ -24,7 +24,7 @@ STEADY_ADDRESSES = $(shell setarch -R true 2>/dev/null && echo setarch -R)
 NATIVE := $(wildcard native/*.c native/*.h) native/generate_cffi.py CMakeLists.txt
 
 .DEFAULT_GOAL := build
-.PHONY: build help demo failover docs test test-c test-sanitizers test-py test-wheel lint bench wheel clean
+.PHONY: build help demo failover docs test test-c test-sanitizers test-py test-wheel lint bench soak wheel clean
 
 build: $(VENV)/.built ## compile the C core and put it beside the Python part (the default)
 
@@ -58,6 +58,9 @@ lint: $(VENV)/.built ## ruff and mypy --strict
 
 bench: $(VENV)/.bench ## the benchmarks, with peers where they are installed
 	$(PY) -m benchmarks
+
+soak: $(VENV)/.built ## a long run: does anything grow? SECONDS=3600; results in build/soak
+	$(PY) -m dlock.drill.soak --seconds $(or $(SECONDS),3600) --output build/soak
 
 docs: $(VENV)/.docs ## the site from docs/ and the docstrings, in build/site
 	$(PY) -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/site

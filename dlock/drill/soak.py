@@ -88,8 +88,8 @@ class Soak:
         return Run(
             seconds=observed_s, warm_up_s=self._arguments.warm_up * observed_s,
             series=list(self._series.values()), problems=self.problems,
-            counts={process: counts for one in self.services
-                    for process, counts in soak_report.counts_of(one.folder, one.name).items()},
+            done={process: done for one in self.services
+                  for process, done in soak_report.done_by(one.folder, one.name).items()},
             lives={one.name: one.lives for one in self.services if one.fails},
             victims={one.name: one.victims for one in self.services})
 

@@ -1,9 +1,9 @@
 """One client process of a long run: steady, paced load of one kind until standard input ends.
 
 Started by `dlock/drill/soak.py` as `python -m dlock.drill.soak_load {"kind": ..., ...}`. It says
-"working" on standard output once it has a session, and writes a line of JSON a second into its
-file: what it has done so far. Whatever dlock reports as an error of its own is counted; anything
-else ends the process with a traceback.
+"working" on standard output once its tables are full and the load begins, and writes a line of JSON
+a second into its file: what it has done so far. Whatever dlock reports as an error of its own is
+counted; anything else ends the process with a traceback.
 
 A leak can be planted in it, to see that it is found.
 """
@@ -11,6 +11,7 @@ A leak can be planted in it, to see that it is found.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import random
@@ -30,15 +31,15 @@ from dlock.errors import DlockError
 ACTORS: Final = 3  # threads or tasks of a process
 COMMON: Final = 6  # names of each kind that all processes share
 FRESH: Final = 0.2  # of all turns: a name that is used once
-WARM_NAMES: Final = 5000  # a client remembers up to 4096 names, of which it keeps 1024: full at once
+WARM_NAMES: Final = 5000  # a client remembers up to 4096 names and keeps 1024: full at once
+COLLECT_EVERY: Final = 8  # sessions
 CONNECT_S: Final = 60.0
-CLOSE_S: Final = 30.0
 WAIT_S: Final = 5.0
 HOLD_S: Final = 0.002  # at most
 TELL_S: Final = 1.0
 LEASE_S: Final = 2.0
 SLOTS: Final = 2
-PLANTED_BYTES: Final = 64 << 10
+PLANTED_BYTES: Final = 512 << 10
 PLANTS: Final = ("memory", "descriptors", "threads", "sessions")
 
 
@@ -54,7 +55,7 @@ class Order:
     rate: float
     seed: int
     plant: str = ""
-    plant_every: int = 20
+    plant_every: int = 5
 
     def as_argument(self) -> str:
         """For the command line of the process."""
@@ -68,6 +69,7 @@ class Tally:
         self.order = order
         self.ended = threading.Event()
         self.counts: Counter[str] = Counter()
+        self.said: dict[str, str] = {}
         self._mutex = threading.Lock()
         self._file = open(order.file, "a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
         self._leaked: list[Any] = []
@@ -81,6 +83,13 @@ class Tally:
         if leaks:
             self._leak()
 
+    def refused(self, problem: DlockError) -> None:
+        """An error of dlock: counted by its name, and the first of each name is kept as it was."""
+        name = type(problem).__name__
+        with self._mutex:
+            self.said.setdefault(name, str(problem))
+        self.count(name)
+
     def fresh(self) -> str:
         """A name that nobody has used before."""
         with self._mutex:
@@ -88,9 +97,9 @@ class Tally:
             return f"once/{self.order.name}/{os.getpid()}/{self._fresh}"
 
     def tell(self) -> None:
-        """A line: seconds of the monotonic clock, and all counts."""
+        """A line: seconds of the monotonic clock, all counts, and what errors said."""
         with self._mutex:
-            line = {"t_s": time.monotonic(), "counts": dict(self.counts)}
+            line = {"t_s": time.monotonic(), "counts": dict(self.counts), "said": dict(self.said)}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
@@ -115,6 +124,11 @@ class Tally:
         else:  # sessions that nobody uses and nobody ends: the leak is the primary's
             with suppress(DlockError):
                 self._leaked.append(dlock.connect(self.order.address, wait="block"))
+
+
+def say(word: str) -> None:
+    """To whoever started this process."""
+    print(word, flush=True)
 
 
 def pause_s(order: Order, chance: random.Random, actors: int = ACTORS) -> float:
@@ -163,14 +177,15 @@ def threads(tally: Tally) -> None:
                 try:
                     tally.count(thread_turn(client, chance, tally))
                 except DlockError as problem:
-                    tally.count(type(problem).__name__)
+                    tally.refused(problem)
         except BaseException as problem:
             failed.append(problem)
             raise
 
     for _ in range(WARM_NAMES):
         with client.lock(tally.fresh()):
-            tally.count("lock")
+            pass
+    say("working")
     working = [threading.Thread(target=work, args=(number,)) for number in range(ACTORS)]
     for one in working:
         one.start()
@@ -224,7 +239,7 @@ async def tasks(tally: Tally) -> None:
             try:
                 tally.count(await task_turn(client, chance, tally))
             except DlockError as problem:
-                tally.count(type(problem).__name__)
+                tally.refused(problem)
 
     async def tell() -> None:
         while not tally.ended.is_set():
@@ -233,7 +248,8 @@ async def tasks(tally: Tally) -> None:
 
     for _ in range(WARM_NAMES):
         async with client.lock(tally.fresh()):
-            tally.count("lock")
+            pass
+    say("working")
     await asyncio.gather(tell(), *(work(number) for number in range(ACTORS)))
     await client.close()
 
@@ -269,6 +285,10 @@ def churn(tally: Tally) -> None:
     chance = random.Random(f"{order.seed} {order.name}")
     telling = threading.Thread(target=tally.tell_until_ended)
     telling.start()
+    with dlock.connect(order.address, timeout=CONNECT_S, wait="block") as client:
+        for _ in range(WARM_NAMES):
+            client.lock(tally.fresh())
+    say("working")
     try:
         while not tally.ended.wait(pause_s(order, chance, 1)):
             try:
@@ -278,7 +298,10 @@ def churn(tally: Tally) -> None:
                     asyncio.run(aio_session(tally, chance))
                 tally.count("session")
             except DlockError as problem:
-                tally.count(type(problem).__name__)
+                tally.refused(problem)
+            # A closed client of asyncio keeps two descriptors until it is collected as garbage.
+            if tally.counts.total() % COLLECT_EVERY == 0:
+                gc.collect()
     finally:
         tally.ended.set()
         telling.join()
@@ -311,7 +334,7 @@ def victim(tally: Tally) -> None:
     held = [client.lock(f"a/{tally.fresh()}") for _ in range(3)]
     for lock in held:
         lock.acquire()
-    print("holding", flush=True)
+    say("holding")
     tally.ended.wait()
 
 
@@ -345,7 +368,6 @@ def main(argument: str) -> int:
         tally.ended.set()
 
     threading.Thread(target=read, daemon=True).start()
-    print("working", flush=True)
     KINDS[order.kind](tally)
     tally.close()
     return 0

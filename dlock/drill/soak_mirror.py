@@ -11,7 +11,7 @@ from typing import Final
 
 from dlock import dclient
 from dlock.address import parse
-from dlock.drill.soak_load import COMMON, HOLD_S, Tally, pause_s
+from dlock.drill.soak_load import COMMON, HOLD_S, Tally, pause_s, say
 from dlock.types import (
     AtomicDesc,
     ClientCfg,
@@ -58,6 +58,7 @@ class MirrorLoad:
         telling.start()
         try:
             self._begin()
+            say("working")
             while not ended.wait(pause_s(order, self._chance, 1)):
                 try:
                     self._turn()

@@ -55,6 +55,14 @@ class Life:
         self.threads = max(self.threads, found.threads)
 
 
+@dataclass(frozen=True)
+class Done:
+    """What a client process says that it has done, and the first error of each name."""
+
+    counts: dict[str, int]
+    said: dict[str, str]
+
+
 @dataclass
 class Run:
     """All that a run found. `lives` by service, of those whose primary fails."""
@@ -63,7 +71,7 @@ class Run:
     warm_up_s: float
     series: list[Series]
     problems: list[str]
-    counts: dict[str, dict[str, int]]
+    done: dict[str, Done]
     lives: dict[str, list[Life]]
     victims: dict[str, int]
 
@@ -106,7 +114,7 @@ def judge(run: Run) -> Judged:
         for one in lines if one.trend.verdict is Verdict.OPEN or (
             one.trend.verdict is Verdict.FEW and not one.who.endswith(IN_A_LIFE))]
     problems = run.problems + grown
-    idle = [name for name, counts in run.counts.items() if not sum(counts.values())]
+    idle = [name for name, done in run.done.items() if not done.counts]
     problems += [f"{name} did nothing" for name in idle]
     return Judged(1 if problems else 2 if doubts else 0, lines, problems, doubts)
 
@@ -133,15 +141,15 @@ def _over_lives(name: str, lives: list[Life]) -> list[Line]:
             for what, samples in found.items()]
 
 
-def counts_of(folder: Path, service: str) -> dict[str, dict[str, int]]:
-    """What each client process says that it has done: the last line of its file."""
+def done_by(folder: Path, service: str) -> dict[str, Done]:
+    """The last line of each client process of a service."""
     found = {}
     for path in sorted(folder.glob("*.jsonl")):
         if path.stem == "victim":
             continue
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line]
-        found[f"{path.stem}, {service}"] = (
-            dict(json.loads(lines[-1])["counts"]) if lines else {})
+        lines = path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
+        last = json.loads(lines[-1]) if lines else {"counts": {}, "said": {}}
+        found[f"{path.stem}, {service}"] = Done(last["counts"], last["said"])
     return found
 
 
@@ -159,7 +167,7 @@ def amount(what: str, value: float) -> str:
 
 def text(run: Run, judged: Judged, facts: Mapping[str, Any]) -> str:
     """What an operator reads."""
-    total = sum(sum(counts.values()) for counts in run.counts.values())
+    total = sum(sum(done.counts.values()) for done in run.done.values())
     failures = sum(len(lives) - 1 for lives in run.lives.values())
     head = [
         f"dlock soak: {duration(run.seconds)}, the last {duration(run.seconds - run.warm_up_s)} "
@@ -190,10 +198,10 @@ def _row(line: Line) -> tuple[str, ...]:
 def _counts(run: Run) -> str:
     """How much each process did; what it was told besides."""
     rows = []
-    for name, counts in run.counts.items():
-        told = {what: count for what, count in counts.items() if what[:1].isupper()}
+    for name, done in run.done.items():
+        told = {what: count for what, count in done.counts.items() if what[:1].isupper()}
         said = ", ".join(f"{what} {count:,}" for what, count in sorted(told.items()))
-        rows.append((name, f"{sum(counts.values()):,}", said))
+        rows.append((name, f"{sum(done.counts.values()):,}", said))
     return table(("CLIENT", "TURNS", "ANSWERS BY NAME"), rows, ("TURNS",))
 
 
@@ -201,7 +209,8 @@ def as_json(run: Run, judged: Judged, facts: Mapping[str, Any]) -> dict[str, Any
     """Everything, with all samples."""
     return {
         **facts, "status": judged.status, "problems": judged.problems, "doubts": judged.doubts,
-        "observed_s": run.seconds, "warm_up_s": run.warm_up_s, "counts": run.counts,
+        "observed_s": run.seconds, "warm_up_s": run.warm_up_s,
+        "done": {who: asdict(done) for who, done in run.done.items()},
         "victims": run.victims,
         "lives": {name: [asdict(one) for one in lives] for name, lives in run.lives.items()},
         "lines": [{"who": one.who, "what": one.what, **asdict(one.trend),

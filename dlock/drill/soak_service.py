@@ -118,7 +118,7 @@ class Service:
         self.lives.append(Life(time.monotonic()))
 
     def client(self, kind: str) -> Process:
-        """A client process; it works when this returns, or soon."""
+        """A client process, which works when this returns; a victim holds its locks."""
         name = f"{kind}, {self.name}"
         plant = ""
         if not self.fails and kind == ("churn" if self.plant == "sessions" else "threads"):
@@ -128,16 +128,16 @@ class Service:
             self.rate * (CHURN_SHARE if kind == "churn" else 1.0), self.seed, plant)
         process = self._started(
             name, [sys.executable, "-m", "dlock.drill.soak_load", order.as_argument()])
-        process.wait_for("working")
+        try:
+            process.wait_for("holding" if kind == "victim" else "working")
+        except SoakError:
+            process.kill()
+            raise
         return process
 
     def victim(self) -> None:
         """A client that is killed while it holds locks."""
-        process = self.client("victim")
-        try:
-            process.wait_for("holding")
-        finally:
-            process.kill()
+        self.client("victim").kill()
         self.victims += 1
 
     def fail(self) -> None:
