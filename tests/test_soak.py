@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlock.drill import soak_report
@@ -83,6 +83,7 @@ def test_too_few_samples_say_nothing() -> None:
     assert trend(samples([1.0] * PIECES_MIN), 1.0).verdict is Verdict.FLAT
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=PIECES_MIN, max_size=80),
        st.floats(-1e3, 1e3), st.floats(-1e6, 1e6))
 def test_a_slope_on_top_is_found_on_top(values: list[float], slope: float, level: float) -> None:
@@ -233,15 +234,12 @@ def test_a_run_is_carried_out_to_its_end(tmp_path: Path) -> None:
     assert found["finished"] is True
 
 
-@pytest.mark.parametrize(
-    ("plant", "who", "what"),
-    [
-        ("descriptors", "threads, steady", "descriptors"),
-        ("memory", "threads, steady", "memory"),
-        ("sessions", "primary, steady", "clients"),
-    ],
-)
-def test_a_planted_leak_is_found(tmp_path: Path, plant: str, who: str, what: str) -> None:
-    status, found = soak(tmp_path, "--plant", plant)
+def test_planted_leaks_are_found(tmp_path: Path) -> None:
+    """In a client; and sessions that nobody ends, which its primary has to carry."""
+    plants = ("memory", "descriptors", "threads", "sessions")
+    status, found = soak(tmp_path, *(word for one in plants for word in ("--plant", one)))
     assert status == 1
-    assert (who, what) in grown(found)
+    assert grown(found) >= {
+        ("threads, steady", "memory"), ("threads, steady", "descriptors"),
+        ("threads, steady", "threads"), ("primary, steady", "clients"),
+        ("primary, steady", "descriptors")}

@@ -55,7 +55,8 @@ class Soak:
             home = folder / name
             home.mkdir()
             self.services.append(Service(
-                name, fails, home, self._log, arguments.rate, arguments.seed, arguments.plant))
+                name, fails, home, self._log, arguments.rate, arguments.seed,
+                tuple(arguments.plant)))
         self.problems: list[str] = []
         self._end_s = 0.0
 
@@ -245,8 +246,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="of the time, that is not judged (default 0.25)")
     parser.add_argument("--output", type=Path, default=Path("build/soak"), metavar="FOLDER",
                         help="default build/soak")
-    parser.add_argument("--plant", choices=PLANTS, default="",
-                        help="a leak, to see that it is found")
+    parser.add_argument("--plant", choices=PLANTS, action="append", default=[],
+                        help="a leak, to see that it is found; may be given several times")
     arguments = parser.parse_args(argv)
     if not 0 <= arguments.warm_up < 1:
         parser.error("--warm-up is at least 0 and less than 1")

@@ -45,8 +45,8 @@ PLANTS: Final = ("memory", "descriptors", "threads", "sessions")
 
 @dataclass(frozen=True)
 class Order:
-    """What a process is told. `rate`: turns a second; `file`: where it tells; `plant`: which leak
-    it is to have, one leaked thing every `plant_every` turns."""
+    """What a process is told. `rate`: turns a second; `file`: where it tells; `plant`: which leaks
+    it is to have, one leaked thing of each every `plant_every` turns."""
 
     kind: str
     address: str
@@ -54,7 +54,7 @@ class Order:
     file: str
     rate: float
     seed: int
-    plant: str = ""
+    plant: tuple[str, ...] = ()
     plant_every: int = 5
 
     def as_argument(self) -> str:
@@ -114,16 +114,16 @@ class Tally:
         self._file.close()
 
     def _leak(self) -> None:
-        plant = self.order.plant
-        if plant == "memory":
-            self._leaked.append(bytearray(os.urandom(PLANTED_BYTES)))
-        elif plant == "descriptors":
-            self._leaked.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-        elif plant == "threads":
-            threading.Thread(target=self.ended.wait, daemon=True).start()
-        else:  # sessions that nobody uses and nobody ends: the leak is the primary's
-            with suppress(DlockError):
-                self._leaked.append(dlock.connect(self.order.address, wait="block"))
+        for plant in self.order.plant:
+            if plant == "memory":
+                self._leaked.append(bytearray(os.urandom(PLANTED_BYTES)))
+            elif plant == "descriptors":
+                self._leaked.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            elif plant == "threads":
+                threading.Thread(target=self.ended.wait, daemon=True).start()
+            else:  # sessions that nobody uses and nobody ends: the leak is the primary's
+                with suppress(DlockError):
+                    self._leaked.append(dlock.connect(self.order.address, wait="block"))
 
 
 def say(word: str) -> None:

@@ -84,7 +84,7 @@ class Service:
     log: IO[str]
     rate: float
     seed: int
-    plant: str
+    plant: tuple[str, ...]
     primary: Process | None = None
     clients: list[Process] = field(default_factory=list)
     lives: list[Life] = field(default_factory=list)
@@ -120,9 +120,7 @@ class Service:
     def client(self, kind: str) -> Process:
         """A client process, which works when this returns; a victim holds its locks."""
         name = f"{kind}, {self.name}"
-        plant = ""
-        if not self.fails and kind == ("churn" if self.plant == "sessions" else "threads"):
-            plant = self.plant
+        plant = self.plant if kind == "threads" and not self.fails else ()
         order = Order(
             kind, self.address, name.replace(", ", "-"), str(self.folder / f"{kind}.jsonl"),
             self.rate * (CHURN_SHARE if kind == "churn" else 1.0), self.seed, plant)
