@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from dlock._session import REPLY_TIMEOUT_MS, Block, Connect, Step, Steps
+from dlock._session import REPLY_TIMEOUT_MS, Attach, Connect, Settle, Step, Steps
 from dlock.control.link import ControlLink, LinkError
 
 T = TypeVar("T")
@@ -76,8 +76,10 @@ class Driver:
             endpoint = step.endpoint
             self.link = ControlLink.connect(endpoint.host, endpoint.port, step.timeout_s)
             return self.link.peer
-        if isinstance(step, Block):
-            return step.call()
+        if isinstance(step, Attach):
+            return step.session.attach(step.host, step.welcome, step.timeout_s)
+        if isinstance(step, Settle):
+            return step.session.settle(step.timeout_s)
         if step.seeker is None:
             self._pause(step.seconds)
         else:

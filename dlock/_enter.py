@@ -19,7 +19,6 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from dlock import _core
@@ -27,7 +26,16 @@ from dlock._claims import claiming
 from dlock._core import lib
 from dlock._retry import Backoff
 from dlock._search import REST_S, Seeker
-from dlock._session import Block, Connect, Pause, Refusal, Session, Steps, expect_success
+from dlock._session import (
+    Attach,
+    Connect,
+    Pause,
+    Refusal,
+    Session,
+    Settle,
+    Steps,
+    expect_success,
+)
 from dlock.address import Address, Endpoint
 from dlock.control.link import LinkError
 from dlock.control.messages import (
@@ -217,7 +225,7 @@ def _check(welcome: Welcome, seen: Seen) -> None:
 def _begin(wait_mode: int, host: str, welcome: Welcome) -> Steps[Session]:
     session = Session(wait_mode)
     session.welcome(welcome)
-    status = yield Block(partial(session.attach, host, welcome, TRY_S))
+    status = yield Attach(session, host, welcome, TRY_S)
     if status != DlockStatus.SUCCESS:
         session.end()
         raise _no_data_link(welcome)
@@ -240,7 +248,7 @@ def _take_up(session: Session, host: str, welcome: Welcome) -> Steps[None]:
         session.told = primary
     yield from _attach(session, host, welcome)
     lib.dlk_client_unverify(session.client)
-    status = yield Block(partial(session.settle, SETTLE_S))
+    status = yield Settle(session, SETTLE_S)
     # A recovering server answers debts with NOT_READY: they are kept and sent again later.
     if status not in (DlockStatus.SUCCESS, DlockStatus.NOT_READY):
         raise Unfit("it does not answer on its data port")
@@ -253,7 +261,7 @@ def _take_up(session: Session, host: str, welcome: Welcome) -> Steps[None]:
 def _attach(session: Session, host: str, welcome: Welcome) -> Steps[None]:
     """The data link. While none can be had, the control plane keeps the session alive."""
     timeout_s = min(max(welcome.session_ttl_ms / 4000, ATTACH_LEAST_S), TRY_S)
-    status = yield Block(partial(session.attach, host, welcome, timeout_s))
+    status = yield Attach(session, host, welcome, timeout_s)
     if status != DlockStatus.SUCCESS:
         yield from session.beat()
         raise _no_data_link(welcome)

@@ -5,7 +5,7 @@ client whose session was ended opens another.
 What must be asked on the control plane is written as generators, so that a blocking client and an
 asyncio one share it: each yields steps and is sent their outcome. A list of requests is one
 exchange and is answered with the list of its replies. Nothing here opens a socket or waits, but
-`attach` and `settle`, which say so.
+`attach` and `settle`, which say so; an asyncio client has its own (dlock/aio/_attach.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Final, TypeVar
 
 from dlock import _core
@@ -60,10 +60,22 @@ class Connect(Frozen):
     timeout_s: float
 
 
-class Block(Frozen):
-    """Call this; it blocks in C, in slices of 50 ms. Sent back: what it returned."""
+class Attach(Frozen):
+    """Open the data connection of this session that the Welcome of the server at this numeric
+    address speaks of. Sent back: a status, SUCCESS or BAD_RESPONSE."""
 
-    call: Callable[[], int]
+    session: Session
+    host: str
+    welcome: Welcome
+    timeout_s: float
+
+
+class Settle(Frozen):
+    """Have every unlock and cancel of this session without an answer answered. Sent back: a status,
+    PENDING if that takes longer than `timeout_s`."""
+
+    session: Session
+    timeout_s: float
 
 
 class Pause(Frozen):
@@ -75,7 +87,7 @@ class Pause(Frozen):
 
 # A list of requests: exchange them on the link; sent back: the replies in the same order. LinkError
 # is thrown in when there is no answer.
-Step = Connect | Block | Pause | list[Request[Any]]
+Step = Connect | Attach | Settle | Pause | list[Request[Any]]
 Steps = Generator[Step, Any, T]
 
 
@@ -173,9 +185,9 @@ class Session:
         self.max_lease_ms = welcome.max_lease_ms
         self.free_lease_ms = min(welcome.declared_lease_ms, welcome.max_lease_ms)
 
-    def attach(self, host: str, welcome: Welcome, timeout_s: float) -> int:
-        """Blocks: opens the data connection that the Welcome speaks of; a status."""
-        link = ffi.new(
+    def data_link(self, host: str, welcome: Welcome, timeout_s: float) -> Any:
+        """What C has to know for a data connection: a struct dlk_link."""
+        return ffi.new(
             "struct dlk_link *",
             {
                 "host": host.encode("ascii"),
@@ -190,6 +202,10 @@ class Session:
                 "secret": welcome.secret,
             },
         )
+
+    def attach(self, host: str, welcome: Welcome, timeout_s: float) -> int:
+        """Blocks: opens the data connection that the Welcome speaks of; a status."""
+        link = self.data_link(host, welcome, timeout_s)
         try:
             status: int = lib.dlk_client_attach(self.client, link)
             while status == _PENDING and not self.ended:

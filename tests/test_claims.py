@@ -12,7 +12,7 @@ from session_tools import ATOMIC, RW, SEMAPHORE, ByHand, key
 from dlock import _claims, _core, _enter
 from dlock._calls import look
 from dlock._core import lib
-from dlock._session import Block, Refusal
+from dlock._session import Attach, Refusal, Settle
 from dlock.control.link import LinkError
 from dlock.control.messages import (
     BATCH_MAX,
@@ -114,13 +114,13 @@ def test_a_primary_that_knows_everything_is_not_told_again(hand: ByHand) -> None
     steps = _enter._take_up(hand.session, "127.0.0.1", welcome)
     (update,) = next(steps)
     assert isinstance(update, UpdateLocks)
-    assert isinstance(steps.send([Statuses(S.SUCCESS, (S.SUCCESS,))]), Block)  # the data link
-    assert isinstance(steps.send(S.SUCCESS), Block)  # debts
+    assert isinstance(steps.send([Statuses(S.SUCCESS, (S.SUCCESS,))]), Attach)  # the data link
+    assert isinstance(steps.send(S.SUCCESS), Settle)  # debts
     (done,) = steps.send(S.SUCCESS)
     assert isinstance(done, ReinitDone)
     with pytest.raises(LinkError):
         steps.throw(LinkError("lost"))
-    assert isinstance(next(_enter._take_up(hand.session, "127.0.0.1", welcome)), Block)
+    assert isinstance(next(_enter._take_up(hand.session, "127.0.0.1", welcome)), Attach)
     (update,) = next(_enter._take_up(hand.session, "127.0.0.1", later))
     assert isinstance(update, UpdateLocks)
 

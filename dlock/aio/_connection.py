@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
 import random
@@ -24,13 +23,13 @@ from typing import Final, TypeVar
 from dlock import _keeper, _notices
 from dlock._core import lib
 from dlock._cycle import Cycle, explaining
-from dlock._enter import Options, Seen, awaiting_ready, entering, leaving, no_answer
+from dlock._enter import Options, Seen, entering, leaving, no_answer
 from dlock._handle import Handle, Key
 from dlock._notices import Notice
 from dlock._retry import Backoff
 from dlock._session import Refusal, Session, Steps, expect_success
 from dlock.admin import LockDetails, details
-from dlock.aio import _exit
+from dlock.aio import _exit, _reconnect
 from dlock.aio._actors import actors, new_actor
 from dlock.aio._collect import Collector
 from dlock.aio._drive import REPLY_TIMEOUT_S, Driver
@@ -68,7 +67,7 @@ class Connection:
         self._pid = os.getpid()
         self.options = options
         self._seen = Seen()
-        self._sleepers: set[asyncio.Future[None]] = set()
+        self._sleepers: dict[asyncio.Future[None], None] = {}  # in their order
         self._recovering: asyncio.Task[None] | None = None
         self._awaits_ready = False  # that is what the recovering task does
         self._beating: asyncio.Task[None] | None = None
@@ -223,9 +222,7 @@ class Connection:
             if not whole and self._awaits_ready:
                 self._driver.close()  # there is something else to do first
             return
-        reference = weakref.ref(self)
-        self._recovering = self._loop.create_task(_recover(reference))
-        self._recovering.add_done_callback(functools.partial(_recovered, reference))
+        self._recovering = _reconnect.start(self, self._loop)
 
     @property
     def whole(self) -> bool:
@@ -264,12 +261,12 @@ class Connection:
         """At most so long, and until the links have changed."""
         sleeper = self._loop.create_future()
         timer = self._loop.call_later(seconds, _wake, sleeper)
-        self._sleepers.add(sleeper)
+        self._sleepers[sleeper] = None
         try:
             await sleeper
         finally:
             timer.cancel()
-            self._sleepers.discard(sleeper)
+            del self._sleepers[sleeper]
 
     def wake_all(self) -> None:
         """The links have changed, or the client is closed."""
@@ -373,9 +370,7 @@ class Connection:
         self._here = None
         self.wake_all()
         self._wanted.close()
-        for task in (self._recovering, self._beating):
-            if task is not None:
-                task.cancel()
+        self._stop_tasks()
         deadline = time.monotonic() + LEAVE_S
         driver = Driver(self._loop)
         try:
@@ -397,7 +392,13 @@ class Connection:
         self._driver.farewell(ClientDeinit())
         self._end()
 
+    def _stop_tasks(self) -> None:
+        for task in (self._recovering, self._beating):
+            if task is not None and not self._loop.is_closed():
+                task.cancel()
+
     def _end(self) -> None:
+        self._stop_tasks()
         end(self.session, self.collector)
         self._driver.close()
         _keeper.let_go(self._needs_keeper)
@@ -411,7 +412,7 @@ class Connection:
         running = _get_running_loop()
         if self._loop.is_running() and running is not self._loop:
             # The collector of garbage came in another thread. Only the loop's may do it.
-            parts = self.session, self.collector, self._driver
+            parts = self.session, self.collector, self._driver, self._recovering
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(leave, *parts)
             _keeper.let_go(self._needs_keeper)
@@ -426,8 +427,12 @@ def end(session: Session, collector: Collector) -> None:
     _notices.forget(session.number)
 
 
-def leave(session: Session, collector: Collector, driver: Driver) -> None:
+def leave(
+    session: Session, collector: Collector, driver: Driver, recovering: asyncio.Task[None] | None
+) -> None:
     """What is left to do when a client was dropped."""
+    if recovering is not None:
+        recovering.cancel()
     driver.farewell(ClientDeinit())
     end(session, collector)
 
@@ -435,64 +440,3 @@ def leave(session: Session, collector: Collector, driver: Driver) -> None:
 def _wake(sleeper: asyncio.Future[None]) -> None:
     if not sleeper.done():
         sleeper.set_result(None)
-
-
-# ---- Bringing the links back ---------------------------------------------------------------------
-
-
-async def _recover(reference: weakref.ref[Connection]) -> None:
-    """The body of the task. It does not keep its connection alive: one that its program has dropped
-    is not brought back."""
-    driver: Driver | None = None
-    try:
-        while (connection := _wanted(reference)) is not None and not connection.settled:
-            if connection.whole:
-                session, links = connection.session, connection.await_ready(True)
-                del connection
-                await _await_ready(reference, session, links)
-                continue
-            _log.info("a link to %s is lost", connection.options.address)
-            steps = connection.enter_again()
-            driver = connection.replace_driver()
-            del connection
-            session = await driver.run(steps)
-            connection = _wanted(reference)
-            if connection is None:
-                break
-            connection.install(session, driver)
-            driver = None
-    finally:
-        if driver is not None:
-            connection = _wanted(reference)
-            if connection is None:
-                driver.farewell(ClientDeinit())
-            else:
-                driver.close()
-
-
-async def _await_ready(
-    reference: weakref.ref[Connection], session: Session, driver: Driver
-) -> None:
-    """Until the server serves everything, or a link is lost."""
-    try:
-        await driver.run(awaiting_ready(session))
-    except LinkError:
-        driver.close()
-    finally:
-        connection = reference()
-        if connection is not None:
-            connection.await_ready(False)
-
-
-def _recovered(reference: weakref.ref[Connection], recovering: asyncio.Task[None]) -> None:
-    if not recovering.cancelled() and recovering.exception() is not None:
-        _log.error("the links of a dlock client cannot be brought back",
-                   exc_info=recovering.exception())
-    connection = reference()
-    if connection is not None:
-        connection.recovered()
-
-
-def _wanted(reference: weakref.ref[Connection]) -> Connection | None:
-    connection = reference()
-    return None if connection is None or connection.closed else connection

@@ -5,14 +5,14 @@ generators of `dlock._session`, which a blocking client shares. It decides nothi
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from dlock import _core
-from dlock._session import Block, Connect, Pause, Steps
+from dlock._session import Attach, Connect, Pause, Settle, Steps
+from dlock.aio._attach import attach, settle
 from dlock.aio.link import AsyncLink
 from dlock.control.link import LinkError
 from dlock.control.messages import Request
@@ -57,9 +57,10 @@ class Driver:
             return await self.exchange(step, timeout_s)
         if isinstance(step, Connect):
             return await self._connect(step)
-        if isinstance(step, Block):
-            # The thread is one of the loop's own, for as long as the steps allow it.
-            return await self._loop.run_in_executor(None, step.call)
+        if isinstance(step, Attach):
+            return await attach(self._loop, step)
+        if isinstance(step, Settle):
+            return await settle(step)
         assert isinstance(step, Pause)
         return await self._pause(step)
 
@@ -67,11 +68,13 @@ class Driver:
         if step.seeker is None:
             await asyncio.sleep(step.seconds)
             return
-        called = asyncio.Event()
-        step.seeker.wake = partial(self._loop.call_soon_threadsafe, called.set)
-        if not step.seeker.called:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(called.wait(), step.seconds)
+        called = self._loop.create_future()
+        step.seeker.wake = partial(self._loop.call_soon_threadsafe, _end, called)
+        timer = self._loop.call_later(0 if step.seeker.called else step.seconds, _end, called)
+        try:
+            await called
+        finally:
+            timer.cancel()
 
     async def _connect(self, step: Connect) -> str:
         former, self.link = self.link, None
@@ -118,3 +121,8 @@ class Driver:
         self.closed = True
         if self.link is not None:
             self.link.close()
+
+
+def _end(wait: asyncio.Future[None]) -> None:
+    if not wait.done():
+        wait.set_result(None)
