@@ -68,6 +68,11 @@ def log_event(level: int, event: str, fields: Mapping[str, object]) -> None:
         _log.log(level, "%s%s", event, text, extra={"event": event, "fields": fields})
 
 
+def _peer_text(address: object) -> str:
+    """Where a connection comes from, for the log; not every family has a host and a port."""
+    return "{}:{}".format(*address[:2]) if isinstance(address, tuple) else str(address or "local")
+
+
 class PlanePort(Protocol):
     """What the control thread uses of the plane (`_core.Plane`)."""
 
@@ -93,7 +98,8 @@ class Connection:
 
 
 class ControlLoop:
-    """`run` is the control thread's body; `stop` and `stats` are for any thread."""
+    """`run` is the control thread's body, made of `begin`, `turn`, `finish` and `end`; `stop` and
+    `stats` are for any thread."""
 
     def __init__(
         self, listener: socket.socket, plane: PlanePort, registry: Registry,
@@ -114,7 +120,7 @@ class ControlLoop:
         self._unfinished: deque[Connection] = deque()  # input that the closed gate cut off
         self._counters: Counter[str] = Counter()
         self._counter_names = _core.counter_names()
-        self._stopping = False
+        self.stopping = False  # no further turn
         self._session_ttl_ns = session_ttl_ms * MS_NS
         self._confirm_due_ns = self._serve_until_ns = NEVER_NS if state is None else 0
         self.epoch_above: int | None = None  # `run` returned since this one was seen
@@ -129,6 +135,7 @@ class ControlLoop:
         self._clients = selectors.EpollSelector()
         self._gate_open = True
         self._events_left = False
+        self._look_again = False  # what a turn has not seen was there before it, perhaps
         listener.setblocking(False)
         for item, handle in (
             (self._wake_receiver, self._woken), (plane.event_fd, self._plane_woke),
@@ -140,7 +147,7 @@ class ControlLoop:
 
     def stop(self) -> None:
         """Makes `run` return soon."""
-        self._stopping = True
+        self.stopping = True
         with contextlib.suppress(OSError):
             self._wake_sender.send(b"\0")
 
@@ -157,35 +164,68 @@ class ControlLoop:
         """Serves until `stop`, or until a client has seen a higher epoch (`epoch_above`): then the
         listening socket stays open. StateDirError: the server must not go on."""
         try:
-            self._confirm()
-            while not self._stopping:
-                ready = self._outer.select(self._timeout_s())
-                now_ns = _core.now_ns()
-                if now_ns >= self._confirm_due_ns:
-                    self._confirm()
-                for key, _mask in ready:
-                    handle: Callable[[int], None] = key.data
-                    handle(now_ns)
-                self._take_events(now_ns)
-                self._carry_out(self._registry.tick(now_ns))
-                self._drain()
-                self._flush_commands(now_ns)
-                self._drain()
-                self._accept_again(now_ns)
-            for connection in list(self._connections.values()):
-                self._send(connection)
+            self.begin()
+            until_ns = 0
+            while not self.stopping:
+                until_ns = self.turn(until_ns)
+            self.finish()
         finally:
-            self._close_all()
+            self.end()
 
-    def _timeout_s(self) -> float | None:
-        if self._events_left:
-            return 0
+    def begin(self) -> None:
+        """Before the first turn. StateDirError, here and from a turn: call `end`, and no more."""
+        self._confirm()
+
+    def turn(self, until_ns: int = 0) -> int:
+        """Does what there is to do; waits for it until then (0: not at all). Returns when it wants
+        to be called again at the latest (0: at once; NEVER_NS: when there is something to do)."""
+        ready = self._outer.select(self._timeout_s(until_ns))
+        self._look_again = False
         now_ns = _core.now_ns()
-        room_ns = now_ns + RING_PAUSE_NS if self._commands else None  # An event says so sooner.
+        if now_ns >= self._confirm_due_ns:
+            self._confirm()
+        for key, _mask in ready:
+            handle: Callable[[int], None] = key.data
+            handle(now_ns)
+        self._take_events(now_ns)
+        self._carry_out(self._registry.tick(now_ns))
+        self._drain()
+        self._flush_commands(now_ns)
+        self._drain()
+        self._accept_again(now_ns)
+        return self._next_turn_ns()
+
+    def finish(self) -> None:
+        """After the last turn: sends what its connections still take."""
+        for connection in list(self._connections.values()):
+            self._send(connection)
+
+    def end(self) -> None:
+        """Closes everything."""
+        for connection in self._connections.values():
+            connection.socket.close()
+        self._connections.clear()
+        self._clients.close()
+        self._outer.close()
+        if self.epoch_above is None:
+            self._listener.close()
+        self._wake_receiver.close()
+        self._wake_sender.close()
+
+    @staticmethod
+    def _timeout_s(until_ns: int) -> float | None:
+        if until_ns == 0:
+            return 0
+        return None if until_ns == NEVER_NS else max(0, until_ns - _core.now_ns()) / SECOND_NS
+
+    def _next_turn_ns(self) -> int:
+        if self._events_left or self._look_again:
+            return 0
+        # An event says sooner that there is room for commands.
+        room_ns = _core.now_ns() + RING_PAUSE_NS if self._commands else None
         deadlines = (self._confirm_due_ns, self._accept_again_ns, room_ns,
                      self._registry.next_deadline_ns())
-        first_ns = min(one for one in deadlines if one is not None)
-        return None if first_ns == NEVER_NS else max(0, first_ns - now_ns) / SECOND_NS
+        return min(one for one in deadlines if one is not None)
 
     def _confirm(self) -> None:
         """Every session_ttl / 8, and before an answer when a confirmation is too old: is this still
@@ -202,17 +242,6 @@ class ControlLoop:
     def _woken(self, _now_ns: int) -> None:
         with contextlib.suppress(BlockingIOError):
             self._wake_receiver.recv(4096)
-
-    def _close_all(self) -> None:
-        for connection in self._connections.values():
-            connection.socket.close()
-        self._connections.clear()
-        self._clients.close()
-        self._outer.close()
-        if self.epoch_above is None:
-            self._listener.close()
-        self._wake_receiver.close()
-        self._wake_sender.close()
 
     # ---- Commands and events ---------------------------------------------------------------------
 
@@ -241,6 +270,7 @@ class ControlLoop:
         if self._gate_open != (not self._commands):
             self._gate_open = not self._commands
             if self._gate_open:
+                self._look_again = True
                 self._outer.register(self._clients, selectors.EVENT_READ, self._serve_clients)
             else:
                 self._outer.unregister(self._clients)
@@ -289,7 +319,7 @@ class ControlLoop:
             log_event(effect.level, effect.event, effect.fields)
         elif isinstance(effect, TakeHigherEpoch):
             self.epoch_above = effect.epoch_above
-            self._stopping = True
+            self.stopping = True
         elif isinstance(effect, ReadFormerRoster):
             entries = self._state.read_former_again() if self._state is not None else ()
             self._carry_out(self._registry.roster_read(entries, _core.now_ns()))
@@ -305,6 +335,7 @@ class ControlLoop:
     # ---- Connections -----------------------------------------------------------------------------
 
     def _accept(self, now_ns: int) -> None:
+        self._look_again = True  # Others may wait, and these may have said something.
         for _ in range(ACCEPTS_PER_TURN):
             try:
                 accepted, address = self._listener.accept()
@@ -317,11 +348,12 @@ class ControlLoop:
                 self._outer.unregister(self._listener)
                 self._accept_again_ns = now_ns + ACCEPT_PAUSE_NS
                 return
-            self._welcome(accepted, f"{address[0]}:{address[1]}")
+            self._welcome(accepted, _peer_text(address))
 
     def _accept_again(self, now_ns: int) -> None:
         if self._accept_again_ns is not None and now_ns >= self._accept_again_ns:
             self._accept_again_ns = None
+            self._look_again = True
             self._outer.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def _welcome(self, accepted: socket.socket, peer: str) -> None:
@@ -363,6 +395,7 @@ class ControlLoop:
         except OSError:
             data = b""
         if data:
+            self._look_again |= len(data) == RECEIVE_BYTES
             connection.decoder.feed(data)
             self._take_messages(connection, now_ns)
         else:
