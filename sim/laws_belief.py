@@ -178,7 +178,7 @@ class Beliefs:
 
 def believed(hold: Hold) -> bool:
     """Is it believed now, by the clock of its client?"""
-    return hold.until_ns > hold.diary.node.now_ns()
+    return hold.until_ns >= hold.diary.node.now_ns()
 
 
 def _loose(hold: Hold) -> bool:
