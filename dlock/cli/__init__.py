@@ -16,6 +16,7 @@ from dlock import __version__
 SUBCOMMANDS: Final = {
     "run": "run", "ls": "ls", "show": "show", "watch": "watch", "break": "break_",
     "recover": "recover", "stats": "stats", "top": "top", "serve": "serve", "bench": "bench",
+    "drill": "drill",
     "completion": "completion",
 }
 DASHES: Final = "--"

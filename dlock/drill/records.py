@@ -280,8 +280,9 @@ ENDINGS: Final = (RELEASED, LAPSED, LOST, UNTOLD, KILLED)
 class Hold(Record):
     """One hold, written when it is over: `t_ns` is then, a little after `end_ns`.
 
-    `begin_ns`: just after the grant, when the client called it HELD. `end_ns`: the last moment in
-    which its client, by its own clock, called it HELD. A hold that was SUSPENDED in between and
+    `begin_ns`: just after the grant, the first moment in which its client, by its own clock, called
+    it HELD. `end_ns`: the last such moment. A grant that never was (its process was stopped for too
+    long) is no hold. A hold that was SUSPENDED in between and
     then confirmed is one, since nobody had it meanwhile: `suspended` says how often. Holds of one
     name that exclude each other must not overlap in [begin_ns, end_ns].
 
