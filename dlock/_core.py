@@ -295,46 +295,12 @@ def claims_array(claims: Sequence[Claim]) -> Any:
 # ---- Engine: for tests, tools and measurements; the plane owns its own ---------------------------
 
 
-class EngineLook:
-    """A lock table to look at, while nobody changes it."""
-
-    def __init__(self, pointer: Any) -> None:
-        self._pointer = pointer
-
-    def next_deadline(self) -> int:
-        """When `tick` is due next, in ns; 2**64-1: never. May be early, never late."""
-        return int(lib.dlk_engine_next_deadline(self._pointer))
-
-    def view(self, slot: int) -> list[EntryView]:
-        """Holders, then the queue, of the lock in this slot."""
-        room = 16
-        while True:
-            array = ffi.new("struct dlk_entry_view[]", room)
-            count = lib.dlk_engine_view(self._pointer, slot, array, room)
-            if count <= room:
-                data = ffi.buffer(array, count * _VIEW.size)
-                return [EntryView(*fields) for fields in _VIEW.iter_unpack(data)]
-            room = count
-
-    def check(self) -> int:
-        """0, or the number of the invariant that is broken."""
-        return int(lib.dlk_engine_check(self._pointer))
-
-    def entries_in_use(self) -> int:
-        """Holds, waiters and tickets of all locks together."""
-        return int(lib.dlk_engine_entries_in_use(self._pointer))
-
-    def counters(self) -> list[int]:
-        """In the order of `counter_names`."""
-        return list(lib.dlk_engine_counters(self._pointer)[0 : lib.DLK_COUNT_MAX])
-
-
-class Engine(EngineLook):
+class Engine:
     """One lock table, driven by hand. Every call takes now and returns what came out of it."""
 
     def __init__(self, limits: Limits | None = None, epoch: int = 1, *, ready: bool = True) -> None:
         self._pid = os.getpid()
-        super().__init__(None)
+        self._pointer: Any = None
         pointer = lib.dlk_engine_new(
             ffi.new("struct dlk_limits *", (limits or Limits())._asdict()), epoch
         )
@@ -390,6 +356,33 @@ class Engine(EngineLook):
         lib.dlk_engine_stop(self._pointer)
         return self._take()
 
+    def next_deadline(self) -> int:
+        """When `tick` is due next, in ns; 2**64-1: never. May be early, never late."""
+        return int(lib.dlk_engine_next_deadline(self._pointer))
+
+    def view(self, slot: int) -> list[EntryView]:
+        """Holders, then the queue, of the lock in this slot."""
+        room = 16
+        while True:
+            array = ffi.new("struct dlk_entry_view[]", room)
+            count = lib.dlk_engine_view(self._pointer, slot, array, room)
+            if count <= room:
+                data = ffi.buffer(array, count * _VIEW.size)
+                return [EntryView(*fields) for fields in _VIEW.iter_unpack(data)]
+            room = count
+
+    def check(self) -> int:
+        """0, or the number of the invariant that is broken."""
+        return int(lib.dlk_engine_check(self._pointer))
+
+    def entries_in_use(self) -> int:
+        """Holds, waiters and tickets of all locks together."""
+        return int(lib.dlk_engine_entries_in_use(self._pointer))
+
+    def counters(self) -> list[int]:
+        """In the order of `counter_names`."""
+        return list(lib.dlk_engine_counters(self._pointer)[0 : lib.DLK_COUNT_MAX])
+
 
 # ---- Plane ---------------------------------------------------------------------------------------
 
@@ -432,7 +425,6 @@ class Plane:
                 raise MemoryError("no memory for a data plane of these limits")
             raise OSError(error[0], os.strerror(error[0]), f"{config.host}:{config.port}")
         self._pointer = pointer
-        self.engine = EngineLook(lib.dlk_plane_engine(pointer))
         self._event = ffi.new("struct dlk_event *")
         self._event_bytes = ffi.buffer(self._event)
 
@@ -443,7 +435,6 @@ class Plane:
     def free(self) -> None:
         """Closes every connection and gives the tables back; only after `run` has returned."""
         pointer, self._pointer = self._pointer, None
-        self.engine._pointer = None
         if pointer is not None and self._pid == os.getpid():
             lib.dlk_plane_free(pointer)
 
@@ -461,6 +452,11 @@ class Plane:
         Returns when, by `now_ns`, it wants to be called again at the latest (0: at once), or sooner
         if there are commands or bytes for it; 2**64-1: it has ended (`error` says why)."""
         return int(lib.dlk_plane_turn(self._pointer))
+
+    @property
+    def engine(self) -> Any:
+        """Its struct dlk_engine *, to be looked at between turns; not after `free`."""
+        return lib.dlk_plane_engine(self._pointer)
 
     @property
     def error(self) -> int:

@@ -115,7 +115,10 @@ API = (
     *("dlock._claims", "dlock._objects", "dlock._reconnect"),
 )
 CLIENT = (*MIRROR, *API, "dlock.control.link")
-SERVER = ("dlock.server", "dlock.dserver", "dlock.control.registry*", "dlock.control.loop*")
+SERVER = (
+    *("dlock.server", "dlock.primary", "dlock.dserver"),
+    *("dlock.control.registry*", "dlock.control.loop*"),
+)
 EDGES = (
     *("dlock.cli", "dlock.doors", "dlock.drill", "dlock.dss", "dlock.mpi"),
     *("dlock.tooz_driver", "dlock._tooz_groups"),
@@ -129,7 +132,12 @@ PYTHON_RULES = {
         EDGES, ("dlock",), (*PUBLIC, *EDGES)
     ),
     "messages, codec, registry and recovery are functions of (state, input, now)": PythonRule(
-        PURE, (*IMPURE_MODULES, "dlock.control.loop*", "dlock.control.link", "dlock.server")
+        PURE,
+        (*IMPURE_MODULES, "dlock.control.loop*", "dlock.control.link", "dlock.server",
+         "dlock.primary"),
+    ),
+    "a primary starts no thread and waits for nothing": PythonRule(
+        ("dlock.primary",), ("threading", "concurrent", "asyncio", "time", "dlock.server")
     ),
     "the Python API does not know the mirror": PythonRule(API, MIRROR),
     "the mirror does not know the Python API": PythonRule(MIRROR, API),

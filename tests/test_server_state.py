@@ -87,7 +87,7 @@ def test_sessions_that_come_together_are_written_together(
     server = start(servers, tmp_path, session_ttl_ms=60_000)
     connections = [raw(server.host, server.port) for _ in range(50)]
     assert eventually(lambda: server.stats()["connections"] == 50)
-    state = server._state
+    state = server._primary.state
     assert state is not None
     real, commits, gate = type(state).commit, [], threading.Event()
 
@@ -116,7 +116,7 @@ def test_nothing_is_promised_that_cannot_be_written(
 ) -> None:
     server = start(servers, tmp_path, session_ttl_ms=60_000)
     with client(server) as one:
-        (tmp_path / f"state-1.{server._incarnation:016x}.new").mkdir()
+        (tmp_path / f"state-1.{server._primary.incarnation:016x}.new").mkdir()
         with pytest.raises(LinkError):
             one.ask(m.DeclareLease(70_000))
         assert server.wait(TIMEOUT)
@@ -260,7 +260,7 @@ def test_an_answer_that_comes_late_is_not_sent_unconfirmed(
 ) -> None:
     """The stall lies between the look of this turn and its answer."""
     server = start(servers, tmp_path, session_ttl_ms=60_000)
-    loop = server._loop
+    loop = server._primary.loop
     real = loop._registry.request
 
     def stalled(*arguments: Any) -> Any:

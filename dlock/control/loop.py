@@ -131,7 +131,7 @@ class ControlLoop:
         self._wake_sender.setblocking(False)
         # The sockets of clients have a selector of their own inside the outer one, so that the
         # gate is one descriptor to wait for or not.
-        self._outer = selectors.DefaultSelector()
+        self._outer = selectors.EpollSelector()
         self._clients = selectors.EpollSelector()
         self._gate_open = True
         self._events_left = False
@@ -194,6 +194,10 @@ class ControlLoop:
         self._drain()
         self._accept_again(now_ns)
         return self._next_turn_ns()
+
+    def fileno(self) -> int:
+        """Readable while a turn would find something to do."""
+        return self._outer.fileno()
 
     def finish(self) -> None:
         """After the last turn: sends what its connections still take."""
