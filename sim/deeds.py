@@ -17,7 +17,8 @@ from dlock.aio import Client
 from dlock.aio.atomic import AtomicInt64
 from dlock.aio.kinds import Reentrant
 from dlock.aio.locks import BaseLock
-from dlock.control.messages import BreakLock
+from dlock.control.messages import BreakLock, Recover
+from dlock.control.messages_recover import EVICT_THESE
 from sim import ways
 from sim.diary import Diary, Hold
 from sim.laws_belief import LOOSE
@@ -32,6 +33,8 @@ T = TypeVar("T")
 ANSWER_S: Final = 5.0  # what a call that waits for nobody may wait for an answer
 SUSPENDED_S: Final = 20.0  # how long one waits for a suspended hold to come back
 DEPTH: Final = 2  # locks inside of locks
+FAST: Final = 0.998  # a server's clock may go that much faster, and end a wait that much sooner
+ROUNDING_S: Final = 0.005
 
 
 class Person:
@@ -72,8 +75,12 @@ class Person:
                 await self._change_mind()
             elif len(share.locks) > 1 and self.rng.random() < 0.1:
                 await self._take_several()
+            elif len(share.locks) > 1 and self.rng.random() < 0.05:
+                await self._take_at_once()
             elif self.rng.random() < 0.03:
                 await self._ask_around()
+            elif self.people.laws.dead_sessions and self.rng.random() < 0.05:
+                await self._bury()
             else:
                 await self._take(0)
         except errors.ConnectionLost:
@@ -112,16 +119,38 @@ class Person:
         chance = self.rng.random()
         what = f"acquire of {lock!r}"
         if forever and chance < self.ways.patient_share:
-            granted = await self._call(what, None, lock.acquire())
+            granted = await self._in_its_time(what, None, lock.acquire())
         elif chance > 0.9:
-            granted = await self._call(what, ANSWER_S, lock.acquire(blocking=False))
+            granted = await self._in_its_time(what, 0, lock.acquire(blocking=False))
         else:
             wait_s = self.rng.uniform(0, self.ways.wait_s)
-            granted = await self._call(what, wait_s, lock.acquire(timeout=wait_s))
+            granted = await self._in_its_time(what, wait_s, lock.acquire(timeout=wait_s))
+        return self._took(lock) if granted else None
+
+    async def _in_its_time(
+        self, what: str, wait_s: float | None, call: Awaitable[bool]
+    ) -> bool:
+        """An acquisition that may wait so long (None: for ever): it gives up then, and not
+        before."""
+        begun_s = asyncio.get_running_loop().time()
+        limit_s = None if wait_s is None else wait_s + 2 * ANSWER_S
+        try:
+            granted = await self._call(what, limit_s, call)
+        except errors.ConnectionLost:
+            self._expect_patience(what, "ConnectionLost", begun_s, wait_s)
+            raise
         if not granted:
+            self._expect_patience(what, "not granted in time", begun_s, wait_s)
             self.diary.seen["not granted in time"] += 1
-            return None
-        return self._took(lock)
+        return granted
+
+    def _expect_patience(
+        self, what: str, outcome: str, begun_s: float, wait_s: float | None
+    ) -> None:
+        waited_s = asyncio.get_running_loop().time() - begun_s
+        if wait_s is None or waited_s < wait_s * FAST - ROUNDING_S:
+            raise LawBroken(f"{self.diary.node.name}: {what}: {outcome} after {waited_s:.3f} s, "
+                            f"and it may wait {'for ever' if wait_s is None else wait_s}")
 
     def _took(self, lock: BaseLock) -> Hold:
         if self.client.closed:
@@ -145,7 +174,11 @@ class Person:
             if depth < DEPTH and self.rng.random() < self.ways.nested_share:
                 await self._take(depth + 1)
         finally:
-            if not self.client.closed:
+            if self.client.closed:
+                pass
+            elif self.rng.random() < 0.1 and not isinstance(lock, Reentrant):
+                await asyncio.get_running_loop().create_task(self.give_back(lock))
+            else:
                 await self.give_back(lock)
 
     async def _enter_again(self, lock: BaseLock) -> None:
@@ -164,15 +197,29 @@ class Person:
         locks = [ways.made(self.client, name, self.rng) for name in names]
         multi = self.client.multi(locks)
         wait_s = self.rng.uniform(0, self.ways.wait_s)
-        if not await self._call("acquire of several", wait_s + 2 * ANSWER_S,
-                                multi.acquire(timeout=wait_s)):
-            self.diary.seen["not granted in time"] += 1
+        what = f"acquire of {' and '.join(names)}"
+        if not await self._in_its_time(what, wait_s, multi.acquire(timeout=wait_s)):
             return
         holds = [self._took(one) for one in locks]
         self.diary.seen["several at once"] += 1
         await self._work(locks[0], holds[0])
         for one in locks:
             await self.give_back(one)
+
+    async def _take_at_once(self) -> None:
+        """Asks for several, each in a task of its own, and keeps what it gets of them."""
+        names = self.rng.sample(self.ways.locks, min(3, len(self.ways.locks)))
+        locks = [ways.made(self.client, name, self.rng) for name in names]
+        outcomes = await asyncio.gather(
+            *(self._acquire(one, forever=False) for one in locks), return_exceptions=True)
+        self.diary.seen["asked for at once"] += 1
+        await self._pause(self.ways.work_s)
+        for one in locks:
+            if one._held and not self.client.closed:
+                await self.give_back(one)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     async def _change_mind(self) -> None:
         """Asks, and takes it back in the middle; or the moment after it was granted."""
@@ -310,6 +357,20 @@ class Person:
             "break", 2 * ANSWER_S, connection.run(ask, loop.time() + ANSWER_S))
         self.people.world.say(self.diary.node.name, f"breaks {count} holds of {name!r}")
         self.diary.seen["holds broken"] += count
+
+    async def _bury(self) -> None:
+        """An operator who knows that clients are dead says so to a primary that waits for them."""
+        dead = tuple(self.people.laws.dead_sessions)
+
+        def ask(_session: Session) -> Steps[int]:
+            (reply,) = yield [Recover(EVICT_THESE, dead)]
+            return int(reply.evicted)
+
+        loop = asyncio.get_running_loop()
+        connection = self.client._connection
+        count = await self._call(
+            "evict", 2 * ANSWER_S, connection.run(ask, loop.time() + ANSWER_S))
+        self.diary.seen["evicted by an operator"] += count
 
     async def _ask_around(self) -> None:
         """What operators look at."""

@@ -43,6 +43,7 @@ class Laws:
         self.seen: Counter[str] = Counter()
         self.beliefs = Beliefs(believed)
         self.late_ns = LATE_NS
+        self.dead_sessions: list[int] = []  # of clients that were killed
         self.numbers = Numbers()
         self._diaries: dict[str, Diary] = {}
         self._engines: dict[str, EngineView] = {}
@@ -133,6 +134,9 @@ class Laws:
         if diary is not None:
             for hold in [*diary.holds.values(), *diary.fresh, *diary.given]:
                 self.beliefs.let_go(hold)
+            client = diary.node.client
+            if client is not None:
+                self.dead_sessions.append(client._connection.session.id)
         view = self._engines.pop(node.name, None)
         if view is not None and not view.was_ready:
             self.seen["recoveries interrupted"] += 1
