@@ -87,9 +87,11 @@ class Wanted:
     def _ended(self, asking: asyncio.Task[None]) -> None:
         self._asking = None
         problem = None if asking.cancelled() else asking.exception()
-        if problem is not None and not isinstance(problem, Exception):
-            # An interrupt that was meant for the program, and came while this task ran.
-            self._begin()
+        if not asking.cancelled() and not isinstance(problem, Exception):
+            # It had just ended when they came; or an interrupt that was meant for the program came
+            # while it ran.
+            if self._wishes:
+                self._begin()
             return
         wishes, self._wishes = self._wishes, {}
         if not isinstance(problem, DlockError):
