@@ -61,7 +61,8 @@ class Node:
 
     @property
     def client(self) -> Any:
-        return SimpleNamespace(_connection=SimpleNamespace(settled=self.settled))
+        session = SimpleNamespace(id=self.now_ns() % 97)
+        return SimpleNamespace(_connection=SimpleNamespace(settled=self.settled, session=session))
 
     async def connect(self, timeout: float, **options: Any) -> Any:
         raise NotImplementedError
