@@ -64,7 +64,7 @@ def _storm(scene: Scene, primaries: OwnPrimaries, crowd: list[Client]) -> None:
     primaries.start()
     scene.ended(f"{primaries.newest} was started")
     if await_ready(primaries, scene.writer, PATIENCE_S) is None:
-        raise DrillError(f"{primaries.newest} was not ready within {PATIENCE_S:g} s")
+        scene.violated(f"{primaries.newest} was not ready within {PATIENCE_S:g} s")
     for one in crowd:
         one.tell("serve")
     for one in crowd:

@@ -103,8 +103,8 @@ def play(scene: Scene, chance: random.Random) -> None:
         for group in groups:
             left = group.await_served(scene.healed_ns, SERVED_S)
             if left:
-                raise DrillError(f"{left[0].name} was not served within {SERVED_S:g} s after the "
-                                 "network was mended")
+                scene.violated(f"{left[0].name} was not served within {SERVED_S:g} s after the "
+                               "network was mended")
         for group in groups:
             group.end()
 

@@ -119,6 +119,7 @@ class OwnPrimaries:
         self._folder, self._writer, self._network, self._flags = folder, writer, network, flags
         self._label = label
         self._count = 0
+        self.epoch = 0  # of the newest one that listens
         self._host = hosts[0]
         self._process: _Process | None = None
         self._former: _Process | None = None
@@ -191,9 +192,13 @@ class OwnPrimaries:
         found = _GREETING.match(line)
         if not found:
             status = process.popen.poll()
-            raise DrillError(f"dlock serve did not start (exit status {status}): {self.log()}")
+            text = f"dlock serve did not start (exit status {status}): {self.log()}"
+            if self._count > 1:  # the first one did, in the same place
+                self._writer.write(Problem(now_ns(), process.name, text))
+            raise DrillError(text)
+        self.epoch = int(found[1])
         process.listens = True
-        self._writer.write(PrimaryListening(now_ns(), process.name, int(found[1])))
+        self._writer.write(PrimaryListening(now_ns(), process.name, self.epoch))
 
     def log(self) -> str:
         """The end of what the primaries have logged."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from dlock.drill.clients import Client, Clients
 from dlock.drill.network import Proxy
 from dlock.drill.places import HOMES, PROXIES, addresses
-from dlock.drill.primary import JoinedPrimaries, OwnPrimaries
-from dlock.drill.records import FaultBegun, FaultEnded, Writer, now_ns
+from dlock.drill.primary import DrillError, JoinedPrimaries, OwnPrimaries
+from dlock.drill.records import FaultBegun, FaultEnded, Problem, Writer, now_ns
 from dlock.drill.worker import FLAVOURS
 
 ACTORS: Final = 4
@@ -55,10 +55,16 @@ class Scene:
         """The fault happens now."""
         self.writer.write(FaultBegun(now_ns(), self.round, self.fault, fails, detail))
 
-    def ended(self, detail: str) -> None:
-        """Nothing stands in the way any more."""
-        self.healed_ns = now_ns()
+    def ended(self, detail: str, healed_ns: int = 0) -> None:
+        """Nothing stands in the way any more, since `healed_ns` (0: now)."""
+        self.healed_ns = healed_ns or now_ns()
         self.writer.write(FaultEnded(self.healed_ns, self.round, self.fault, detail))
+
+    def violated(self, text: str) -> NoReturn:
+        """Something that must not be, after which the drill cannot go on."""
+        text = f"round {self.round}, {self.fault}: {text}"
+        self.writer.write(Problem(now_ns(), "drill", text))
+        raise DrillError(text)
 
     def begin_clients(self, count: int) -> None:
         """Client processes of every flavour in turn; every second one through a proxy, if there
