@@ -79,7 +79,7 @@ class Session:
             outcome: int | DlockError = self._count.fetch_add(1)
         except DlockError as problem:
             outcome = problem
-        actor.added(COUNT, asked_ns, outcome)
+        actor.added(self._orders.prefix + COUNT, asked_ns, outcome)
 
     def _turn(self, actor: Actor, turn: Turn) -> None:
         lock = lock_for(self._client, turn)
