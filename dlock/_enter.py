@@ -271,16 +271,21 @@ def _no_data_link(welcome: Welcome) -> Unfit:
     return Unfit(f"its data port {welcome.data_port} does not answer")
 
 
+def is_ready(session: Session) -> None:
+    """Its primary serves everything: what is held without being confirmed is asked for, and what
+    the primary was not ready for is asked again."""
+    session.ready = True
+    lib.dlk_client_verify(session.client)
+
+
 def awaiting_ready(session: Session) -> Steps[None]:
     """Until the primary of a session that was taken up serves everything, or the session's links
-    are lost. Then everything that is held without being confirmed is asked for, and what the
-    primary was not ready for is asked again. LinkError."""
+    are lost. LinkError."""
     backoff = Backoff()
     while session.attached and not session.ready:
         (reply,) = yield [AwaitReady(round(READY_S * 1000))]
         if reply.status is DlockStatus.SUCCESS:
-            session.ready = True
-            lib.dlk_client_verify(session.client)
+            is_ready(session)
         elif reply.status is not _NOT_READY:
             yield Pause(backoff.pause_s())
 

@@ -32,6 +32,7 @@ _log = logging.getLogger("dlock.client")
 Reference = weakref.ref["Client"]
 
 _numbers: Final = itertools.count(1)
+READY_REST_S: Final = 10.0  # then a client asks by itself whether its server is ready
 LEAVE_LEAST_S: Final = 0.1
 BEAT_LEAST_S: Final = 1.0  # a shorter wait for an answer would break a link that is only slow
 
@@ -131,9 +132,39 @@ def _enter_again(reference: Reference, changed: threading.Condition) -> None:
 
 
 def _await_ready(reference: Reference, changed: threading.Condition) -> None:
-    """Waits until the server serves everything, on a link of its own: others need the session's.
-    Returns when it does, or when the links are lost. ClientClosed."""
+    """Waits until the server serves everything. Of the clients of a process that wait for the same
+    primary one asks it, and tells the others. Returns when it does, or when the links are lost.
+    ClientClosed."""
     session = _wanted(reference)._session
+    with Seeker(f"ready: {session.endpoint} {session.home}") as seeker:
+        if not seeker.join() and _is_told(reference, changed, seeker):
+            _enter.is_ready(session)
+            return
+        _ask_ready(reference, changed, session)
+        if session.ready:
+            seeker.found()
+
+
+def _is_told(reference: Reference, changed: threading.Condition, seeker: Seeker) -> bool:
+    """Rests while another client asks. False: this one has to ask, or its links are lost."""
+
+    def wake() -> None:
+        with changed:
+            changed.notify_all()
+
+    seeker.wake = wake
+    rests_until_s = time.monotonic() + READY_REST_S
+    with changed:
+        while _wanted(reference)._whole() and not seeker.called:
+            left_s = rests_until_s - time.monotonic()
+            if left_s <= 0:
+                break
+            changed.wait(left_s)
+        return seeker.told and _wanted(reference)._whole()
+
+
+def _ask_ready(reference: Reference, changed: threading.Condition, session: Session) -> None:
+    """Asks on a link of its own: others need the session's."""
     assert session.endpoint is not None
     try:
         link = ControlLink.connect(session.endpoint.host, session.endpoint.port, _enter.TRY_S)

@@ -1,4 +1,5 @@
-"""Which of the clients of a process that have lost the same server looks for it.
+"""Which of the clients of a process that have lost the same server looks for it, or asks for all
+whether it is ready.
 
 A thousand clients that each knock ten times a second keep two cores busy, which the server that
 they wait for needs to start. So one looks, often; the others rest, and all of them come as soon as
@@ -25,11 +26,12 @@ class Seeker:
     has `found` somebody or gives up (the end of `with`). `wake` ends its rest; any thread calls it.
     """
 
-    __slots__ = ("_all", "called", "wake")
+    __slots__ = ("_all", "called", "told", "wake")
 
     def __init__(self, address: str) -> None:
         self._all = _searches.setdefault((os.getpid(), address), [])
         self.called = False  # since it looked last: it is not to rest
+        self.told = False  # and that since another one has found what it looks for
         self.wake: Callable[[], object] | None = None
 
     def __enter__(self) -> Seeker:
@@ -49,13 +51,14 @@ class Seeker:
 
     def looks(self) -> None:
         """It goes to look: who calls it from now on has news."""
-        self.called = False
+        self.called = self.told = False
 
     def found(self) -> None:
         """Somebody answers there: the others are to come too."""
         self._leave()
         for one in self._all[:]:
-            if not one.called:
+            if not one.told:
+                one.told = True
                 one._call()
 
     def _leave(self) -> None:

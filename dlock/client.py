@@ -304,8 +304,10 @@ class Client(Factory):
             if self._closed or session is not self._session:
                 return
             whole = self._whole()
-            if self._recovering is not None and not whole and self._awaits_ready is not None:
-                self._awaits_ready.close()  # there is something else to do first
+            if self._recovering is not None and not whole:
+                self._changed.notify_all()  # there is something else to do first
+                if self._awaits_ready is not None:
+                    self._awaits_ready.close()
             if self._recovering is None and not (whole and session.ready):
                 self._recovering = _reconnect.start(self)
 

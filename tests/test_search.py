@@ -8,8 +8,11 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from failover_tools import Primary
+from far_process import FarProcess
 from lock_tools import until
 
 import dlock
@@ -42,9 +45,12 @@ def test_one_leads_and_the_others_are_called_when_it_has_found_somebody() -> Non
     first.found()
     assert second.called
     assert third.called
+    assert second.told
+    assert third.told
     assert set(woken) == {1, 2}
     second.looks()
     assert not second.called
+    assert not second.told
     assert second.join()
     assert not third.join()
     assert not first.join()  # that was nothing: it stands behind the others now
@@ -57,6 +63,7 @@ def test_who_gives_up_leaves_its_place_to_the_next() -> None:
     with first:
         pass
     assert woken == [1]  # so that it does not rest any longer
+    assert not second.told  # which is no news
     assert second.join()
     with second, third, third:
         pass
@@ -170,3 +177,27 @@ def test_a_client_that_is_closed_while_it_looks_leaves_its_place() -> None:
     for left, one in zip((2, 1, 0), clients, strict=True):
         one.close()
         until(lambda: sum(map(len, _search._searches.values())) == left)  # noqa: B023
+
+
+def test_one_asks_for_all_whether_the_server_is_ready(tmp_path: Path) -> None:
+    primary = Primary(tmp_path, ttl_s=60)
+    away = FarProcess(primary.address)
+    clients = [dlock.connect(primary.address, timeout=30) for _ in range(CLIENTS)]
+    held = [one.rwlock(str(number)).read() for number, one in enumerate(clients)]
+    try:
+        for lock in held:
+            assert lock.acquire()
+        away.close()  # it will be waited for
+        primary.restart()
+        with primary.admin() as admin:
+            until(lambda: admin.recovery().back == CLIENTS)
+            until(lambda: max(map(len, _search._searches.values())) == CLIENTS)
+            until(lambda: sum(one._awaits_ready is not None for one in clients) == 1)
+            assert not any(one._session.ready for one in clients)
+            admin.evict()
+        until(lambda: all(one._session.ready for one in clients))
+        assert all(lock.held for lock in held)
+    finally:
+        for one in clients:
+            one.close()
+        primary.kill()
