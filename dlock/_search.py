@@ -26,10 +26,10 @@ class Seeker:
     has `found` somebody or gives up (the end of `with`). `wake` ends its rest; any thread calls it.
     """
 
-    __slots__ = ("_all", "called", "told", "wake")
+    __slots__ = ("_key", "called", "told", "wake")
 
     def __init__(self, address: str) -> None:
-        self._all = _searches.setdefault((os.getpid(), address), [])
+        self._key = (os.getpid(), address)
         self.called = False  # since it looked last: it is not to rest
         self.told = False  # and that since another one has found what it looks for
         self.wake: Callable[[], object] | None = None
@@ -45,9 +45,10 @@ class Seeker:
 
     def join(self) -> bool:
         """It has not found anybody. Is it the one that is to look again soon?"""
-        if self not in self._all:
-            self._all.append(self)
-        return self._all[0] is self
+        everybody = _searches.setdefault(self._key, [])
+        if self not in everybody:
+            everybody.append(self)
+        return everybody[0] is self
 
     def looks(self) -> None:
         """It goes to look: who calls it from now on has news."""
@@ -56,18 +57,21 @@ class Seeker:
     def found(self) -> None:
         """Somebody answers there: the others are to come too."""
         self._leave()
-        for one in self._all[:]:
+        for one in _searches.get(self._key, [])[:]:
             if not one.told:
                 one.told = True
                 one._call()
 
     def _leave(self) -> None:
-        led = self._all[:1] == [self]
+        everybody = _searches.get(self._key, [])
+        led = everybody[:1] == [self]
         with contextlib.suppress(ValueError):  # it had not joined, or has left already
-            self._all.remove(self)
+            everybody.remove(self)
         if led:
-            for heir in self._all[:1]:
+            for heir in everybody[:1]:
                 heir._call()
+        if not everybody:  # who joins in this moment asks by himself, sooner or later
+            _searches.pop(self._key, None)
 
     def _call(self) -> None:
         self.called = True

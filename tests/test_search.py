@@ -17,7 +17,7 @@ from lock_tools import until
 
 import dlock
 import dlock.aio
-from dlock import _search
+from dlock import _reconnect, _search
 from dlock._search import Seeker
 from dlock.control.link import ControlLink, LinkError
 from dlock.server import Server, ServerConfig
@@ -28,6 +28,11 @@ CLIENTS = 12
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_search, "_searches", {})
+
+
+def seeking() -> list[int]:
+    """How many look for the same, for each thing that is looked for. Threads come and go."""
+    return [len(everybody) for everybody in list(_search._searches.values())]
 
 
 def three() -> tuple[list[Seeker], list[int]]:
@@ -68,6 +73,7 @@ def test_who_gives_up_leaves_its_place_to_the_next() -> None:
     with second, third, third:
         pass
     assert woken == [1]
+    assert not _search._searches  # nothing is left of a search that is over
     assert Seeker("here").join()
 
 
@@ -135,11 +141,11 @@ def test_all_clients_of_a_process_come_back() -> None:
     clients = [dlock.connect(server.address, timeout=20) for _ in range(CLIENTS)]
     port = server.port
     server.stop()
-    until(lambda: sum(map(len, _search._searches.values())) == CLIENTS)
+    until(lambda: sum(seeking()) == CLIENTS)
     server = started(port)
     try:
         until(lambda: all(one._whole() for one in clients))
-        until(lambda: not any(_search._searches.values()))
+        until(lambda: not any(seeking()))
         for number, one in enumerate(clients):
             assert one.lock(str(number)).acquire(timeout=20)
     finally:
@@ -154,13 +160,13 @@ def test_tasks_come_back_too() -> None:
         clients = [await dlock.aio.connect(server.address, timeout=20) for _ in range(CLIENTS)]
         port = server.port
         server.stop()
-        while sum(map(len, _search._searches.values())) < CLIENTS:
+        while sum(seeking()) < CLIENTS:
             await asyncio.sleep(0.01)
         server = started(port)
         try:
             for number, one in enumerate(clients):
                 assert await one.lock(str(number)).acquire(timeout=20)
-            assert not any(_search._searches.values())
+            assert not any(seeking())
         finally:
             for one in clients:
                 await one.close()
@@ -173,13 +179,19 @@ def test_a_client_that_is_closed_while_it_looks_leaves_its_place() -> None:
     server = started()
     clients = [dlock.connect(server.address, timeout=20) for _ in range(3)]
     server.stop()
-    until(lambda: sum(map(len, _search._searches.values())) == 3)
+    until(lambda: sum(seeking()) == 3)
     for left, one in zip((2, 1, 0), clients, strict=True):
         one.close()
-        until(lambda: sum(map(len, _search._searches.values())) == left)  # noqa: B023
+        until(lambda: sum(seeking()) == left)  # noqa: B023
 
 
-def test_one_asks_for_all_whether_the_server_is_ready(tmp_path: Path) -> None:
+def test_one_asks_for_all_whether_the_server_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    ask = _reconnect._ask_ready
+    monkeypatch.setattr(_reconnect, "READY_REST_S", 1000)
+    monkeypatch.setattr(_reconnect, "_ask_ready", lambda *all: (asked.append(all), ask(*all)))
     primary = Primary(tmp_path, ttl_s=60)
     away = FarProcess(primary.address)
     clients = [dlock.connect(primary.address, timeout=30) for _ in range(CLIENTS)]
@@ -191,12 +203,13 @@ def test_one_asks_for_all_whether_the_server_is_ready(tmp_path: Path) -> None:
         primary.restart()
         with primary.admin() as admin:
             until(lambda: admin.recovery().back == CLIENTS)
-            until(lambda: max(map(len, _search._searches.values())) == CLIENTS)
+            until(lambda: CLIENTS in seeking())
             until(lambda: sum(one._awaits_ready is not None for one in clients) == 1)
             assert not any(one._session.ready for one in clients)
             admin.evict()
         until(lambda: all(one._session.ready for one in clients))
         assert all(lock.held for lock in held)
+        assert len(asked) < CLIENTS  # the others were told
     finally:
         for one in clients:
             one.close()
