@@ -117,7 +117,8 @@ def test_every_kind_is_documented_alike(abi: cffi.FFI) -> None:
 
 # ---- names and commands --------------------------------------------------------------------------
 
-PATH = re.compile(r"`((?:native|dlock|tests|docs|examples|benchmarks|scripts|\.ci)/[\w./*\[\]-]*)`")
+FOLDERS = "native dlock models sim tests docs examples benchmarks scripts .ci"
+PATH = re.compile(rf"`((?:{FOLDERS.replace('.', '[.]').replace(' ', '|')})/[\w./*\[\]-]*)`")
 
 
 def named_files(text: str) -> set[str]:
