@@ -12,28 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drill_records import MS, a_drill, added, hold, reader, slot, token, write
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dlock.drill import violations as rules
 from dlock.drill.judge import CLEAN, KEPT, NOT_CARRIED_OUT, VIOLATED, Verdict, judge, repeat
 from dlock.drill.records import (
-    EPOCH_SHIFT,
     KILLED,
     LAPSED,
     LOST,
-    RELEASED,
     TOLD_CONFIRMED,
     TOLD_LOST,
     UNTOLD,
-    Added,
     ClientEnded,
     ClientKilled,
-    DrillBegun,
     DrillEnded,
     Failed,
     FaultBegun,
-    FaultEnded,
     Hold,
     PrimaryExited,
     PrimaryKilled,
@@ -49,62 +45,6 @@ from dlock.drill.records import (
     Writer,
     read,
 )
-
-MS = 1_000_000
-S = 1_000_000_000
-COMMAND = "dlock drill --seed 7 --faults kill-primary --rounds 20"
-
-
-def token(counter: int, epoch: int = 1) -> int:
-    return epoch << EPOCH_SHIFT | counter
-
-
-def hold(begin: float, end: float, count: int, **changed: Any) -> Hold:
-    """Held alone from `begin` to `end` (ms), with this token of epoch 1."""
-    fields: dict[str, Any] = {
-        "t_ns": int(end * MS) + 1000, "client": "c1", "session": 1, "actor": 0, "name": "a",
-        "kind": "atomic", "slots": 0, "exclusive": True, "token": token(count), "lease_ms": 0,
-        "renewed": True, "asked_ns": int(begin * MS) - 1000, "begin_ns": int(begin * MS),
-        "end_ns": int(end * MS), "suspended": 0, "ended": RELEASED, **changed}
-    return Hold(**fields)
-
-
-def slot(begin: float, end: float, count: int, **changed: Any) -> Hold:
-    return hold(begin, end, count, **{
-        "name": "s", "kind": "semaphore", "slots": 2, "exclusive": False, **changed})
-
-
-def reader(begin: float, end: float, count: int, **changed: Any) -> Hold:
-    return hold(begin, end, count, **{"kind": "rw", "exclusive": False, **changed})
-
-
-def write(at: float, count: int, sequence: int, highest: int, **changed: Any) -> Write:
-    fields: dict[str, Any] = {
-        "t_ns": int(at * MS), "client": "c1", "session": 1, "actor": 0, "name": "a",
-        "token": token(count), "accepted": True, "sequence": sequence,
-        "highest": token(highest) if highest else 0, "late": False, **changed}
-    return Write(**fields)
-
-
-def added(asked: float, at: float, before: int, **changed: Any) -> Added:
-    fields: dict[str, Any] = {
-        "t_ns": int(at * MS), "client": "c1", "session": 1, "actor": 0, "name": "n",
-        "outcome": "done", "before": before, "asked_ns": int(asked * MS), **changed}
-    return Added(**fields)
-
-
-def a_drill(*records: Record, interrupted: bool = False, why: str = "") -> list[Record]:
-    """One round from 100 ms to 900 ms, a primary killed at 200 ms, and these records."""
-    return [
-        DrillBegun(0, 7, COMMAND, "0.1.0", ["kill-primary"], 20, 0.0, 6, 1, 1.0, ""),
-        PrimaryStarted(1 * MS, "p1", 10, "127.0.0.1:1"), PrimaryListening(2 * MS, "p1", 1),
-        RoundBegun(100 * MS, 1, "kill-primary"),
-        FaultBegun(200 * MS, 1, "kill-primary", "primary", "kill -9 of p1"),
-        PrimaryKilled(201 * MS, "p1"), PrimaryStarted(250 * MS, "p2", 11, "127.0.0.1:1"),
-        FaultEnded(251 * MS, 1, "kill-primary", "p2 was started"),
-        PrimaryListening(400 * MS, "p2", 2), PrimaryReady(500 * MS, "p2", 6, 6, 0),
-        RoundEnded(900 * MS, 1, "kill-primary", True, 0.6),
-        *records, DrillEnded(1 * S, interrupted, why)]
 
 
 def kinds(*records: Record) -> list[str]:
@@ -185,6 +125,24 @@ def test_numbers_begin_anew_with_a_primary_and_after_a_cut() -> None:
 
 def test_a_number_whose_answer_came_from_either_primary_is_not_judged() -> None:
     assert kinds(added(10, 11, 5), added(12, 450, 5), added(13, 300, 1, outcome="unknown")) == []
+
+
+def test_what_a_fault_has_of_its_own_is_another_service() -> None:
+    """Its tokens and numbers have nothing to do with the first; a failure is about its own."""
+    verdict = judge(a_drill(
+        hold(10, 20, 1), hold(650, 660, 1, name="x", client="storm2-c1"),
+        hold(900, 910, 0, name="x", client="storm2-c1", token=token(2, 2)),
+        hold(860, 870, 0, name="b", token=token(9, 3)),
+        added(600, 601, 4), added(602, 603, 4, client="storm2-c1"),
+        RoundBegun(600 * MS, 2, "reconnect-storm"),
+        PrimaryStarted(610 * MS, "storm2-p1", 1, ""), PrimaryListening(620 * MS, "storm2-p1", 1),
+        FaultBegun(655 * MS, 2, "reconnect-storm", "primary", "kill -9 of storm2-p1"),
+        PrimaryKilled(656 * MS, "storm2-p1"), PrimaryReady(800 * MS, "storm2-p2", 1, 1, 0),
+        RoundEnded(950 * MS, 2, "reconnect-storm", True, 0.1)))
+    assert verdict.found == []
+    storm = verdict.failures[1]
+    assert (storm.held, storm.grant_s) == (1, pytest.approx(0.245))
+    assert storm.ready_s == pytest.approx(0.145)
 
 
 # ---- Each kind of violation is found -------------------------------------------------------------

@@ -2,14 +2,16 @@
 granted something again, and what became of that which was held. A function of the records.
 
 A failure is one FaultBegun. What follows it is looked at until the round is over; a hold counts for
-each failure during which it was under way.
+each failure during which it was under way. A fault with primaries and clients of its own is about
+these alone.
 """
 
 from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
@@ -19,15 +21,22 @@ from dlock.drill.records import (
     LAPSED,
     LOST,
     UNTOLD,
+    ClientKilled,
+    ClientStopped,
     FaultBegun,
     FaultEnded,
     Hold,
+    PrimaryKilled,
     PrimaryListening,
     PrimaryReady,
+    PrimaryStarted,
+    PrimaryStopped,
     Record,
+    RoundBegun,
     RoundEnded,
     epoch_of,
 )
+from dlock.drill.violations import service_of
 
 PRIMARY: Final = "primary"
 NS: Final = 1e9
@@ -64,80 +73,121 @@ class Failure:
     killed: int
 
 
-class _Round:
-    """When things were over, by round."""
+class _Drill:
+    """When things happened, by round and service."""
 
     def __init__(self, records: Iterable[Record]) -> None:
         self.begun: list[FaultBegun] = []
         self.faults_ended: dict[int, int] = {}
         self.rounds_ended: dict[int, RoundEnded] = {}
-        self.ready_ns: list[int] = []
-        self.listening_ns: list[int] = []
-        for one in records:
+        self.ready_ns: dict[str, list[int]] = defaultdict(list)
+        self.listening_ns: dict[str, list[int]] = defaultdict(list)
+        self.struck: list[tuple[int, str, bool]] = []  # who was killed or stopped; a primary?
+        self.rounds_begun: dict[int, int] = {}
+        self.started: list[tuple[int, str]] = []
+        for one in sorted(records, key=attrgetter("t_ns")):
             if isinstance(one, FaultBegun):
                 self.begun.append(one)
             elif isinstance(one, FaultEnded):
-                self.faults_ended[one.round] = max(one.t_ns, self.faults_ended.get(one.round, 0))
+                self.faults_ended[one.round] = one.t_ns
+            elif isinstance(one, RoundBegun):
+                self.rounds_begun[one.round] = one.t_ns
             elif isinstance(one, RoundEnded):
                 self.rounds_ended[one.round] = one
-            elif isinstance(one, PrimaryReady):
-                self.ready_ns.append(one.t_ns)
-            elif isinstance(one, PrimaryListening):
-                self.listening_ns.append(one.t_ns)
-        self.begun.sort(key=attrgetter("t_ns"))
-        self.ready_ns.sort()
-        self.listening_ns.sort()
+            else:
+                self._of_a_process(one)
+
+    def _of_a_process(self, one: Record) -> None:
+        if isinstance(one, PrimaryReady):
+            self.ready_ns[service_of(one.primary)].append(one.t_ns)
+        elif isinstance(one, PrimaryListening):
+            self.listening_ns[service_of(one.primary)].append(one.t_ns)
+        elif isinstance(one, PrimaryStarted):
+            self.started.append((one.t_ns, service_of(one.primary)))
+        elif isinstance(one, PrimaryKilled | PrimaryStopped):
+            self.struck.append((one.t_ns, service_of(one.primary), True))
+        elif isinstance(one, ClientKilled | ClientStopped):
+            self.struck.append((one.t_ns, service_of(one.client), False))
+
+    def end_of(self, failure: FaultBegun) -> int:
+        """Until when what follows is its consequence: the end of its round, else the next round."""
+        ended = self.rounds_ended.get(failure.round)
+        if ended is not None:
+            return ended.t_ns
+        return min((one.t_ns for one in self.begun
+                    if one.t_ns > failure.t_ns and one.round != failure.round), default=1 << 63)
+
+    def struck_by(self, failure: FaultBegun, end_ns: int) -> tuple[str, bool]:
+        """Which service it was about, and whether its primary went: a process that was killed or
+        stopped then says it; else a primary that was started for this round alone."""
+        at = bisect_left(self.struck, (failure.t_ns, "", False))
+        if at < len(self.struck) and self.struck[at][0] <= end_ns:
+            _, service, is_primary = self.struck[at]
+            return service, is_primary or failure.fails == PRIMARY
+        first = bisect_left(self.started, (self.rounds_begun.get(failure.round, 0), ""))
+        own = [service for t_ns, service in self.started[first:bisect_right(
+            self.started, (failure.t_ns, "~"))] if service]
+        return own[-1] if own else "", failure.fails == PRIMARY
 
 
-def failures(records: Iterable[Record], holds: Sequence[Hold]) -> list[Failure]:
-    """All of them, in the order of time. `records`: at least all but the holds."""
-    known = _Round(records)
-    by_begin = sorted(holds, key=attrgetter("begin_ns"))
-    by_asked = sorted(holds, key=attrgetter("asked_ns"))
-    begins = [one.begin_ns for one in by_begin]
-    asked = [one.asked_ns for one in by_asked]
-    found = []
-    under_way: list[tuple[int, int, Hold]] = []  # by when they were over
-    epoch, seen = 0, 0  # the highest epoch of all holds that began before
-    for one in known.begun:
-        at = bisect_right(begins, one.t_ns)
-        for number in range(seen, at):
-            hold = by_begin[number]
-            epoch = max(epoch, epoch_of(hold.token))
-            heapq.heappush(under_way, (hold.t_ns, number, hold))
-        seen = at
-        while under_way and under_way[0][0] <= one.t_ns:
-            heapq.heappop(under_way)
-        end_ns = _end_of(one, known)
-        if one.fails == PRIMARY:
-            later = by_begin[at:bisect_right(begins, end_ns)]
-            grants = [hold.begin_ns for hold in later if epoch_of(hold.token) > epoch]
-        else:
-            first = bisect_left(asked, one.t_ns)
-            grants = [hold.begin_ns for hold in by_asked[first:bisect_right(asked, end_ns)]]
-        found.append(_failure(one, known, end_ns, min(grants, default=None),
-                              [hold for _, _, hold in under_way]))
-    return found
+class _Holds:
+    """The holds of one service, in the orders in which they are looked for. Failures are asked for
+    in the order of time."""
+
+    def __init__(self, holds: Iterable[Hold]) -> None:
+        self._by_begin = sorted(holds, key=attrgetter("begin_ns"))
+        self._by_asked = sorted(self._by_begin, key=attrgetter("asked_ns"))
+        self._begins = [one.begin_ns for one in self._by_begin]
+        self._asked = [one.asked_ns for one in self._by_asked]
+        self._going: list[tuple[int, int, Hold]] = []  # by when they were over
+        self._epoch = self._seen = 0  # the highest epoch of all that began before
+
+    def under_way(self, t_ns: int) -> list[Hold]:
+        """Those that had begun and were not over."""
+        at = bisect_right(self._begins, t_ns)
+        for number in range(self._seen, at):
+            hold = self._by_begin[number]
+            self._epoch = max(self._epoch, epoch_of(hold.token))
+            heapq.heappush(self._going, (hold.t_ns, number, hold))
+        self._seen = at
+        while self._going and self._going[0][0] <= t_ns:
+            heapq.heappop(self._going)
+        return [hold for _, _, hold in self._going]
+
+    def granted(self, t_ns: int, end_ns: int, by_successor: bool) -> int | None:
+        """When somebody was granted something first, after `under_way` was asked for that time."""
+        if by_successor:
+            later = self._by_begin[self._seen:bisect_right(self._begins, end_ns)]
+            return next((one.begin_ns for one in later if epoch_of(one.token) > self._epoch), None)
+        first = bisect_left(self._asked, t_ns)
+        return min((one.begin_ns for one in
+                    self._by_asked[first:bisect_right(self._asked, end_ns)]), default=None)
 
 
-def _end_of(failure: FaultBegun, known: _Round) -> int:
-    """Until when what follows is its consequence: the end of its round, else the next round."""
-    ended = known.rounds_ended.get(failure.round)
-    if ended is not None:
-        return ended.t_ns
-    return min((one.t_ns for one in known.begun
-                if one.t_ns > failure.t_ns and one.round != failure.round), default=1 << 63)
+def failures(records: Iterable[Record], holds: Iterable[Hold]) -> list[Failure]:
+    """All of them, in the order of time. `records`: all but the holds."""
+    drill = _Drill(records)
+    by_service: dict[str, list[Hold]] = defaultdict(list)
+    for hold in holds:
+        by_service[service_of(hold.client)].append(hold)
+    sorted_holds = {service: _Holds(of_one) for service, of_one in by_service.items()}
+    nothing = _Holds(())
+    return [_failure(one, drill, sorted_holds, nothing) for one in drill.begun]
 
 
-def _failure(one: FaultBegun, known: _Round, end_ns: int, grant_ns: int | None,
-             under_way: Sequence[Hold]) -> Failure:
+def _failure(one: FaultBegun, drill: _Drill, holds: Mapping[str, _Holds],
+             nothing: _Holds) -> Failure:
     """Counts what became of the holds that were under way."""
-    fault_ended_ns = known.faults_ended.get(one.round)
+    end_ns = drill.end_of(one)
+    service, is_primary = drill.struck_by(one, end_ns)
+    of_service = holds.get(service, nothing)
+    fault_ended_ns = drill.faults_ended.get(one.round)
     over_ns = fault_ended_ns if fault_ended_ns is not None else end_ns
-    if one.fails == PRIMARY:  # its successor listens; until then nothing can have been confirmed
-        over_ns = _first(known.listening_ns, one.t_ns, end_ns) or over_ns
+    if is_primary:  # its successor listens; until then nothing can have been confirmed
+        over_ns = _first(drill.listening_ns[service], one.t_ns, end_ns) or over_ns
     counts = {LOST: 0, UNTOLD: 0, KILLED: 0}
     kept = released = 0
+    under_way = of_service.under_way(one.t_ns)
     for hold in under_way:
         if hold.ended in counts and hold.t_ns <= end_ns:
             counts[hold.ended] += 1
@@ -145,14 +195,15 @@ def _failure(one: FaultBegun, known: _Round, end_ns: int, grant_ns: int | None,
             kept += 1
         else:
             released += 1
-    ended = known.rounds_ended.get(one.round)
+    ended = drill.rounds_ended.get(one.round)
 
     def after_s(t_ns: int | None) -> float | None:
         return None if t_ns is None else (t_ns - one.t_ns) / NS
 
     return Failure(
-        one.round, one.fault, one.fails, one.detail, one.t_ns, after_s(grant_ns),
-        after_s(_first(known.ready_ns, one.t_ns, end_ns)) if one.fails == PRIMARY else None,
+        one.round, one.fault, one.fails, one.detail, one.t_ns,
+        after_s(of_service.granted(one.t_ns, end_ns, is_primary)),
+        after_s(_first(drill.ready_ns[service], one.t_ns, end_ns)) if is_primary else None,
         after_s(fault_ended_ns), after_s(ended.t_ns) if ended and ended.recovered else None,
         len(under_way), kept, released, counts[LOST], counts[UNTOLD], counts[KILLED])
 

@@ -18,7 +18,8 @@ The rules
 - **ends**: whoever waits is served when a fault is over, and no process dies of what a drill does.
 
 One hold may be written down twice, by actors that share a session: the same client, session and
-token are the same hold.
+token are the same hold. A fault may have primaries and clients of its own ("storm9-p1"): these are
+another service, whose tokens have nothing to do with those of the first.
 """
 
 from __future__ import annotations
@@ -76,6 +77,11 @@ def same(one: Hold, other: Hold) -> bool:
     """Are these one hold, written down twice?"""
     return (one.token == other.token and one.client == other.client
             and one.session == other.session)
+
+
+def service_of(name: str) -> str:
+    """The service that a client or primary belongs to, by its name; "": the one that is drilled."""
+    return name.rpartition("-")[0]
 
 
 def who(record: Hold | Told | Write | Added) -> str:
@@ -163,11 +169,11 @@ def _order(holds: Sequence[Hold]) -> Iterator[Violation]:
 
 
 def _twice(names: Iterable[Sequence[Hold]]) -> Iterator[Violation]:
-    """Tokens that two holds have, of whatever names."""
-    first: dict[int, Hold] = {}
+    """Tokens that two holds of one service have, of whatever names."""
+    first: dict[tuple[str, int], Hold] = {}
     for of_name in names:
         for hold in of_name:
-            one = first.setdefault(hold.token, hold)
+            one = first.setdefault((service_of(hold.client), hold.token), hold)
             if one is not hold and not (same(one, hold) and one.name == hold.name):
                 yield Violation(
                     TOKEN_ORDER,
@@ -248,11 +254,11 @@ def of_numbers(
     without = {
         span for begin_ns, end_ns in cut
         for span in range(bisect_right(edges_ns, begin_ns), bisect_left(edges_ns, end_ns) + 1)}
-    spans: dict[tuple[str, int], list[Added]] = defaultdict(list)
+    spans: dict[tuple[str, str, int], list[Added]] = defaultdict(list)
     for one in added:
         span = bisect_left(edges_ns, one.asked_ns)
         if one.outcome == _DONE and span == bisect_left(edges_ns, one.t_ns) and span not in without:
-            spans[one.name, span].append(one)
+            spans[service_of(one.client), one.name, span].append(one)
     for of_one in spans.values():
         yield from _of_a_number(of_one)
 
