@@ -46,6 +46,7 @@ class Person:
         self.diary = diary
         self.client = client
         self.rng = rng
+        self._lease_s = people.ways.lease_s
         self._objects: dict[str, BaseLock] = {}
         self._numbers = {
             ways.NUMBER: client.atomic(ways.NUMBER),
@@ -89,6 +90,11 @@ class Person:
             self.diary.seen["Deadlock"] += 1
         except errors.LockLost as loss:
             self.diary.seen[type(loss).__name__] += 1
+        except errors.LeaseTooLong:
+            if self._lease_s * 1000 <= self.client._connection.session.max_lease_ms:
+                raise
+            self.diary.seen["LeaseTooLong"] += 1
+            self._lease_s /= 2
 
     async def _pause(self, mean_s: float) -> None:
         await asyncio.sleep(min(self.rng.expovariate(1 / mean_s), 20 * mean_s))
@@ -108,7 +114,7 @@ class Person:
         lock = self._objects.get(name)
         if lock is None or self.rng.random() < 0.3:
             leased = self.rng.random() < (0.9 if name == ways.LEASED else self.ways.lease_share)
-            lease_s = max(0.02, self.ways.lease_s * self.rng.uniform(0.3, 1)) if leased else None
+            lease_s = max(0.02, self._lease_s * self.rng.uniform(0.3, 1)) if leased else None
             lock = ways.made(self.client, name, self.rng, lease_s, renew=self.rng.random() < 0.7,
                              reentrant=self.rng.random() < 0.2)
             self._objects[name] = lock

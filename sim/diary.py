@@ -33,11 +33,12 @@ class Hold:
 
     The laws keep: `until_ns`: the time, by its client's clock, up to which it is certainly
     believed, 0: not any more; `was_suspended`: it was not believed when it was looked at last;
-    `amiss_since`, `amiss_turns`: since when something about it should have been told."""
+    `amiss_since`, `amiss_turns`: since when something about it should have been told; `taken_ms`:
+    for how long it was believed yet when it went, which only an operator may do."""
 
     __slots__ = ("_call", "_client", "amiss_since", "amiss_turns", "diary", "handle",
-                 "key", "leased", "lock", "lost", "mode", "over", "serial", "suspended", "token",
-                 "until_ns", "was_suspended")
+                 "key", "leased", "lock", "lost", "mode", "over", "serial", "suspended",
+                 "taken_ms", "token", "until_ns", "was_suspended")
 
     def __init__(self, diary: Diary, lock: BaseLock, handle: Handle) -> None:
         self.diary = diary
@@ -50,7 +51,7 @@ class Hold:
         self.leased = bool(handle.acquire.lease_ms)
         self.until_ns = 0
         self.suspended = self.lost = self.over = self.was_suspended = False
-        self.amiss_since = self.amiss_turns = 0
+        self.amiss_since = self.amiss_turns = self.taken_ms = 0
         self._client = handle.client
         self._call = ffi.new("struct dlk_call *")
         self._call.verb = _core.DLK_VERB_LOOK

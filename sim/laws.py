@@ -48,7 +48,7 @@ class Laws:
         self._diaries: dict[str, Diary] = {}
         self._engines: dict[str, EngineView] = {}
         self._turns = self._epoch = 0
-        self._problem: BaseException | None = None
+        self._problem: LawBroken | None = None
 
     def diary(self, node: ClientNode) -> Diary:
         """What its users write down."""
@@ -77,7 +77,10 @@ class Laws:
 
     def broken_by(self, problem: BaseException) -> None:
         """People have met what must not be; the next step says so."""
-        self._problem = self._problem or problem
+        if self._problem is None:
+            self._problem = problem if isinstance(problem, LawBroken) else LawBroken(
+                f"a user met {problem!r}")
+            self._problem.__cause__ = None if problem is self._problem else problem
 
     # ---- After each step -------------------------------------------------------------------------
 

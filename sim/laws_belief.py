@@ -101,15 +101,17 @@ class Beliefs:
     def _gone(self, hold: Hold, own_ns: int) -> None:
         """The client knows that it is lost: its user must be told, and it must not have been so
         while it could be believed; unless an operator broke it."""
+        left_ms = (hold.until_ns - own_ns) // MS_NS
+        if left_ms > 0:
+            if hold.key[0] not in self.breaks:
+                raise LawBroken(f"{hold} is gone while it was believed for {left_ms} ms more")
+            hold.taken_ms = left_ms
+        hold.until_ns = 0
         if hold.told:
-            if hold.until_ns > own_ns and not (hold.handle.broken or _loose(hold)):
-                raise LawBroken(f"{hold} was lost while it was believed for "
-                                f"{(hold.until_ns - own_ns) // MS_NS} ms more")
-            hold.until_ns = 0
+            if hold.taken_ms and not (hold.handle.broken or _loose(hold)):
+                raise LawBroken(f"{hold} was lost while it was believed for {hold.taken_ms} ms "
+                                f"more, and no operator took it")
             return
-        if hold.until_ns > own_ns and hold.key[0] not in self.breaks:
-            raise LawBroken(f"{hold} is gone while it was believed for "
-                            f"{(hold.until_ns - own_ns) // MS_NS} ms more")
         if hold.watched and hold.diary.node.client is not None:
             whole = hold.diary.node.client._connection.settled
             if whole:

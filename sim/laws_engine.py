@@ -51,7 +51,8 @@ class EngineView:
         self.epoch: int = node.primary.epoch
         self.was_ready = False
         self._granted = granted
-        self._newest_token = 0
+        self._newest_token = 0  # before the turn that is looked at, and after it
+        self._newest_now = 0
         self._locks: dict[Key, _Seen] = {}
         self._room = ffi.new("struct dlk_entry_view[]", ROOM)
         self._bytes = memoryview(ffi.buffer(self._room))
@@ -117,6 +118,7 @@ class EngineView:
         for key in gone:
             if self._locks.pop(key).holders:
                 changed.append(key)
+        self._newest_token = self._newest_now
         return changed
 
     def _compare(self, key: Key, seen: _Seen, entries: list[EntryView]) -> None:
@@ -137,7 +139,7 @@ class EngineView:
                          if seen.waiters.get(who) == stamp), default=_FOREVER)
             for one in new:
                 self._taken(key, seen, one, still)
-            self._newest_token = max(self._newest_token, *(one.token for one in new))
+            self._newest_now = max(self._newest_now, *(one.token for one in new))
         seen.holders, seen.waiters = holders, waiters
 
     def _taken(self, key: Key, seen: _Seen, one: EntryView, still: int) -> None:

@@ -78,7 +78,7 @@ class Told(Hold):
         self.diary = diary
         self.key, self.mode, self.token, self.serial = key, mode, number, number
         self.leased = False
-        self.until_ns = self.amiss_since = self.amiss_turns = 0
+        self.until_ns = self.amiss_since = self.amiss_turns = self.taken_ms = 0
         self.suspended = self.lost = self.over = self.was_suspended = False
         self.answer = (number, left_ms)
         watch = SimpleNamespace(lost=SimpleNamespace(is_set=lambda: self.lost))
@@ -161,5 +161,6 @@ class Server:
     def shows(self, *entries: EntryView, key: tuple[bytes, int, int] = LOCK) -> None:
         """After a turn."""
         self.view._compare(key, self.view._locks.setdefault(key, _Seen()), list(entries))
+        self.view._newest_token = self.view._newest_now
 
 
