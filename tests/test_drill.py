@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -70,6 +71,8 @@ def test_names_of_faults_are_those_of_the_issue() -> None:
     (("--seed", "x"), "'x' is no seed"),
     (("--keep", "/proc"), "the folder /proc is not empty"),
     (("--keep", "/dev/null/x"), "cannot be used"),
+    (("--json", "/nowhere/x"), "--json /nowhere/x: there is no such folder"),
+    (("--picture", "x.doc"), "a picture ends with .png, "),
 ])
 def test_what_cannot_be_done_is_refused_with_a_reason(words: tuple[str, ...], text: str) -> None:
     done = dlock("drill", *words)
@@ -216,6 +219,20 @@ def test_nothing_is_left_when_the_drill_is_ended(
         process.kill()
         process.wait()
     assert not until_none(keep)
+
+
+def test_the_report_as_json(tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    words = ("--faults", "cut", "--rounds", "1", "--clients", "3", "--seed", "4")
+    done, found = drilled(tmp_path, *words, "--json", str(file))
+    assert done.code == 0, done
+    assert "verdict: no violation" in done.out
+    report = json.loads(file.read_text())
+    assert report["status"] == 0
+    assert report["drill"]["seed"] == 4
+    assert report["records"] == len(found)
+    again = dlock("drill", *words, "--json", "-")
+    assert again.json["status"] == 0
 
 
 def test_without_keep_no_folder_is_left(tmp_path: Path) -> None:

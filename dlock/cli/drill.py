@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
+import os
 import random
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,10 +28,13 @@ from dlock.cli.common import (
 from dlock.cli.common import (
     EXIT_SIGNAL as SIGNALLED,
 )
+from dlock.cli.text import as_json
 
 CLIENTS_MAX: Final = 64
 SESSIONS_MAX: Final = 16
 STORM_MAX: Final = 20_000
+KEPT: Final = "kept"  # a file that says so
+STANDARD_OUTPUT: Final = "-"
 EXIT_CODES: Final = {
     EXIT_CLEAN: "no violation",
     EXIT_FAILED: "a violation; the report names it, and the records are kept",
@@ -135,6 +141,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         plan = _plan(arguments)
         choose(plan)
+        if not _check_files(arguments):
+            return EXIT_MISSING
         with _folder(arguments.keep) as folder:
             return _drill(plan, folder, arguments)
     except CannotError as problem:
@@ -177,7 +185,7 @@ def _folder(keep: Path | None) -> Iterator[Path]:
         return
     folder = Path(tempfile.mkdtemp(prefix="dlock-drill-"))
     yield folder
-    if not (folder / "kept").exists():
+    if not (folder / KEPT).exists():
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -194,8 +202,8 @@ def _drill(plan: Any, folder: Path, arguments: argparse.Namespace) -> int:
             say("drill", f"ended by {signal.Signals(ended_by).name}; all that it had started has "
                          "ended")
     code = _report(folder, arguments)
-    if code != EXIT_CLEAN:
-        (folder / "kept").touch()
+    if arguments.keep is not None or code == EXIT_FAILED or (code and not ended_by):
+        (folder / KEPT).touch()
         say("drill", f"records and logs are in {folder}")
     return SIGNALLED + ended_by if ended_by and code != EXIT_FAILED else code
 
@@ -221,37 +229,53 @@ def _signals() -> Iterator[None]:
 
 def _report(folder: Path, arguments: argparse.Namespace) -> int:
     """Says it; the exit code."""
-    from dlock.drill import records
+    from dlock.drill import records, report
+    from dlock.drill.judge import judge
 
     found = records.read(folder)
-    ended = [one for one in found if isinstance(one, records.DrillEnded)]
-    wrong = [one for one in found if isinstance(one, records.Problem)
-             or getattr(one, "expected", True) is False or getattr(one, "recovered", True) is False
-             or getattr(one, "ended", "") == records.UNTOLD]
-    wrong += _overlaps([one for one in found if isinstance(one, records.Hold)])
-    for one in wrong:
-        print(f"VIOLATION  {one}")
-    rounds = sum(isinstance(one, records.RoundEnded) for one in found)
-    holds = sum(isinstance(one, records.Hold) for one in found)
-    print(f"{rounds} rounds, {holds} holds, {len(wrong)} violations")
-    if wrong:
-        return EXIT_FAILED
-    if not ended or ended[-1].interrupted:
-        say("drill", ended[-1].why if ended else "it did not come to its end")
-        return EXIT_USAGE
-    return EXIT_CLEAN
+    verdict = judge(found)
+    if arguments.json != STANDARD_OUTPUT:
+        print(report.text(verdict, found), flush=True)
+    if arguments.json:
+        line = as_json(report.as_json(verdict, found)) + "\n"
+        if arguments.json == STANDARD_OUTPUT:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+        else:
+            Path(arguments.json).write_text(line, encoding="utf-8")
+    if arguments.picture:
+        _draw(found, verdict, Path(arguments.picture))
+    return verdict.status
 
 
-def _overlaps(holds: list[Any]) -> list[Any]:
-    """Exclusive holds that somebody else's hold of the same name overlaps, or whose tokens fall."""
-    last: dict[tuple[str, bool], Any] = {}
-    found = []
-    for one in sorted(holds, key=lambda hold: hold.begin_ns):
-        for exclusive in (True, False) if one.exclusive else (True,):
-            before = last.get((one.name, exclusive))
-            if before is not None and (before.end_ns >= one.begin_ns or before.token > one.token):
-                found.append(one)
-        before = last.get((one.name, one.exclusive))
-        if before is None or one.end_ns > before.end_ns:
-            last[one.name, one.exclusive] = one
-    return found
+def _draw(found: Any, verdict: Any, path: Path) -> None:
+    """A picture that cannot be drawn changes no verdict."""
+    from dlock.drill.picture import PictureError, draw
+
+    try:
+        draw(found, verdict, path)
+    except PictureError as problem:
+        say("drill", f"no picture: {problem}")
+
+
+def _check_files(arguments: argparse.Namespace) -> bool:
+    """Before a drill that may take long: can what it comes to be written? False: matplotlib is
+    missing, which was said. CannotError."""
+    from dlock.drill.run import CannotError
+
+    for flag, name in (("--json", arguments.json), ("--picture", arguments.picture)):
+        if name in (None, STANDARD_OUTPUT):
+            continue
+        if not os.access(Path(name).absolute().parent, os.W_OK):
+            raise CannotError(f"{flag} {name}: there is no such folder, or it cannot be written to")
+    if not arguments.picture:
+        return True
+    from dlock.drill.picture import MISSING, SUFFIXES
+
+    if Path(arguments.picture).suffix.lower() not in SUFFIXES:
+        raise CannotError(f"--picture {arguments.picture}: a picture ends with "
+                          f"{', '.join(SUFFIXES)}")
+    if importlib.util.find_spec("matplotlib") is None:
+        say("drill", MISSING)
+        return False
+    return True

@@ -43,6 +43,7 @@ from dlock.errors import DlockError
 SESSION_TTL_S: Final = 1.0
 SERVED_S: Final = 60.0
 END_S: Final = 60.0
+JOIN_S: Final = 5.0
 QUIET_S: Final = (0.05, 0.4)  # before a fault: the load runs, everything is well
 CLIENTS: Final = 6
 SESSIONS: Final = 1
@@ -151,7 +152,7 @@ def repeat(plan: Plan) -> str:
 def _session_ttl_of(address: str) -> float:
     """Of a primary that runs: what a new session has left."""
     try:
-        with dlock.connect(address, name="dlock-drill") as client:
+        with dlock.connect(address, timeout=JOIN_S, name="dlock-drill") as client:
             return max(round(client.session_left / 0.999, 1), 1.0)
     except (DlockError, ValueError) as problem:
         raise CannotError(f"no primary can be joined at {address}: {problem}") from None
