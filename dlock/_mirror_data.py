@@ -6,12 +6,12 @@ that was interrupted is undone. It knows neither statuses of arguments nor the c
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from dlock import _core
 from dlock._core import ffi, lib
+from dlock._owned import own_client
 from dlock.types import AtomicState, FairState, RwState, State
 
 PENDING: Final = _core.DLK_STATUS_PENDING
@@ -193,13 +193,7 @@ def new_client(wait_mode: int, reply_timeout_ms: int) -> Any:
     )
     if pointer == ffi.NULL:
         raise MemoryError("no memory for a dlock client")
-    owner_pid = os.getpid()
-
-    def free(client: Any) -> None:
-        if os.getpid() == owner_pid:
-            lib.dlk_client_free(client)
-
-    return ffi.gc(pointer, free)
+    return own_client(pointer)
 
 
 def attach(client: Any, host: str, timeout_ms: int, welcome: Any) -> int:

@@ -20,6 +20,7 @@ from dlock import _core
 from dlock._core import ffi, lib
 from dlock._frozen import Frozen
 from dlock._handle import RELEASE_BATCH, Key, NameTable
+from dlock._owned import own_client
 from dlock._search import Seeker
 from dlock.address import Endpoint
 from dlock.control.messages import (
@@ -306,10 +307,4 @@ def _new_client(mode: int, number: int) -> Any:
     pointer = lib.dlk_client_new(ffi.new("struct dlk_client_config *", config))
     if pointer == ffi.NULL:
         raise MemoryError("no memory for a dlock client")
-    owner_pid = os.getpid()
-
-    def free(client: Any) -> None:
-        if os.getpid() == owner_pid:
-            lib.dlk_client_free(client)
-
-    return ffi.gc(pointer, free)
+    return own_client(pointer)
