@@ -7,6 +7,7 @@
 PYTHON ?= python3
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 PYTEST_ARGS ?=
+SEEDS ?= 100
 
 # The steps follow one another, so that their output can be read; each step uses all cores.
 .NOTPARALLEL:
@@ -24,7 +25,7 @@ STEADY_ADDRESSES = $(shell setarch -R true 2>/dev/null && echo setarch -R)
 NATIVE := $(wildcard native/*.c native/*.h) native/generate_cffi.py CMakeLists.txt
 
 .DEFAULT_GOAL := build
-.PHONY: build help demo failover docs test test-c test-sanitizers test-py test-wheel lint bench soak wheel clean
+.PHONY: build help demo failover docs test test-c test-sanitizers test-py test-wheel lint sim bench soak wheel clean
 
 build: $(VENV)/.built ## compile the C core and put it beside the Python part (the default)
 
@@ -55,6 +56,9 @@ test-wheel: $(VENV)/.built ## a wheel, in an empty environment, without the sour
 lint: $(VENV)/.built ## ruff and mypy --strict
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+
+sim: $(VENV)/.built ## whole clusters from their seeds, under virtual time (SEEDS=100)
+	$(PY) -m sim --seeds 0:$(SEEDS) -j $(JOBS)
 
 bench: $(VENV)/.bench ## the benchmarks, with peers where they are installed
 	$(PY) -m benchmarks

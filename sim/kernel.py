@@ -60,6 +60,8 @@ class Host(Protocol):
     paused: bool
     alive: bool
 
+    def now_ns(self) -> int: ...
+
 
 class Actor:
     """Who has turns. `due_ns`: when the next one is, in true time; `host`: None for the network and

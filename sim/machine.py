@@ -15,7 +15,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Final
 
-from dlock import _core, _handle, _session
+from dlock import _core, _handle, _keeper, _notices, _session
 from dlock.aio import _actors
 
 EPOCH_S: Final = 1_700_000_000  # where the wall clocks of a world begin
@@ -49,6 +49,8 @@ class Machine:
     def install(self) -> None:
         """From now on, until `remove`."""
         random.seed(self._seed)
+        _keeper.by_hand()
+        _notices.by_hand()
         for module, name in ((_session, "_numbers"), (_handle, "_serials"), (_actors, "_numbers")):
             self._replace(module, name, itertools.count(1))
         self._replace(time, "monotonic", lambda: self.own_ns / 1e9)
@@ -79,6 +81,12 @@ class Machine:
             setattr(module, name, value)
         self._kept.clear()
         _core.set_clock(0)
+        # Clients of processes that were killed have let go of nothing.
+        _keeper._keeper.users.clear()
+        _notices._notices.listeners.clear()
+        _notices._notices.pulses.clear()
+        _keeper.by_hand(False)
+        _notices.by_hand(False)
 
 
 def _nothing(_what: str) -> None:

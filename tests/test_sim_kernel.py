@@ -49,6 +49,9 @@ class LoopNode(Actor):
         small.kernel.watch_actor(self)
         small.nodes.append(self)
 
+    def now_ns(self) -> int:
+        return self.clock.read_ns(self.small.kernel.now_ns)
+
     def turn(self) -> int:
         own_ns = self.loop.run_once()
         return NEVER_NS if own_ns == NEVER_NS else self.clock.true_ns(own_ns)
