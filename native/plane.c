@@ -272,14 +272,12 @@ static void wait_for_work(struct dlk_plane *plane)
     sleep_until(plane, deadline_ns);
 }
 
-/* A caller that waits itself has slept, for all that the plane knows. */
+/* A caller that waits himself has slept, for all that the plane knows; or spun, with POLL. The pass
+ * counts from before that, as it does when the plane waits. */
 static inline void begin_pass(struct dlk_plane *plane, bool may_wait)
 {
     plane->waited = false;
-    plane->slept = !may_wait;
-    if (plane->slept) {
-        dlk_plane_clock(plane);
-    }
+    plane->slept = !may_wait && plane->adaptive.wait_mode != DLK_WAIT_POLL;
     if (plane->pass_left > 0) {
         return; /* the last one has not come to its end */
     }
@@ -427,11 +425,13 @@ int dlk_plane_run(struct dlk_plane *plane)
     return plane->failed;
 }
 
-/* Between two of these lies a sleep of the caller's, meant to last as long as it was told. What a
- * link brought along when it was accepted is only told by the look after. */
+/* The caller hears when it wants to be called again once it has seen that nothing is left: after a
+ * look that found no new links, which may have brought something along, and whose pass is over.
+ * Between two of these turns lies a sleep of the caller's, meant to last as long as it was told. */
 uint64_t dlk_plane_turn(struct dlk_plane *plane)
 {
     uint64_t accepted = plane->counters[DLK_COUNT_CONNECTIONS];
+    bool looks = plane->held == DLK_PLANE_HELD_NOWHERE && plane->pass_left == 0;
 
     if (plane->clock_ns == 0) {
         plane->clock_ns = dlk_now_ns(); /* the first one */
@@ -445,8 +445,9 @@ uint64_t dlk_plane_turn(struct dlk_plane *plane)
     if (plane->held != DLK_PLANE_HELD_NOWHERE) {
         return dlk_now_ns() + (uint64_t)DLK_PLANE_HOLD_MS * DLK_NS_PER_MS;
     }
-    if (plane->pass_left > 0 || plane->queue_count > 0 || !plane->pass_whole || called(plane)
-        || plane->failed != 0 || plane->counters[DLK_COUNT_CONNECTIONS] != accepted) {
+    if (!looks || !plane->pass_whole || plane->pass_left > 0 || plane->queue_count > 0
+        || plane->counters[DLK_COUNT_CONNECTIONS] != accepted || called(plane)
+        || plane->failed != 0) {
         return 0;
     }
     uint64_t deadline_ns = next_deadline(plane);

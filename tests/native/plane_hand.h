@@ -48,17 +48,24 @@ static inline int hand_listen(struct hand *hand)
     return fd;
 }
 
-static inline void hand_start(struct hand *hand, uint32_t confirm_ms)
+static inline void hand_start_with(struct hand *hand, const struct dlk_plane_config *config)
 {
-    struct dlk_plane_config config = world_config();
+    struct dlk_plane_config own = *config;
     int error = -1;
 
     memset(hand, 0, sizeof(*hand));
     hand_set(hand, HAND_BEGIN_NS);
-    config.listen_fd = hand_listen(hand);
-    config.confirm_ms = confirm_ms;
-    hand->plane = dlk_plane_new(&config, &error);
+    own.listen_fd = hand_listen(hand);
+    hand->plane = dlk_plane_new(&own, &error);
     assert(hand->plane != NULL && error == 0);
+}
+
+static inline void hand_start(struct hand *hand, uint32_t confirm_ms)
+{
+    struct dlk_plane_config config = world_config();
+
+    config.confirm_ms = confirm_ms;
+    hand_start_with(hand, &config);
 }
 
 /* As long as it wants to be called at once; it must not want that for ever. */

@@ -162,6 +162,33 @@ static void what_was_received_waits_for_authority(void)
     hand_end(&hand);
 }
 
+/* Who spun has no reason to look at the clock before he reads: after a pause in between, what he
+ * has read waits. */
+static void a_spinning_plane_reads_first(void)
+{
+    struct dlk_plane_config config = world_config();
+    struct hand hand;
+    struct peer peer;
+
+    config.confirm_ms = CONFIRM_MS;
+    config.wait_mode = DLK_WAIT_POLL;
+    hand_start_with(&hand, &config);
+    hand_join(&peer, &hand, SLOT);
+    hand_ask(&peer, DLK_OP_PING, 0);
+    hand_pass_ms(&hand, CONFIRM_MS + 1);
+    hand_turns(&hand);
+    assert(hand.plane->held == DLK_PLANE_HELD_RECEIVED && hand.plane->n_batch == 1);
+    hand_ask(&peer, DLK_OP_PING, 0);
+    hand_turns(&hand);
+    assert(hand.plane->n_batch == 1 && hand_silent(&peer));
+    hand_confirm(&hand);
+    hand_turns(&hand);
+    assert(peer_next(&peer).request_id == 1);
+    assert(peer_next(&peer).request_id == 2); /* not forgotten because no turn had looked */
+    peer_close(&peer);
+    hand_end(&hand);
+}
+
 static void it_ends_in_silence_without_authority(void)
 {
     struct hand hand;
@@ -238,6 +265,7 @@ int main(void)
     who_stays_away_has_stalled();
     nothing_is_read_without_authority();
     what_was_received_waits_for_authority();
+    a_spinning_plane_reads_first();
     it_ends_in_silence_without_authority();
     waiters_are_told_of_the_end();
     a_deaf_peer_holds_the_end_up_for_a_while();
