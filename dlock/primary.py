@@ -163,6 +163,7 @@ class Primary:
         self._random_bytes = random_bytes
         self._counted: Counter[str] = Counter()  # in epochs of this start that are over
         self._last_stats: dict[str, int] | None = None  # once there is no plane
+        self._served = False  # in an epoch that is over
         self._data_listen_fd: int | None = None
         with contextlib.ExitStack() as undo:
             if listener is not None:
@@ -175,7 +176,7 @@ class Primary:
             if self._listener.family in (socket.AF_INET, socket.AF_INET6):
                 self.host, self.port = self._listener.getsockname()[:2]
             if data_listen_fd is not None:
-                self._data_listen_fd = os.dup(data_listen_fd)
+                self._data_listen_fd = self._copy(data_listen_fd)
                 undo.callback(os.close, self._data_listen_fd)
             self._open_state(undo)
             self._new_epoch()
@@ -185,6 +186,13 @@ class Primary:
 
     def _new_incarnation(self) -> int:
         return int.from_bytes(self._random_bytes(8), "little")
+
+    def _copy(self, data_listen_fd: int) -> int:
+        try:
+            return os.dup(data_listen_fd)
+        except OSError as problem:
+            raise AddressError(f"descriptor {data_listen_fd}, to listen on for data, cannot be "
+                               f"used: {problem.strerror}") from None
 
     def _open_state(self, undo: contextlib.ExitStack) -> None:
         config = self.config
@@ -250,18 +258,18 @@ class Primary:
     def _new_plane(self) -> _core.Plane:
         config = self.config
         readiness = _core.DLK_READY_ALL if self.recovery is None else _core.DLK_READY_RECOVERING
-        own, mine = self._data_listen_fd, -1
+        own = self._data_listen_fd
+        listen_fd = -1 if own is None else self._copy(own)  # the plane's, whatever happens
         try:
-            mine = -1 if own is None else os.dup(own)
             return _core.Plane(_core.PlaneConfig(
                 limits=config.engine_limits,
                 epoch=self.epoch,
                 wait_mode=WAIT_MODES[config.wait_mode],
                 ready=readiness,
-                host=self.host,
+                host=self.host if own is None else "",
                 port=config.data_port,
                 confirm_ms=config.session_ttl_ms // SERVES_PER_TTL if self.state else 0,
-                listen_fd=mine,
+                listen_fd=listen_fd,
             ))
         except OSError as problem:
             raise AddressError(
@@ -290,16 +298,17 @@ class Primary:
     def begin_anew(self) -> None:
         """Above the epoch that a client has seen, after the last turns of both parts. A recovery of
         its own: our clients and those of the newer primary alike come back within session_ttl and a
-        margin, or believe in nothing any more. One that was not ready yet has granted nothing, and
-        waits for whom it waited for before. ServerError or MemoryError: it cannot be; `close`."""
+        margin, or believe in nothing any more. One that has granted nothing in any epoch yet waits
+        for whom it waited for before. ServerError or MemoryError: it cannot be; `close`."""
         assert self.loop.epoch_above is not None, "no client has seen a higher epoch"
         last_stats = self._end_epoch()
         self._counted.update({name: count for name, count in last_stats.items()
                               if name.isupper()})
         self.epoch = self.loop.epoch_above + 1
         self.incarnation = self._new_incarnation()
-        served = self.recovery is None or self.loop.recovered
-        blindly = served or self.config.settle_blindly
+        self._served |= (self.recovery is None or self.loop.recovered
+                         or last_stats["GRANTS"] > 0)  # some are given before all are back
+        blindly = self._served or self.config.settle_blindly
         self.recovery = self._plan(with_margin_ms(self.config.session_ttl_ms) if blindly else 0)
         self._new_epoch()
 
