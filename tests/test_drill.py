@@ -8,15 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cli_tools import Done, dlock, finish, start
 
+from dlock.client import connect as dlock_connect
 from dlock.drill import records
 from dlock.drill.fault import Fault
 from dlock.drill.faults import BY_NAME, MENU
 from dlock.drill.ground import Ground
+from dlock.drill.places import free_ports
 from dlock.drill.records import Record
 
 PATIENCE_S = 60.0
@@ -132,7 +135,7 @@ def test_a_seed_draws_the_same_faults(tmp_path: Path) -> None:
     told = []
     for number in range(2):
         folder = tmp_path / str(number)
-        done, found = drilled(folder, "--faults", "cut,stop-client", "--rounds", "3", "--seed",
+        done, found = drilled(folder, "--faults", "cut,lost-replies", "--rounds", "3", "--seed",
                               "11", "--clients", "2")
         assert done.code == 0, done
         told.append([(one.fault, one.detail.split(" after ")[0])
@@ -143,9 +146,9 @@ def test_a_seed_draws_the_same_faults(tmp_path: Path) -> None:
 # ---- Joined --------------------------------------------------------------------------------------
 
 
-def test_a_primary_that_is_joined(tmp_path: Path) -> None:
-    from dlock.drill.places import free_ports
-
+@pytest.fixture
+def joined(tmp_path: Path) -> Iterator[tuple[str, ...]]:
+    """A primary that is not the drill's: the flags that join it."""
     port, data_port = free_ports(("127.0.0.1", "127.0.0.2"))
     script = tmp_path / "primary.sh"
     script.write_text(f"""
@@ -156,18 +159,44 @@ def test_a_primary_that_is_joined(tmp_path: Path) -> None:
     """)
     pid = f"$(cat {tmp_path}/pid)"
     subprocess.run(["sh", str(script)], check=True)
-    try:
-        done, found = drilled(
-            tmp_path, "--address", f"127.0.0.1:{port}", "--data-port", str(data_port),
-            "--kill-command", f"kill -9 {pid}", "--start-command", f"sh {script}",
-            "--stop-command", f"kill -STOP {pid}", "--continue-command", f"kill -CONT {pid}",
-            "--faults", "kill-primary,stop-primary,cut,stop-client", "--rounds", "4")
-        assert done.code == 0, done
-        assert len(some(found, records.PrimaryKilled)) == 1
-        assert len(some(found, records.RoundEnded)) == 4
-        assert [one.pid for one in some(found, records.PrimaryStarted)] == [0]
-    finally:
-        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    yield (
+        "--address", f"127.0.0.1:{port}", "--data-port", str(data_port),
+        "--kill-command", f"kill -9 {pid}", "--start-command", f"sh {script}",
+        "--stop-command", f"kill -STOP {pid}", "--continue-command", f"kill -CONT {pid}")
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+def test_a_primary_that_is_joined(joined: tuple[str, ...], tmp_path: Path) -> None:
+    done, found = drilled(
+        tmp_path, *joined, "--faults", "kill-primary,stop-primary,cut,stop-client",
+        "--rounds", "4")
+    assert done.code == 0, done
+    assert len(some(found, records.PrimaryKilled)) == 1
+    assert len(some(found, records.RoundEnded)) == 4
+    assert [one.pid for one in some(found, records.PrimaryStarted)] == [0]
+
+
+@pytest.mark.parametrize("fault", ["kill-primary", "stop-primary"])
+def test_a_joined_primary_is_brought_back_when_the_drill_is_ended(
+    fault: str, joined: tuple[str, ...], tmp_path: Path
+) -> None:
+    keep = tmp_path / "drill"
+    process = start("drill", "--keep", str(keep), *joined, "--faults", fault, "--clients", "1")
+    await_fault(process, keep)
+    process.send_signal(signal.SIGINT)
+    done = finish(process)
+    assert done.code in (0, 130), done  # 0: it had come to its end before
+    with dlock_connect(joined[1], timeout=PATIENCE_S) as client, client.lock("free"):
+        pass
+
+
+def await_fault(process: subprocess.Popen[str], keep: Path) -> None:
+    """Until something is broken."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not some(records.read(keep) if keep.exists() else [], records.FaultBegun):
+        assert time.monotonic() < deadline, "no fault in time"
+        assert process.poll() is None
+        time.sleep(0.005)
 
 
 # ---- Its end -------------------------------------------------------------------------------------
@@ -202,11 +231,7 @@ def test_nothing_is_left_when_the_drill_is_ended(
     keep = tmp_path / "drill"
     process = start("drill", "--faults", fault, "--seconds", "600", "--keep", str(keep))
     try:
-        deadline = time.monotonic() + PATIENCE_S
-        while not some(records.read(keep) if keep.exists() else [], records.FaultBegun):
-            assert time.monotonic() < deadline, "no fault in time"
-            assert process.poll() is None
-            time.sleep(0.02)
+        await_fault(process, keep)
         assert len(processes_of(keep)) > 2
         process.send_signal(number)
         if number is signal.SIGKILL:

@@ -22,6 +22,7 @@ from dlock.cli.common import (
     EXIT_USAGE,
     add_parser,
     count,
+    guarded,
     positive_seconds,
     say,
 )
@@ -132,6 +133,10 @@ class Signalled(BaseException):
 
 def run(arguments: argparse.Namespace) -> int:
     """Drills; returns the exit code."""
+    return guarded("drill", lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
     from dlock.drill.faults import MENU
     from dlock.drill.run import CannotError, choose
 

@@ -334,6 +334,7 @@ class JoinedPrimaries:
         self._address, self._writer = address, writer
         self._commands = {"kill": kill, "start": start, "stop": stop, "continue": go_on}
         self._count = 1
+        self._owed: Callable[[], None] | None = None  # what brings it back
 
     @property
     def newest(self) -> str:
@@ -348,6 +349,7 @@ class JoinedPrimaries:
     def kill(self) -> None:
         """By --kill-command."""
         self._writer.write(PrimaryKilled(now_ns(), self.newest))
+        self._owed = self.start
         self._run("kill")
 
     def start(self) -> None:
@@ -355,6 +357,7 @@ class JoinedPrimaries:
         self._count += 1
         self._writer.write(PrimaryStarted(now_ns(), self.newest, 0, self._address))
         self._run("start")
+        self._owed = None
         deadline = time.monotonic() + START_S
         while recovery_of(self) is None:
             if time.monotonic() > deadline:
@@ -364,6 +367,7 @@ class JoinedPrimaries:
 
     def stop(self) -> None:
         """By --stop-command."""
+        self._owed = self.go_on
         self._run("stop")
         self._writer.write(PrimaryStopped(now_ns(), self.newest))
 
@@ -371,9 +375,13 @@ class JoinedPrimaries:
         """By --continue-command."""
         self._writer.write(PrimaryContinued(now_ns(), self.newest))
         self._run("continue")
+        self._owed = None
 
     def close(self) -> None:
-        """It goes on: it is not ours."""
+        """It is not ours, and goes on as it was found, also where a drill was interrupted."""
+        owed, self._owed = self._owed, None
+        if owed is not None:
+            owed()
 
     def _run(self, which: str) -> None:
         """A command may leave something in the background that goes on."""
