@@ -28,6 +28,7 @@ from benchmarks import (  # noqa: E402
     native,
     part_failover,
     part_handover,
+    part_judge,
     part_latency,
     part_recovery,
     primary,
@@ -315,6 +316,13 @@ def test_a_failover_under_clients_that_work() -> None:
     found = by_name(figures)
     assert found["8 clients, one name: exec to listening"].value > 0
     assert found["8 clients, one name: kill to the first grant"].value > 0
+
+
+def test_the_judge_of_a_drill_is_measured() -> None:
+    figures = report.Figures("judge")
+    part_judge.measure(QUICK, figures)
+    assert all(one.value > 0 for one in figures)
+    assert len(list(figures)) == 2
 
 
 # ---- The figures ---------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from dlock.drill.records import (
     PrimaryListening,
     PrimaryReady,
     PrimaryStarted,
+    PrimaryStopped,
     Problem,
     Record,
     RoundBegun,
@@ -121,6 +122,13 @@ def test_numbers_begin_anew_with_a_primary_and_after_a_cut() -> None:
     cut = FaultBegun(600 * MS, 1, "cut", "network", "")
     assert kinds(cut, added(550, 551, 9), added(950, 951, 9)) == []
     assert kinds(cut, added(610, 611, 9), added(620, 621, 9)) == []
+
+
+def test_numbers_are_not_judged_while_a_primary_stood_still() -> None:
+    """It may have ended every session when it went on, and the number with the last of them."""
+    stopped = PrimaryStopped(600 * MS, "p2")
+    assert kinds(stopped, added(700, 701, 9), added(720, 721, 0)) == []
+    assert kinds(stopped, added(920, 921, 9), added(930, 931, 0)) == [rules.NUMBERS]
 
 
 def test_a_number_whose_answer_came_from_either_primary_is_not_judged() -> None:

@@ -156,16 +156,17 @@ def _count(verdict: Verdict, holds: list[Hold], told: list[Told], writes: list[W
 
 
 def _cut(others: Iterable[Record]) -> Iterator[tuple[int, int]]:
-    """From when until when the network failed, which may end every session."""
-    begun: dict[int, int] = {}
+    """From when until when the network failed, or a primary stood still: long enough, it may be,
+    for every session to end. `others` in the order of time."""
+    begun_ns: int | None = None
     for one in others:
-        if isinstance(one, FaultBegun) and one.fails == "network":
-            begun.setdefault(one.round, one.t_ns)
-        elif isinstance(one, RoundEnded) and one.round in begun:
-            yield begun.pop(one.round), one.t_ns
-        elif isinstance(one, DrillEnded):
-            for begun_ns in begun.values():
-                yield begun_ns, one.t_ns
+        failed = isinstance(one, PrimaryStopped) or (
+            isinstance(one, FaultBegun) and one.fails == "network")
+        if failed and begun_ns is None:
+            begun_ns = one.t_ns
+        elif isinstance(one, RoundEnded | DrillEnded) and begun_ns is not None:
+            yield begun_ns, one.t_ns
+            begun_ns = None
 
 
 class _Places:

@@ -24,7 +24,6 @@ another service, whose tokens have nothing to do with those of the first.
 
 from __future__ import annotations
 
-import heapq
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -59,6 +58,7 @@ SEEN: Final = "seen by a process"
 KINDS: Final = (EXCLUSION, TOKEN_ORDER, STORAGE, NOT_TOLD, BELIEVED_ON, NUMBERS, NO_END, DIED, SEEN)
 
 _BEGIN: Final = attrgetter("begin_ns")
+_END: Final = attrgetter("end_ns")
 _DONE: Final = "done"
 
 
@@ -146,12 +146,14 @@ def _too_many(active: Sequence[Hold], newest: Hold) -> Iterator[Violation]:
 
 def _order(holds: Sequence[Hold]) -> Iterator[Violation]:
     """Of one name, in the order of their begins: had a hold that was over a higher token?"""
-    going: list[tuple[int, int, Hold]] = []  # by end
+    by_end = sorted(holds, key=_END)
+    at = 0
     newest: Hold | None = None  # with the highest token of all that are over
     newest_exclusive: Hold | None = None
-    for number, hold in enumerate(holds):
-        while going and going[0][0] < hold.begin_ns:
-            over = heapq.heappop(going)[2]
+    for hold in holds:
+        while at < len(by_end) and by_end[at].end_ns < hold.begin_ns:
+            over = by_end[at]
+            at += 1
             if newest is None or over.token > newest.token:
                 newest = over
             if over.exclusive and (
@@ -165,15 +167,19 @@ def _order(holds: Sequence[Hold]) -> Iterator[Violation]:
                 f"{(hold.begin_ns - before.end_ns) / 1e6:.3f} ms later by {who(hold)} with the "
                 f"lower token {hold.token}",
                 hold.begin_ns, (before, hold))
-        heapq.heappush(going, (hold.end_ns, number, hold))
 
 
 def _twice(names: Iterable[Sequence[Hold]]) -> Iterator[Violation]:
     """Tokens that two holds of one service have, of whatever names."""
-    first: dict[tuple[str, int], Hold] = {}
+    first: dict[str, dict[int, Hold]] = {}  # by client, one for all clients of a service
+    services: dict[str, dict[int, Hold]] = {}
     for of_name in names:
         for hold in of_name:
-            one = first.setdefault((service_of(hold.client), hold.token), hold)
+            seen = first.get(hold.client)
+            if seen is None:
+                seen = services.setdefault(service_of(hold.client), {})
+                first[hold.client] = seen
+            one = seen.setdefault(hold.token, hold)
             if one is not hold and not (same(one, hold) and one.name == hold.name):
                 yield Violation(
                     TOKEN_ORDER,
@@ -189,6 +195,7 @@ def of_ends(holds: Iterable[Hold], told: Iterable[Told]) -> Iterator[Violation]:
     """Holds that ended in silence, and holds that somebody believed in after their end was told."""
     lost = {(one.client, one.session, one.name, one.token): one
             for one in told if one.said in (TOLD_LOST, TOLD_BROKEN)}
+    tokens = {one.token for one in lost.values()}
     for hold in holds:
         if hold.ended == UNTOLD:
             yield Violation(
@@ -196,6 +203,8 @@ def of_ends(holds: Iterable[Hold], told: Iterable[Told]) -> Iterator[Violation]:
                 f"{hold.name!r} was held by {who(hold)} with token {hold.token}, is not held any "
                 "more, and nobody told it so",
                 hold.t_ns, (hold,))
+        if hold.token not in tokens:
+            continue
         said = lost.get((hold.client, hold.session, hold.name, hold.token))
         if said is not None and said.t_ns < hold.end_ns:
             yield Violation(
