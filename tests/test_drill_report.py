@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from drill_records import COMMAND, MS, a_drill, added, hold, token, write
 
 from dlock.drill import report
+from dlock.drill.__main__ import main as judge_again
 from dlock.drill.judge import judge
 from dlock.drill.records import (
     LOST,
@@ -26,6 +28,7 @@ from dlock.drill.records import (
     RoundEnded,
     Skipped,
     Told,
+    Writer,
 )
 from dlock.drill.timeline import EACH, short, timeline
 
@@ -211,3 +214,31 @@ def test_json_has_what_the_text_has() -> None:
     assert told_json["holds"]["all"] == 2
     assert isinstance(found[0].t_ns, int)
     assert sum(isinstance(one, Hold) for one in found) == 2
+
+
+# ---- Judging what was kept -----------------------------------------------------------------------
+
+
+def kept(folder: Path, *records: Record) -> Path:
+    writer = Writer(folder / "drill.jsonl")
+    for one in sorted_drill(*records):
+        writer.write(one)
+    writer.close()
+    return folder
+
+
+def test_kept_records_are_judged_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = kept(tmp_path, hold(210, 220, 1), hold(215, 217, 2, client="c2"))
+    assert judge_again([str(folder), "--json", str(tmp_path / "report.json")]) == 1
+    assert "VIOLATION of exclusion" in capsys.readouterr().out
+    assert json.loads((tmp_path / "report.json").read_text())["status"] == 1
+    (tmp_path / "clean").mkdir()
+    assert judge_again([str(kept(tmp_path / "clean", hold(210, 220, 1)))]) == 0
+
+
+def test_what_is_no_record_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "drill.jsonl").write_text('{"what": "weather"}\n')
+    assert judge_again([str(tmp_path)]) == 2
+    assert "no record of a drill" in capsys.readouterr().err
+    assert judge_again([str(tmp_path / "nowhere")]) == 2
+    assert "there are no records of a drill" in capsys.readouterr().out
