@@ -76,7 +76,8 @@ def explained(operations: list[Operation]) -> bool:
             and (one.end_ns is None or at.tick <= one.end_ns)
             for changed in (_number(at, one) if h.CELL in kinds else _lock(at, index, operations))
         ]
-        if not any(one.end_ns == at.tick and index not in at.done
+        if not any(one.end_ns == at.tick and index not in at.done and not (
+                one.action == h.ACQUIRE and one.outcome == h.UNKNOWN)
                    for index, one in enumerate(operations)):
             followers.append(at._replace(tick=at.tick + 1))
         for follower in followers:
@@ -135,9 +136,8 @@ def _may_refuse(at: Looked, index: int, operations: list[Operation]) -> bool:
     one = operations[index]
     for other, ghost in enumerate(operations):
         if other != index and ghost.action == h.ACQUIRE and ghost.begin_ns <= one.end_ns:
-            if ghost.outcome == h.UNKNOWN:
-                return True
-            if ghost.again and ghost.end_ns >= one.begin_ns:
+            unheard_of = ghost.outcome == h.UNKNOWN or ghost.again
+            if unheard_of and (ghost.end_ns is None or ghost.end_ns >= one.begin_ns):
                 return True
     if not _room(at, one):
         return True
@@ -196,7 +196,8 @@ def small_lock(chance: random.Random, kind: str) -> list[Operation]:
             found.append(refused(who, begin, end, waits=waits, again=again, **same))
             continue
         if roll < 0.32:
-            found.append(acquire(who, begin, None, **same))
+            gone = chance.choice([None, end])
+            found.append(acquire(who, begin, gone, outcome=h.UNKNOWN, **same))
             continue
         queued = chance.randint(begin, end) if waits and chance.random() < 0.4 else None
         waiting = chance.randint(begin, queued) if queued is not None else None

@@ -82,7 +82,7 @@ BAD: dict[str, tuple[str, list[Operation]]] = {
     "suspended, then confirmed, though somebody had it": ("was over", [
         acquire("A", 0, 1, 1), held("A", 2, 2), ended("A", 2, 4), acquire("B", 5, 6, 2),
         held("A", 7, 8)]),
-    "a lower token": ("which is lower, was granted later", [
+    "a lower token": ("its token is not above 8", [
         acquire("A", 0, 1, 8), release("A", 2, 3), acquire("B", 4, 5, 7)]),
     "one token twice": ("its token is not above 8", [
         acquire("A", 0, 1, 8), release("A", 2, 3), acquire("B", 4, 5, 8)]),

@@ -11,7 +11,7 @@ from linear_tools import explained, small_cell, small_lock
 from dlock.linear import check
 from dlock.linear import history as h
 
-HISTORIES = 3000  # of each kind
+HISTORIES = 2000  # of each kind
 
 
 @pytest.mark.parametrize("kind", [h.MUTEX, h.REENTRANT, h.RW, h.FAIR, h.SEMAPHORE, h.CELL])

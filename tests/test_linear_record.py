@@ -188,6 +188,29 @@ def test_a_hold_that_is_lost(service: Service, tmp_path: Path) -> None:
     assert counted(recorded(tmp_path / "h"))[h.END, h.UNKNOWN] == 1
 
 
+def test_another_threads_hold_and_one_that_is_dropped(service: Service, tmp_path: Path) -> None:
+    recorder = linear.Recorder(tmp_path / "h", "me")
+    lock = recorder.watch(service.client().lock("a", reentrant=True))
+    lock.acquire()
+
+    def elsewhere(lock: Any) -> None:
+        with pytest.raises(NotHeld):
+            lock.release()
+
+    thread = threading.Thread(target=elsewhere, args=(lock,))
+    thread.start()
+    thread.join()
+    del thread
+    assert lock.held
+    with pytest.warns(ResourceWarning):
+        del lock
+    until(lambda: not service.holders("a"))
+    with recorder.watch(service.client().lock("a", reentrant=True)):
+        pass
+    recorder.close()
+    assert counted(recorded(tmp_path / "h"))[h.END, h.UNKNOWN] == 1
+
+
 # ---- What a file says whose process is gone ------------------------------------------------------
 
 LOCK = '"name": "a", "kind": "mutex", "size": 1, "shared": false, "who": "c/1", "client": 9'
@@ -222,7 +245,7 @@ def test_killed_while_it_holds() -> None:
 
 def test_killed_while_it_releases() -> None:
     *_, end = linear.assemble(lines(*ACQUIRED, HELD, RELEASING))
-    assert (end.action, end.begin_ns, end.end_ns) == (h.RELEASE, 40, None)
+    assert (end.action, end.begin_ns, end.end_ns) == (h.END, 30, None)
 
 
 @pytest.mark.parametrize(("more", "end_ns"), [('"sure": true', 50), ('"sure": false', None)])
@@ -230,6 +253,12 @@ def test_a_release_that_nobody_confirmed(more: str, end_ns: int | None) -> None:
     *_, end = linear.assemble(
         lines(*ACQUIRED, RELEASING, f'{{"e": 2, "t": 50, "out": "done", {more}}}'))
     assert (end.action, end.begin_ns, end.end_ns) == (h.RELEASE, 40, end_ns)
+
+
+def test_dropped_while_it_is_held() -> None:
+    *_, end = linear.assemble(
+        lines(*ACQUIRED, HELD, '{"do": "dropped", "t": 50, "hold": "c.1"}'))
+    assert (end.action, end.begin_ns, end.end_ns) == (h.END, 30, None)
 
 
 def test_told_that_it_is_lost() -> None:

@@ -12,24 +12,28 @@ the shortest that nothing explains.
   is left of the past is a state, so long histories cost what their busiest moment costs.
 - A step that only looks is taken at the first moment that allows it: that hinders nothing.
 - Steps that are alike and may never take effect are taken in the order of their begin.
-- A step that may never take effect is forgotten when all worlds have taken it.
+- A step that may never take effect is forgotten when all worlds have taken it; and of two worlds
+  that differ in such steps only, the one that has taken less of them is kept: it can do more.
 
-There is no recursion. The search is exact; when it would keep more than `worlds_max` worlds, it
-gives up and says so.
+There is no recursion. The search is exact; when it would keep more than `worlds_max` worlds, or
+look at LOOKED_MAX times as many, it gives up and says so.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from dlock.linear.history import Operation, by_name, describe
 from dlock.linear.models import Model, State, model_of
 
-WORLDS_MAX: Final = 100_000
+WORLDS_MAX: Final = 20_000
+LOOKED_MAX: Final = 100  # times as many: in the search through one name
 SHOWN_MAX: Final = 12  # operations before the failing one, in words
 REASONS_MAX: Final = 3
+
+_BEGINS, _READY, _ENDS = range(3)
 
 World = tuple[State, frozenset[int]]
 
@@ -101,16 +105,25 @@ def check(operations: Iterable[Operation], worlds_max: int = WORLDS_MAX) -> Verd
 
 
 class _Pending:
-    """Which steps are under way and have not taken effect in the world that is looked at."""
+    """Which steps are under way and have not taken effect in the world that is looked at. Iterated:
+    those of them that have an end."""
 
-    __slots__ = ("done", "running")
+    __slots__ = ("awaited", "done", "running")
 
     def __init__(self) -> None:
         self.running: dict[int, None] = {}
+        self.awaited: dict[int, None] = {}
         self.done: frozenset[int] = frozenset()
 
     def __contains__(self, step: object) -> bool:
         return step in self.running and step not in self.done
+
+    def __iter__(self) -> Iterator[int]:
+        return (step for step in self.awaited if step not in self.done)
+
+
+class _TooMuch(Exception):  # noqa: N818 - an outcome, not an error
+    """There are more worlds than may be kept or looked at."""
 
 
 class Search:
@@ -123,51 +136,67 @@ class Search:
         self._kind = kind
         self._model: Model = model_of(kind, operations)
         self._worlds_max = worlds_max
+        self._looked_max = LOOKED_MAX * worlds_max
         self._pending = _Pending()
         self._running = self._pending.running
+        self._awaited = self._pending.awaited
         self._looks: dict[int, None] = {}  # of those that run
         self._acts: dict[int, None] = {}
-        self._alike: dict[object, list[int]] = {}
+        self._alike: dict[object, dict[int, None]] = {}
         self._worlds: set[World] = {(self._model.initial, frozenset())}
         self._ended = 0
+        self._looked = 0
         self._last: deque[Operation] = deque(maxlen=SHOWN_MAX)
 
     def run(self) -> Fault | None:
         """None: it is explained."""
         steps = self._model.steps
         # Of one moment begins come first: what touches may be in either order.
-        events = [(step.begin_ns, 0, index) for index, step in enumerate(steps)]
-        events += [(step.end_ns, 1, index) for index, step in enumerate(steps)
+        events = [(step.begin_ns, _BEGINS, index) for index, step in enumerate(steps)]
+        events += [(step.ready_ns, _READY, index) for index, step in enumerate(steps)]
+        events += [(step.end_ns, _ENDS, index) for index, step in enumerate(steps)
                    if step.end_ns is not None]
         events.sort()
-        for _, ends, index in events:
-            if not ends:
-                self._begin(index)
+        for _, what, index in events:
+            if what == _BEGINS:
+                self._running[index] = None
+                if steps[index].end_ns is not None:
+                    self._awaited[index] = None
+                self._look_anew()  # it may be why one is refused
+                continue
+            if what == _READY:
+                self._ready(index)
                 continue
             before = self._worlds
-            if not self._end(index):
-                return self._fault(index, before, undecided=bool(self._worlds))
+            try:
+                explained = self._end(index)
+            except _TooMuch:
+                return self._fault(index, set())
+            if not explained:
+                return self._fault(index, before)
             self._ended += 1
             self._last.append(steps[index].operation)
         return None
 
     # ---- In the order of time --------------------------------------------------------------------
 
-    def _begin(self, index: int) -> None:
+    def _ready(self, index: int) -> None:
+        """From now on it may be taken."""
         step = self._model.steps[index]
-        self._running[index] = None
         if step.looks:
             self._looks[index] = None
-        if step.acts:
-            self._acts[index] = None
         if step.alike is not None:
-            self._alike.setdefault(step.alike, []).append(index)
-        # One that stands in somebody's way from now on may allow a look, too.
+            self._alike.setdefault(step.alike, {})[index] = None
+        elif step.acts:
+            self._acts[index] = None
+        self._look_anew()
+
+    def _look_anew(self) -> None:
         if self._looks:
             self._worlds = {self._look(state, done) for state, done in self._worlds}
 
     def _end(self, index: int) -> bool:
-        """False: no world is left, or there are too many."""
+        """False: no world is left."""
         kept, late = set(), []
         for world in self._worlds:
             if index in world[1]:
@@ -176,12 +205,9 @@ class Search:
                 late.append(world)
         endless = self._carry_on(late, index, kept) if late else False
         if not kept:
-            self._worlds = set()
             return False
         self._worlds = kept
-        if len(kept) > self._worlds_max:
-            return False
-        del self._running[index]
+        del self._running[index], self._awaited[index]
         self._looks.pop(index, None)
         self._acts.pop(index, None)
         if endless:
@@ -193,30 +219,27 @@ class Search:
         the target. Whether one of them may never have taken effect."""
         steps, advance, pending = self._model.steps, self._model.advance, self._pending
         seen, stack, endless = set(late), list(late), False
-        while stack and len(seen) <= self._worlds_max:
+        while stack and len(seen) <= self._worlds_max and self._looked <= self._looked_max:
+            self._looked += 1
             state, done = stack.pop()
             pending.done = done
             after = advance(state, target, pending)
             if after is not None:
                 world = self._look(after, done | {target})
                 kept.add((world[0], world[1] - {target}))
-            for index in self._acts:
-                if index == target or index in done:
-                    continue
-                step = steps[index]
-                if step.alike is not None and self._is_later(index, step.alike, done):
-                    continue
+            for index in self._next(target, done):
                 pending.done = done
                 after = advance(state, index, pending)
-                if after is None or (step.end_ns is None and after == state):
+                without_end = steps[index].end_ns is None
+                if after is None or (without_end and after == state):
                     continue
-                endless = endless or step.end_ns is None
+                endless = endless or without_end
                 world = self._look(after, done | {index})
                 if world not in seen:
                     seen.add(world)
                     stack.append(world)
         if stack:
-            kept.update(seen)  # more than there may be: it is given up
+            raise _TooMuch
         return endless
 
     def _look(self, state: State, done: frozenset[int]) -> World:
@@ -230,35 +253,49 @@ class Search:
                 done = done.union(seen)
         return state, done
 
-    def _is_later(self, index: int, alike: object, done: frozenset[int]) -> bool:
-        """Is there one that is alike, has begun before, and was not taken?"""
-        return any(other not in done for other in self._alike[alike]
-                   [: self._alike[alike].index(index)])
+    def _next(self, target: int, done: frozenset[int]) -> list[int]:
+        """What may be taken before the target. Of those that are alike only the first."""
+        found = [index for index in self._acts if index != target and index not in done]
+        for alike in self._alike.values():
+            for index in alike:
+                if index not in done:
+                    found.append(index)
+                    break
+        return found
 
     def _forget(self) -> None:
-        """Steps without end that were taken in every world."""
+        """Steps without end: those that were taken in every world, and worlds that have taken more
+        of them than another one."""
         steps = self._model.steps
-        common = frozenset.intersection(*(done for _, done in self._worlds))
-        over = {index for index in common if steps[index].end_ns is None}
-        if not over:
-            return
-        self._worlds = {(state, done - over) for state, done in self._worlds}
-        for index in over:
+        alike: dict[World, list[frozenset[int]]] = {}
+        for state, done in self._worlds:
+            endless = frozenset(index for index in done if steps[index].end_ns is None)
+            alike.setdefault((state, done - endless), []).append(endless)
+        common = frozenset.intersection(*(taken for some in alike.values() for taken in some))
+        self._worlds = {
+            (state, done | (taken - common))
+            for (state, done), some in alike.items() for taken in some
+            if not any(less < taken for less in some)}
+        for index in common:
             del self._running[index]
             self._acts.pop(index, None)
             self._looks.pop(index, None)
-            if steps[index].alike is not None:
-                self._alike[steps[index].alike].remove(index)
+            alike_to = steps[index].alike
+            if alike_to is not None:
+                del self._alike[alike_to][index]
+                if not self._alike[alike_to]:
+                    del self._alike[alike_to]
 
     # ---- In words --------------------------------------------------------------------------------
 
-    def _fault(self, index: int, worlds: set[World], undecided: bool) -> Fault:
+    def _fault(self, index: int, worlds: set[World]) -> Fault:
+        """No worlds: it was too much."""
         model, reasons = self._model, dict[str, None]()
         for state, done in worlds:
             self._pending.done = done
-            if index not in done and len(reasons) < REASONS_MAX and not undecided:
+            if index not in done and len(reasons) < REASONS_MAX:
                 reasons[model.why(state, index, self._pending)] = None
         running = [model.steps[other].operation for other in self._running if other != index]
         shown = sorted({*self._last, *running}, key=lambda one: one.begin_ns)[-2 * SHOWN_MAX:]
         return Fault(self._name, self._kind, model.steps[index].operation, self._ended,
-                     tuple(sorted(reasons)), tuple(shown), undecided)
+                     tuple(sorted(reasons)), tuple(shown), undecided=not worlds)

@@ -6,7 +6,8 @@ what an operation means, `dlock/linear/lines.py` how it is written down.
 
 An operation takes effect at one moment between its begin and its end. One whose end is None, since
 its process was killed, its answer was lost or its wait was struck, takes effect at some moment
-after its begin, or never. That is not a failure: it is what is known.
+after its begin, or never. That is not a failure: it is what is known. (An acquire with an unknown
+outcome may have an end all the same: by then nothing is left of it.)
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ ACQUIRE: Final = "acquire"
 RELEASE: Final = "release"
 HELD: Final = "held"  # its client, by its own clock, called it HELD; or an extension succeeded
 END: Final = "end"  # the hold ended without a release: by its lease, its session, an operator
-IN_LINE: Final = "in line"  # made by the models: it was seen waiting, so it was not granted yet
 
 # Actions on numbers.
 ADD: Final = "add"
@@ -112,7 +112,6 @@ _ACTIONS: Final = {
     (ACQUIRE, UNKNOWN): "asks, outcome unknown", (RELEASE, DONE): "releases",
     (RELEASE, UNKNOWN): "begins to release", (HELD, DONE): "calls it held",
     (END, UNKNOWN): "lost it from here on", (END, DONE): "has lost it",
-    (IN_LINE, DONE): "stands in line", (IN_LINE, REFUSED): "stands in line",
     (GONE, DONE): "is told that the number is gone",
 }
 

@@ -10,6 +10,7 @@ what it was at only the begin. What asks nobody has one line. Times are ns of CL
     {"do": "held", "t": ..., "u": ..., ...}       between t and u its client called a hold HELD, and
                                                   good for left_ms if the server is not heard of
     {"do": "line", "t": ..., "u": ..., ...}       between t and u the server said who stands in line
+    {"do": "dropped", "t": ..., "hold": ...}      the object was dropped, and gives the hold back
     {"left": true, "t": ...}                      the process left the server, or ended by itself
 
 Nothing is judged here. What follows from lines that are missing is said at `_File`.
@@ -40,6 +41,7 @@ from dlock.linear.history import (
 VERSION: Final = 1
 LOST: Final = "lost"  # an outcome of a release, and of entering again: the hold was over
 SIGHT: Final = "line"
+DROPPED: Final = "dropped"
 
 
 class HistoryError(Exception):
@@ -53,9 +55,10 @@ def read(paths: Iterable[str | os.PathLike[str]], *, promised: bool = True) -> l
     files = []
     for path in map(Path, paths):
         file = _File(str(path), promised)
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(True), 1):
-            if line.endswith("\n"):  # else it was cut short
-                file.take(number, line)
+        with path.open(encoding="utf-8") as written:
+            for number, line in enumerate(written, 1):
+                if line.endswith("\n"):  # else it was cut short
+                    file.take(number, line)
         files.append(file)
     return _with_sights(files)
 
@@ -83,8 +86,8 @@ class _File:
     """One process.
 
     - An acquire or a change without its end has an unknown outcome; of a get nothing is known.
-    - A release without its end, or one that the server did not confirm, may be made at any time
-      after its begin.
+    - A release that the server did not confirm may be made at any time after its begin. One without
+      its end proves nothing: the hold may have been over before it was begun.
     - A hold that is not released ends some time after its client called it HELD for the last time.
       If the process did not leave, only the end of what it was promised then can have ended it.
     """
@@ -110,6 +113,9 @@ class _File:
                 self._open[line["b"]] = line
             elif line.get("do") == HELD:
                 self._look(line["hold"], line["t"], line["u"], line["left_ms"])
+            elif line.get("do") == DROPPED:
+                if line["hold"] in self._holds:
+                    self._lost(self._holds.pop(line["hold"]))
             elif line.get("do") == SIGHT:
                 self.sights.append(line)
             elif "left" in line:
@@ -125,7 +131,7 @@ class _File:
         for line in self._open.values():
             self._operation(line, None, UNKNOWN)
         for hold in self._holds.values():
-            self._lost(hold, self._promised and not self._left)
+            self._lost(hold, hold.promised_ns if self._promised and not self._left else 0)
 
     # ---- Operations ------------------------------------------------------------------------------
 
@@ -163,16 +169,17 @@ class _File:
 
     def _release(self, line: dict[str, Any], end_ns: int | None, outcome: str) -> None:
         hold = self._holds[line["hold"]]
+        if outcome == REFUSED:
+            return  # it was another thread's or task's
         hold.entries -= 1
         if hold.entries == 0 or outcome == LOST:
             del self._holds[line["hold"]]
-        if outcome == LOST:
-            self._lost(hold, False)
-        else:
-            sure = outcome == DONE and line.get("sure", False)
+        if outcome == DONE:
             self.operations.append(hold.operation._replace(
                 action=RELEASE, who=line["who"], begin_ns=line["t"],
-                end_ns=end_ns if sure else None, outcome=outcome, again=False))
+                end_ns=end_ns if line.get("sure", False) else None, again=False))
+        else:
+            self._lost(hold)
 
     def _look(self, name: str, begin_ns: int, end_ns: int, left_ms: int) -> None:
         hold = self._holds.get(name)
@@ -183,10 +190,10 @@ class _File:
         self.operations.append(hold.operation._replace(
             action=HELD, begin_ns=begin_ns, end_ns=end_ns, again=False))
 
-    def _lost(self, hold: _Hold, promised: bool) -> None:
-        since_ns = max(hold.believed_ns, hold.promised_ns if promised else 0)
+    def _lost(self, hold: _Hold, promised_ns: int = 0) -> None:
         self.operations.append(hold.operation._replace(
-            action=END, begin_ns=since_ns, end_ns=None, outcome=UNKNOWN, again=False))
+            action=END, begin_ns=max(hold.believed_ns, promised_ns), end_ns=None, outcome=UNKNOWN,
+            again=False))
 
 
 def _with_sights(files: Sequence[_File]) -> list[Operation]:

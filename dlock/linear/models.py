@@ -9,8 +9,8 @@ cannot be. Which orders of steps there are to try is for `dlock/linear/checker.p
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Container, Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
 from dlock.linear.history import (
     ACQUIRE,
@@ -21,7 +21,6 @@ from dlock.linear.history import (
     GET,
     GONE,
     HELD,
-    IN_LINE,
     MUTEX,
     REENTRANT,
     REFUSED,
@@ -40,12 +39,14 @@ _HALF: Final = 2**63
 
 
 class Step(NamedTuple):
-    """An operation as the search sees it. `end_ns` None: it may never take effect. `looks`: where
+    """An operation as the search sees it. It is under way from `begin_ns` on, and may take effect
+    from `ready_ns` on; `end_ns` None: it may never do so. `looks`: where
     it changes nothing it may be taken at the first moment that allows it; `acts`: it may change
     something, or stand in somebody's way until it is taken. `alike`: of steps that are alike, and
     may never take effect, the first is taken first."""
 
     begin_ns: int
+    ready_ns: int
     end_ns: int | None
     operation: Operation
     looks: bool = False
@@ -53,19 +54,26 @@ class Step(NamedTuple):
     alike: Any = None
 
 
+class Pending(Protocol):
+    """The steps that have begun and not taken effect yet. Iterated: those that have an end."""
+
+    def __contains__(self, step: object) -> bool: ...
+    def __iter__(self) -> Iterator[int]: ...
+
+
 class Model:
-    """What the checker knows of a model. `pending`: the steps that have begun and not taken effect
-    yet, where a law looks at them."""
+    """What the checker knows of a model. `pending`: what else is under way, where a law looks at
+    that."""
 
     def __init__(self, steps: Iterable[Step], initial: State) -> None:
         self.steps = tuple(steps)
         self.initial = initial
 
-    def advance(self, state: State, step: int, pending: Container[int]) -> State | None:
+    def advance(self, state: State, step: int, pending: Pending) -> State | None:
         """The state after the step; None: it cannot be."""
         raise NotImplementedError
 
-    def why(self, state: State, step: int, pending: Container[int]) -> str:
+    def why(self, state: State, step: int, pending: Pending) -> str:
         """Why it cannot be, in words."""
         raise NotImplementedError
 
@@ -78,9 +86,9 @@ class Model:
 
 
 class LockState(NamedTuple):
-    """`granted`: how many tokens. `holders`: (hold, token, entries) each."""
+    """`newest`: the last token that was granted. `holders`: (hold, token, entries) each."""
 
-    granted: int = 0
+    newest: int = 0
     exclusive: bool = False
     holders: tuple[tuple[str, int, int], ...] = ()
 
@@ -88,8 +96,8 @@ class LockState(NamedTuple):
 class LockModel(Model):
     """The law of all locks.
 
-    - A grant needs room: see each kind. Its token is the next of all that were ever granted of this
-      name: tokens grow in the order of the grants, over all primaries.
+    - A grant needs room: see each kind. Its token is above that of every grant of this name before
+      it, over all primaries.
     - A hold lasts until it is given back or ends by itself. Whenever its client calls it HELD, and
       whenever an extension succeeds, it lasts; if it was SUSPENDED in between, nobody had it. That
       its client does not call it HELD proves nothing.
@@ -100,9 +108,9 @@ class LockModel(Model):
     - An acquire that is refused, by a try or at the end of its wait, has met a lock without room.
     - First come, first served: who certainly stood in line when another one asked is granted the
       lock, or has left, before that one is. Nothing is promised to those who only try.
-    - An acquire with an unknown outcome can have held the lock unheard of, from its begin on, and
-      more than once. So can one that was asked again over a lost link, while it lasted. Nobody
-      believes in such a hold, so it excludes nobody from being right; but it explains any refusal.
+    - An acquire with an unknown outcome can have held the lock unheard of, between its begin and
+      its end, and more than once. So can one that was asked again over a lost link, while it
+      lasted. Nobody believes in such a hold, so it makes nobody wrong; but it explains any refusal.
     """
 
     def __init__(self, operations: Sequence[Operation]) -> None:
@@ -110,30 +118,18 @@ class LockModel(Model):
                  if not (one.action == ACQUIRE and one.outcome == UNKNOWN)]
         self._rivals = self._find_rivals(known)
         rivals = {rival for some in self._rivals.values() for rival in some}
-        steps = []
-        for index, one in enumerate(known):
-            looks = _looks(one) and index not in rivals
-            steps.append(Step(one.begin_ns, one.end_ns, one, looks, not looks))
-        self._in_line: dict[int, int] = {}
-        for index, one in enumerate(known):
-            if one.waiting_ns is not None:
-                self._in_line[len(steps)] = index
-                seen = one._replace(action=IN_LINE)
-                steps.append(Step(one.waiting_ns, one.end_ns, seen, True, False))
-        super().__init__(steps, LockState())
+        super().__init__(
+            (_lock_step(one, index in rivals) for index, one in enumerate(known)), LockState())
         self._excused = _excused(operations, known)
-        self._tokens = sorted({one.token for one in known if one.action == ACQUIRE and one.token})
-        self._rank = {token: rank for rank, token in enumerate(self._tokens)}
+        self._lower = _lower(known)
         self._ahead = _ahead(known)
 
-    def advance(self, state: State, step: int, pending: Container[int]) -> State | None:
+    def advance(self, state: State, step: int, pending: Pending) -> State | None:
         one = self.steps[step].operation
         if one.action == ACQUIRE:
             if one.outcome == REFUSED:
                 return state if self._refuses(state, step, pending) else None
             return self._grant(state, step, pending)
-        if one.action == IN_LINE:
-            return state if self._in_line[step] in pending else None
         held = _find(state, one)
         if held is None:
             return None
@@ -142,9 +138,9 @@ class LockModel(Model):
         rest = tuple(hold for hold in state.holders if hold is not held)
         if one.action == RELEASE and held[2] > 1:
             rest = tuple(sorted((*rest, (held[0], held[1], held[2] - 1))))
-        return LockState(state.granted, state.exclusive and bool(rest), rest)
+        return LockState(state.newest, state.exclusive and bool(rest), rest)
 
-    def _grant(self, state: LockState, step: int, pending: Container[int]) -> LockState | None:
+    def _grant(self, state: LockState, step: int, pending: Pending) -> LockState | None:
         one = self.steps[step].operation
         held = _find(state, one)
         if held is not None:
@@ -153,16 +149,16 @@ class LockModel(Model):
             rest = (hold for hold in state.holders if hold is not held)
             return state._replace(
                 holders=tuple(sorted((*rest, (held[0], held[1], held[2] + 1)))))
-        if one.token and self._rank[one.token] != state.granted:
-            return None
-        if not self._room(state, one):
+        if (one.token and one.token <= state.newest) or not self._room(state, one):
             return None
         if any(other in pending for other in self._ahead.get(step, ())):
             return None
+        if any(other in pending for other in self._lower.get(step, ())):
+            return None  # they could not be granted any more
         holders = tuple(sorted((*state.holders, (one.key, one.token, 1))))
-        return LockState(state.granted + (one.token != 0), self._excludes(one), holders)
+        return LockState(one.token or state.newest, self._excludes(one), holders)
 
-    def _refuses(self, state: LockState, step: int, pending: Container[int]) -> bool:
+    def _refuses(self, state: LockState, step: int, pending: Pending) -> bool:
         if step in self._excused or not self._room(state, self.steps[step].operation):
             return True
         # There is room, but one who stands in line behind those who hold it keeps it.
@@ -188,11 +184,9 @@ class LockModel(Model):
 
     # ---- In words ----
 
-    def why(self, state: State, step: int, pending: Container[int]) -> str:
+    def why(self, state: State, step: int, pending: Pending) -> str:
         one = self.steps[step].operation
         held = _find(state, one)
-        if one.action == IN_LINE:
-            return "it still stood in line"
         if one.action in (RELEASE, HELD, END):
             return f"this hold was over, or not yet granted: {self.tell(state)}"
         if one.outcome == REFUSED:
@@ -203,16 +197,10 @@ class LockModel(Model):
         if ahead and held is None and self._room(state, one):
             first = self.steps[ahead[0]].operation
             return f"{first.who} stood in line when it asked, and was neither granted nor gone"
-        if held is None and one.token and self._rank[one.token] != state.granted:
-            return self._why_token(state, one.token)
+        if held is None and one.token and one.token <= state.newest:
+            return (f"its token is not above {state.newest}, which had been granted; "
+                    f"{self.tell(state)}")
         return self.tell(state)
-
-    def _why_token(self, state: LockState, token: int) -> str:
-        if self._rank[token] < state.granted:
-            return (f"its token is not above {self._tokens[state.granted - 1]}, which had been "
-                    f"granted; {self.tell(state)}")
-        return (f"token {self._tokens[state.granted]}, which is lower, was granted later; "
-                f"{self.tell(state)}")
 
     def tell(self, state: State) -> str:
         if not state.holders:
@@ -275,10 +263,13 @@ class Semaphore(LockModel):
         return False
 
 
-def _looks(one: Operation) -> bool:
-    in_line = one.queued_ns is not None or one.waiting_ns is not None
-    return one.action == HELD or (
-        one.action == ACQUIRE and one.outcome == REFUSED and not in_line)
+def _lock_step(one: Operation, rivals: bool) -> Step:
+    """`rivals`: while it waits it can be why others are refused."""
+    looks = one.action == HELD or (
+        one.action == ACQUIRE and one.outcome == REFUSED and not rivals)
+    # Who was seen in line was neither granted the lock nor gone yet.
+    ready_ns = one.begin_ns if one.waiting_ns is None else max(one.begin_ns, one.waiting_ns)
+    return Step(one.begin_ns, ready_ns, one.end_ns, one, looks, not looks)
 
 
 def _find(state: LockState, one: Operation) -> tuple[str, int, int] | None:
@@ -290,7 +281,8 @@ def _find(state: LockState, one: Operation) -> tuple[str, int, int] | None:
 
 def _excused(operations: Sequence[Operation], known: Sequence[Operation]) -> Container[int]:
     """Of those known: the refusals that a hold which nobody heard of can explain."""
-    ghosts: list[Span] = [(one.begin_ns, None, -1 - index) for index, one in enumerate(operations)
+    ghosts: list[Span] = [(one.begin_ns, one.end_ns, -1 - index)
+                          for index, one in enumerate(operations)
                           if one.action == ACQUIRE and one.outcome == UNKNOWN]
     ghosts += [(one.begin_ns, one.end_ns, index) for index, one in enumerate(known)
                if one.action == ACQUIRE and one.again]
@@ -307,6 +299,15 @@ def _ahead(operations: Sequence[Operation]) -> dict[int, tuple[int, ...]]:
     asking = [(one.begin_ns - 1, one.begin_ns - 1, index) for one, index in acquires
               if one.outcome != REFUSED]
     return _overlapping(asking, in_line)
+
+
+def _lower(operations: Sequence[Operation]) -> dict[int, tuple[int, ...]]:
+    """Of each grant: those with a lower token that may be under way at the same time."""
+    grants = [(one.begin_ns, one.end_ns, index) for index, one in enumerate(operations)
+              if one.action == ACQUIRE and one.token]
+    met = _overlapping(grants, grants)
+    return {index: lower for index, others in met.items() if (lower := tuple(
+        other for other in others if operations[other].token < operations[index].token))}
 
 
 Span = tuple[int, "int | None", int]
@@ -368,8 +369,17 @@ class Cell(Model):
     def __init__(self, operations: Sequence[Operation]) -> None:
         kept = [one for one in operations if one.outcome != REFUSED]
         super().__init__([_cell_step(one) for one in kept], (0, _start(kept)))
+        lost = [one.argument for one in kept if one.action == ADD and one.end_ns is None]
+        self._only_grows = all(argument > 0 for argument in lost)
+        self._lost_in_all = sum(lost)
+        # What the number has to be, so that a step can be; a swap whose answer was lost waits, too.
+        self._wanted = {index: one.result if one.result is not None else one.argument
+                        for index, one in enumerate(kept)
+                        if one.result is not None or one.action == SWAP}
+        self._lost_swaps = [index for index, one in enumerate(kept)
+                            if one.action == SWAP and one.end_ns is None]
 
-    def advance(self, state: State, step: int, pending: Container[int]) -> State | None:
+    def advance(self, state: State, step: int, pending: Pending) -> State | None:
         one = self.steps[step].operation
         life, value = state
         if one.life and one.life != life:
@@ -383,13 +393,27 @@ class Cell(Model):
             return None
         value = found if found is not None else value
         if one.action == ADD and value is not None:
-            return life, _wrap(value + one.argument)
+            value = _wrap(value + one.argument)
+            lost = one.end_ns is None and self._only_grows
+            if lost and not self._leads_on(value, pending):
+                return None  # it may be taken later, if it was made at all
+            return life, value
         if one.action == SWAP and (value is None or value == one.argument):
             # Of a number that nobody knows: made or not, and then it is not known what it is.
             return (life, one.desired) if value is not None else (life, None)
         return life, value
 
-    def why(self, state: State, step: int, pending: Container[int]) -> str:
+    def _leads_on(self, value: int, pending: Pending) -> bool:
+        """After an addition, of which nobody heard, the number is this: could more of them make it
+        what one of the steps under way wants it to be?"""
+        most = value + self._lost_in_all
+        if value < -_HALF // 2 or most > _HALF // 2:
+            return True  # it may wrap around
+        wanted = self._wanted
+        return any(value <= wanted.get(index, value) <= most for index in pending) or any(
+            index in pending and value <= wanted[index] <= most for index in self._lost_swaps)
+
+    def why(self, state: State, step: int, pending: Pending) -> str:
         one = self.steps[step].operation
         if one.life and one.life < state[0]:
             return (f"it was done to the number of epoch {one.life}, when that of epoch {state[0]} "
@@ -406,8 +430,10 @@ def _cell_step(one: Operation) -> Step:
     missed = one.action == SWAP and one.result not in (None, one.argument)
     alike = None
     if one.end_ns is None:
-        alike = (one.action, one.argument, one.desired, one.life, one.result)
-    return Step(one.begin_ns, one.end_ns, one, one.action == GET or missed, True, alike)
+        desired = one.desired if one.action == SWAP else 0
+        alike = (one.action, one.argument, desired, one.life)
+    return Step(
+        one.begin_ns, one.begin_ns, one.end_ns, one, one.action == GET or missed, True, alike)
 
 
 def _start(operations: Sequence[Operation]) -> int | None:

@@ -25,9 +25,9 @@ from typing import Any, Final, NamedTuple
 from dlock._calls import ATOMIC, FAIR, RW, SHARED, look
 from dlock._core import lib
 from dlock._session import REPLY_TIMEOUT_MS, Session
-from dlock.errors import Deadlock, LockLost
+from dlock.errors import Deadlock, LockLost, NotHeld
 from dlock.linear import history
-from dlock.linear.lines import LOST, SIGHT, VERSION
+from dlock.linear.lines import DROPPED, LOST, SIGHT, VERSION
 
 _KINDS: Final = {ATOMIC: history.MUTEX, RW: history.RW, FAIR: history.FAIR}
 
@@ -89,6 +89,7 @@ class Asking(NamedTuple):
     hold: str
     begin_ns: int
     links: _Links
+    token: int = 0  # of what is to be released
 
 
 class Watched:
@@ -157,16 +158,21 @@ class Watched:
         hold = self._holds.get(token)
         if hold is None:
             return None
-        hold[1] -= 1
-        if hold[1] == 0:
-            del self._holds[token]
         number, begin_ns = self._recorder.number(), now_ns()
         self._recorder.write(
             f'{{"b": {number}, "t": {begin_ns}, "do": "release", {self._fields}, '
             f'"hold": "{hold[0]}", "who": "{self._recorder.process}/{actor}"}}')
-        return Asking(number, hold[0], begin_ns, self._links())
+        return Asking(number, hold[0], begin_ns, self._links(), token)
 
     def _released(self, asking: Asking, error: BaseException | None = None) -> None:
+        hold = self._holds.get(asking.token)
+        if isinstance(error, NotHeld):
+            self._end(asking, history.REFUSED)
+            return
+        if hold is not None:
+            hold[1] -= 1
+            if hold[1] == 0:
+                self._holds.pop(asking.token, None)
         if isinstance(error, LockLost):
             self._end(asking, LOST)
         elif error is not None:
@@ -204,6 +210,11 @@ class Watched:
     def _end(self, asking: Asking, outcome: str, more: str = "") -> None:
         self._recorder.write(f'{{"e": {asking.number}, "t": {now_ns()}, "out": "{outcome}"'
                              f'{", " if more else ""}{more}}}')
+
+    def __del__(self) -> None:
+        """The lock object goes with this one, and gives back what it holds."""
+        for hold, _ in list(self._holds.values()):
+            self._recorder.write(f'{{"do": "{DROPPED}", "t": {now_ns()}, "hold": "{hold}"}}')
 
     def _links(self) -> _Links:
         client = self._lock._client
