@@ -1,5 +1,5 @@
 """Histories of real processes over real sockets, with kill -9, SIGSTOP, cut links, lost answers and
-a new primary, are linearizable; and a service that breaks its word in one place is found out.
+a new primary, are linearizable. (That faults are found is for tests/test_linear_faults.py.)
 
 DLOCK_LINEAR_SEED gives the same orders once more, though not the way in which the machine carries
 them out.
@@ -32,8 +32,8 @@ FAILOVER_S = 3.0  # in the midst of it the primary is killed
 TTL_S = 1.0
 NAMES = {"a", "r", "rw", "f", "s", "n", "m"}
 WORKERS = ("sync", "aio", "sync")
-FEW = 20  # operations on one name
-LONGEST_S = 60.0
+FEW = 10  # operations on one name
+LONGEST_S = 90.0  # by when all was seen, on any machine
 
 
 class Storm:
@@ -60,22 +60,34 @@ class Storm:
              str(self.files[-1]), f"c{number}", flavour],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
-    def rage(self, *, failover: bool) -> None:
-        """For STORM_S, and on a slow machine until every name was used a few times."""
-        begun, killed = time.monotonic(), not failover
+    def rage(self) -> None:
+        """For STORM_S; then it is calm, until everything was seen a few times."""
+        begun, killed = time.monotonic(), False
         befalls = [self.cut, self.cut, self.silence, self.lose_answers, self.lose_answers,
-                   self.stop, self.stop, self.go_on, self.kill, self.stop_primary]
-        while (passed := time.monotonic() - begun) < STORM_S or (
-                passed < LONGEST_S and not self.has_seen_enough()):
+                   self.stop, self.stop, self.go_on, self.go_on, self.kill, self.stop_primary]
+        while (passed := time.monotonic() - begun) < STORM_S or not killed:
             time.sleep(self._chance.random() * 0.5)
             if passed > FAILOVER_S and not killed:
                 killed = True
                 self.primary.restart()
             self._chance.choice(befalls)()
+        self.go_on()
+        while missing := self.missing():
+            assert time.monotonic() < begun + LONGEST_S, f"not seen: {missing}"
+            time.sleep(0.3)
 
-    def has_seen_enough(self) -> bool:
-        used = Counter(one.name for one in self.history())
-        return all(used[name] > FEW for name in NAMES)
+    def missing(self) -> list[str]:
+        """What was not seen often enough yet."""
+        operations = self.history()
+        names = Counter(one.name for one in operations)
+        seen = Counter((one.action, one.outcome) for one in operations)
+        lives = Counter(name for name, life in {
+            (one.name, one.life) for one in operations if one.action == h.ADD and one.life})
+        return [
+            *(name for name in NAMES if names[name] <= FEW),
+            *(str(what) for what in ((h.ACQUIRE, h.DONE), (h.ACQUIRE, h.REFUSED), (h.HELD, h.DONE),
+                                     (h.ACQUIRE, h.UNKNOWN)) if not seen[what]),
+            *(["numbers of both primaries"] if lives["n"] < 2 else [])]
 
     def history(self) -> list[h.Operation]:
         return linear.read(path for path in self.files if path.exists())
@@ -142,28 +154,15 @@ class Storm:
         self.proxy.close()
 
 
-def weather(folder: Path, *, failover: bool) -> list[h.Operation]:
+def test_real_processes_in_a_storm(tmp_path: Path) -> None:
     seed = int(os.environ.get("DLOCK_LINEAR_SEED") or random.SystemRandom().randrange(2**32))
-    print(f"DLOCK_LINEAR_SEED={seed} {folder}", file=sys.stderr)  # shown when it fails
-    storm = Storm(folder, seed)
+    print(f"DLOCK_LINEAR_SEED={seed} {tmp_path}", file=sys.stderr)  # shown when it fails
+    storm = Storm(tmp_path, seed)
     try:
-        storm.rage(failover=failover)
+        storm.rage()
         storm.calm()
-        return storm.history()
+        verdict = linear.check(storm.history())
     finally:
         storm.close()
-
-
-def test_real_processes_in_a_storm(tmp_path: Path) -> None:
-    operations = weather(tmp_path, failover=True)
-    verdict = linear.check(operations)
-    print(verdict, file=sys.stderr)
     assert verdict.ok, str(verdict)
     assert verdict.names == len(NAMES)
-    seen = Counter((one.action, one.outcome) for one in operations)
-    print(seen, file=sys.stderr)
-    assert seen[h.ACQUIRE, h.DONE] > FEW
-    assert seen[h.ACQUIRE, h.REFUSED]
-    assert seen[h.ACQUIRE, h.UNKNOWN]
-    assert seen[h.HELD, h.DONE] > FEW
-    assert len({one.life for one in operations if one.kind == h.CELL} - {0}) >= 2
