@@ -79,6 +79,31 @@ def test_a_client_that_was_evicted_and_lives_is_seen(
     assert verdict.found[0].fault == fault.name
 
 
+class BreaksWhatIsHeld(Fault):
+    """Holds are taken away from those who have done nothing wrong."""
+
+    name = "breaks-what-is-held"
+    summary = done = must = "a hold is lost although its authority runs"
+
+    def inject(self, scene: Scene, chance: random.Random) -> None:
+        scene.begun("primary", "holds are broken")
+        for client in scene.clients.running:
+            for hold in client.board.holds():
+                scene.primaries.asked(lambda admin, name=hold.name: admin.break_lock(name))
+        scene.ended("enough")
+
+
+def test_a_hold_that_is_taken_away_for_no_reason_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = BreaksWhatIsHeld()
+    monkeypatch.setattr(run, "MENU", (fault,))
+    run.drill(run.Plan(3, rounds=3, clients=3), tmp_path, lambda _line: None)
+    verdict = judge(records.read(tmp_path))
+    assert verdict.status == 1
+    assert any("had called it HELD for" in one.violation.text for one in verdict.found)
+
+
 def test_the_wall_clock_is_set_right_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock of the machine that runs tests is not the tests' to set, so what would be set is
     looked at."""

@@ -20,6 +20,7 @@ from dlock.errors import DlockError, ObjectLost, OutcomeUnknown
 
 SILENT_NS: Final = 60 * 10**9  # nobody has to be told sooner, on any machine
 LOOK_S: Final = 0.002
+MARGIN_NS: Final = 5 * 10**6  # durations are whole milliseconds
 
 
 class Process:
@@ -85,6 +86,7 @@ class Following:
         self._suspended = 0
         self._ended = records.RELEASED
         self._begin_ns = self._end_ns = 0
+        self._until_ns = 0  # until when it is HELD if nobody is heard of
         self._hold = Hold(
             granted_ns, *actor.who, turn.name, turn.kind,
             SLOTS if turn.kind == "semaphore" else 0, turn.exclusive, token,
@@ -99,14 +101,16 @@ class Following:
 
     # ---- While it is held ------------------------------------------------------------------------
 
-    def more(self, held: bool, lost: bool, moment_ns: int) -> bool:
-        """Looks once more: `held` was asked after `moment_ns`, and `lost` before `held`. False:
-        enough seen, or it is over."""
-        if held:
+    def more(self, left_s: float, lost: bool, moment_ns: int) -> bool:
+        """Looks once more: for how long its client calls it HELD was asked after `moment_ns`, and
+        `lost` before that. False: enough seen, or it is over."""
+        if left_s > 0:
+            self._until_ns = moment_ns + int(left_s * 1e9)
             self._seen(moment_ns, lost)
             return moment_ns < self._enough_ns
         if lost or self._ended == records.LOST:
             self._ended = records.LOST
+            self._check_loss()
             return False
         if not self._turn.told:
             self._ended = records.LAPSED
@@ -120,6 +124,13 @@ class Following:
             self._ended = records.UNTOLD
             return False
         return True
+
+    def _check_loss(self) -> None:
+        """While its authority runs, nobody may take a hold away: not a new primary either."""
+        left_ns = self._until_ns - now_ns()
+        if left_ns > MARGIN_NS:
+            self._actor.problem(f"{self._turn.name} is lost (token {self.token}), and its client "
+                                f"had called it HELD for {left_ns / 1e6:.0f} ms more")
 
     def _seen(self, moment_ns: int, lost: bool) -> None:
         if lost:

@@ -71,7 +71,7 @@ class Crowd:
         turn = Turn(self._name(actor), "atomic", False, None, True, 0.0, FOR_EVER_NS, None, True)
         following = self._followed[number] = Following(actor, turn, lock.token, asked_ns)
         moment_ns, lost = now_ns(), lock.lost.is_set()
-        following.more(lock.held, lost, moment_ns)  # what is over already is ended by `look`
+        following.more(lock.remaining, lost, moment_ns)  # what is over already is ended by `look`
 
     async def serve(self) -> None:
         """Has every session served once."""
@@ -89,7 +89,7 @@ class Crowd:
             for number, following in list(self._followed.items()):
                 lock = self._locks[number]
                 moment_ns, lost = now_ns(), lock.lost.is_set()
-                if not following.more(lock.held, lost, moment_ns):
+                if not following.more(lock.remaining, lost, moment_ns):
                     await self._end(number)
             await asyncio.sleep(LOOK_S)
 

@@ -66,7 +66,7 @@ class Session:
         try:
             while True:
                 moment_ns, was_lost = now_ns(), lost.is_set()
-                if not following.more(lock.held, was_lost, moment_ns) or self._ended.is_set():
+                if not following.more(lock.remaining, was_lost, moment_ns) or self._ended.is_set():
                     break
                 await asyncio.sleep(LOOK_S)
         finally:
