@@ -1,6 +1,7 @@
 /*
- * The transport over TCP: one epoll, edge-triggered, so that a link costs no system call but its
- * own receives and sends. transport.h is its contract.
+ * The transport over TCP, or whatever stream socket it is told to listen at: one epoll,
+ * edge-triggered, so that a link costs no system call but its own receives and sends. transport.h
+ * is its contract.
  */
 #include "transport.h"
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from control_client import answers, encode
+from control_client import answers, encode, eventually
 
 from dlock import _core
 from dlock.control import messages as m
@@ -28,6 +28,10 @@ MS_NS = 1_000_000
 TTL_MS = 10_000
 ENDED_NS = 2**64 - 1
 PLACE = ("192.0.2.7", 21616, 21617)  # what clients are told; nobody listens there
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
 
 
 def listening() -> socket.socket:
@@ -373,6 +377,27 @@ def test_who_has_served_once_waits_in_every_epoch_after(start: Start) -> None:
     assert hand.primary.stats()["ready"] == 1
 
 
+def test_who_cannot_begin_anew_gives_everything_back(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = descriptors()
+    hand = start()
+    client = hand.connect(hand.control_name)
+    client.sendall(encode(1, m.ClientReinit(1, 1, 77, b"s" * 16, 41, 5, 0, {})))
+    hand.settle()
+    hand.end_epoch()
+
+    def none_left(*_arguments: object) -> None:
+        raise MemoryError("no memory for tables of these sizes")
+
+    monkeypatch.setattr("dlock.primary.Registry", none_left)
+    with pytest.raises(MemoryError):
+        hand.primary.begin_anew()
+    assert hand.primary.stats()["EPOCH_AHEAD"] >= 1
+    hand.close()
+    assert eventually(lambda: descriptors() <= before)
+
+
 # ---- What it is given ----------------------------------------------------------------------------
 
 
@@ -380,11 +405,11 @@ def test_a_start_that_fails_keeps_nothing(tmp_path: Path) -> None:
     """But for the data socket, of which it has only had a copy."""
     (tmp_path / "state-1").write_bytes(b"no state")
     control, data = listening(), listening()
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     with pytest.raises(StateError, match="damaged"):
         Primary(ServerConfig(state_dir=tmp_path), listener=control, data_listen_fd=data.fileno())
     assert control.fileno() == -1
-    assert len(os.listdir("/proc/self/fd")) == before - 1
+    assert eventually(lambda: descriptors() <= before - 1)
     control = listening()
     with pytest.raises(ServerError, match="max_locks"):
         Primary(ServerConfig(max_locks=0), listener=control)
@@ -392,7 +417,7 @@ def test_a_start_that_fails_keeps_nothing(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as deaf, pytest.raises(AddressError):
         Primary(ServerConfig(), listener=listening(), data_listen_fd=deaf.fileno())
     data.close()
-    assert len(os.listdir("/proc/self/fd")) == before - 2
+    assert eventually(lambda: descriptors() <= before - 2)
 
 
 def test_a_descriptor_that_is_none_is_said(tmp_path: Path) -> None:

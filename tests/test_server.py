@@ -334,6 +334,28 @@ def test_stop_ends_everything_and_frees_the_ports() -> None:
     assert server.stats()["connections"] == 0
 
 
+@pytest.mark.parametrize("started", [0, 1])
+def test_a_server_that_gets_no_thread_keeps_nothing(
+    monkeypatch: pytest.MonkeyPatch, started: int
+) -> None:
+    real, threads = threading.Thread.start, []
+
+    def start(thread: threading.Thread) -> None:
+        if len(threads) == started:
+            raise RuntimeError("can't start new thread")
+        threads.append(thread)
+        real(thread)
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(ServerError, match="can't start new"):
+        Server(ServerConfig(port=0))
+    monkeypatch.undo()
+    for thread in threads:
+        thread.join(TIMEOUT)
+    assert eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+
 def test_starting_and_stopping_leaks_nothing() -> None:
     def descriptors() -> int:
         return len(os.listdir("/proc/self/fd"))
