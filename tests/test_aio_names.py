@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
+import pytest
 from aio_tools import run
 
 from dlock.aio._connection import Connection
 from dlock.aio._names import Wanted
-from dlock.errors import ConnectionLost
+from dlock.errors import ClientClosed
 
 
 class Answering:
@@ -20,13 +21,13 @@ class Answering:
         self._loop = loop
         self.asked: list[asyncio.Future[None]] = []
 
-    async def run(self, ask: Callable[..., Any], deadline: float) -> list[ConnectionLost | None]:
+    async def run(self, ask: Callable[..., Any], deadline: float) -> list[None]:
         self.asked.append(self._loop.create_future())
         await self.asked[-1]
         return [None] * len(cast(Any, ask).keywords["keys"])
 
-    def no_answer(self) -> str:
-        return "no answer"
+    def why_unanswered(self) -> ClientClosed:
+        return ClientClosed("closed")
 
 
 def test_who_comes_when_the_asking_ends_is_asked_for_too() -> None:
@@ -53,5 +54,19 @@ def test_who_comes_when_the_asking_ends_is_asked_for_too() -> None:
         if len(connection.asked) == 2:
             connection.asked[1].set_result(None)
         await second
+
+    run(program())
+
+
+def test_who_waits_for_a_name_hears_that_the_client_was_closed() -> None:
+    async def program() -> None:
+        loop = asyncio.get_running_loop()
+        connection = Answering(loop)
+        wanted = Wanted(cast(Connection, connection), loop)
+        waits = loop.create_task(wanted.get((b"name", 0, 1), float("inf")))
+        await asyncio.sleep(0.01)
+        wanted.close()
+        with pytest.raises(ClientClosed):
+            await waits
 
     run(program())

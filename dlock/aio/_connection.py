@@ -257,6 +257,14 @@ class Connection:
         """What ConnectionLost says."""
         return no_answer(self.options, self._seen, self.session, self.whole)
 
+    def why_unanswered(self) -> DlockError:
+        """What ended the asking: it was closed, or its server does not answer."""
+        try:
+            self.check()
+        except DlockError as problem:
+            return problem
+        return ConnectionLost(self.no_answer())
+
     async def _sleep(self, seconds: float) -> None:
         """At most so long, and until the links have changed."""
         sleeper = self._loop.create_future()

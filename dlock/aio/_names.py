@@ -95,7 +95,7 @@ class Wanted:
             return
         wishes, self._wishes = self._wishes, {}
         if not isinstance(problem, DlockError):
-            problem = ConnectionLost(self._connection.no_answer())
+            problem = self._connection.why_unanswered()
         for wish in wishes.values():
             if not wish.outcome.done():
                 wish.outcome.set_result(problem)
