@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from aio_tools import connected, run, stop_at, until
 
 from dlock import aio
+from dlock.aio import _attempt
 from dlock.errors import (
     Deadlock,
     DlockError,
@@ -362,6 +364,28 @@ def test_all_or_none(server: Server) -> None:
                 client.multi([locks[0], client.lock("multi 0")])
 
     run(program())
+
+
+def test_leases_of_several_are_restarted_within_the_time_of_the_call(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not within that of one answer: the server may be gone for a while."""
+    extend, deadlines = _attempt.extend, []
+
+    async def noted(*arguments: Any) -> int:
+        deadlines.append(arguments[-1] - time.monotonic())
+        return await extend(*arguments)
+
+    async def program() -> None:
+        async with connected(server) as client:
+            multi = client.multi([client.lock(f"leased {number}", lease=30) for number in (1, 2)])
+            assert await multi.acquire(timeout=1000)
+            await multi.release()
+
+    monkeypatch.setattr(_attempt, "extend", noted)
+    run(program())
+    assert len(deadlines) == 2
+    assert min(deadlines) > 900
 
 
 def test_those_who_take_several_in_any_order_do_not_block_each_other(server: Server) -> None:

@@ -132,10 +132,12 @@ def lost(handle: Handle, name: str | bytes) -> LockLost:
 
 
 async def extend(
-    client: Connection, handle: Handle, mode: int, lease_ms: int, name: str | bytes
+    client: Connection, handle: Handle, mode: int, lease_ms: int, name: str | bytes,
+    deadline: float | None = None,
 ) -> int:
-    """Extends the lease of a hold; what is left of it, in ms."""
-    deadline = until(0)
+    """Extends the lease of a hold; what is left of it, in ms. `deadline` (time.monotonic): until
+    when it looks for a server; None: as long as an answer may take."""
+    deadline = until(0) if deadline is None else deadline
     backoff = Backoff()
     token = int(handle.acquire.token)
     while True:

@@ -76,7 +76,7 @@ class Multi:
             while True:
                 await self._try_rest(taken, actor, deadline)
                 if len(taken) == len(self._locks):
-                    await self._restart_leases(taken)
+                    await self._restart_leases(taken, deadline)
                     if not any(map(_calls.gone, taken)):
                         return True
                     await self._give_up(taken)  # the session ended during the wait: begin again
@@ -149,14 +149,15 @@ class Multi:
         taken.append(one._held[-1])
         return True
 
-    async def _restart_leases(self, taken: Sequence[Handle]) -> None:
+    async def _restart_leases(self, taken: Sequence[Handle], deadline: float) -> None:
         """Extends all leases together, so that they run from now on. LockLost: one had ended while
         the others were waited for."""
         leased = [(one, handle) for one, handle in zip(self._locks, taken, strict=True)
                   if one._asked.lease_ms]
         if leased and len(self._locks) > 1:
             await asyncio.gather(*(
-                _attempt.extend(self._client, handle, one.mode, one._asked.lease_ms, one.name)
+                _attempt.extend(self._client, handle, one.mode, one._asked.lease_ms, one.name,
+                                max(deadline, _attempt.until(0)))
                 for one, handle in leased))
 
     # ---- Release ---------------------------------------------------------------------------------
