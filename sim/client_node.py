@@ -134,7 +134,8 @@ class ClientNode(Node):
 
     async def connect(self, timeout: float, **options: Any) -> dlock.aio.Client:
         """dlock.aio.connect, for the users of this process."""
-        self.client = await dlock.aio.connect(self.address, timeout=timeout, **options)
+        self.client = await dlock.aio.connect(
+            self.address, timeout=timeout, name=self.name, **options)
         return self.client
 
     def connections(self) -> list[Connection]:

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Final
 
-from dlock import _core, _handle, _keeper, _notices, _session
-from dlock.aio import _actors
+from dlock import _core, _handle, _keeper, _notices, _search, _session
+from dlock.aio import _actors, client
 
 EPOCH_S: Final = 1_700_000_000  # where the wall clocks of a world begin
 
@@ -51,8 +51,11 @@ class Machine:
         random.seed(self._seed)
         _keeper.by_hand()
         _notices.by_hand()
+        _notices.deliver()  # to nobody: what other worlds have left
+        _search._searches.clear()
         for module, name in ((_session, "_numbers"), (_handle, "_serials"), (_actors, "_numbers")):
             self._replace(module, name, itertools.count(1))
+        self._replace(client, "client_info", _client_info)
         self._replace(time, "monotonic", lambda: self.own_ns / 1e9)
         self._replace(time, "monotonic_ns", lambda: self.own_ns)
         self._replace(time, "time", lambda: EPOCH_S + self.wall_step_s + self.own_ns / 1e9)
@@ -95,3 +98,8 @@ def _nothing(_what: str) -> None:
 
 def _no_sleep(_seconds: float) -> None:
     raise AssertionError("code under simulation wants to sleep: its seam is missing")
+
+
+def _client_info(name: str | None = None) -> dict[str, str | int]:
+    """Who a client says it is: the same in every run, since its length is that of a message."""
+    return {"host": "sim", "pid": 1, "user": "sim", "program": name or "sim"}

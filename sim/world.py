@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import shutil
 import sys
 import tempfile
@@ -31,6 +32,7 @@ from sim.transcript import LogLines, Transcript
 
 OFFSET_S: Final = (1000, 9000)  # what the clocks of nodes show at the beginning
 FINISH_NS: Final = 400 * SECOND_NS  # for all to finish when nothing befalls them any more
+BUSY_STEPS: Final = 30_000  # a world of the fast shows no more in more
 STEPS_MAX: Final = 2_000_000
 MEMORY: Final = Path("/dev/shm")
 
@@ -72,6 +74,8 @@ class World:
         self.healing = False
         self.violation: LawBroken | None = None
         self.folder: Path
+        self._over = False
+        self._real: tuple[tuple[str, str], ...] = ()
         self._tell_steps = tell_steps
         self._clocks = Random(f"{seed}/clocks")
         self._clock_of: dict[str, NodeClock] = {}
@@ -88,11 +92,15 @@ class World:
 
     def say(self, actor: str, text: str) -> None:
         """A line of the transcript."""
+        if self._over:
+            return
+        for real, shown in self._real:
+            text = text.replace(real, shown)
         self.transcript.say(self.kernel.now_ns, actor, text)
 
     def blame(self, text: str, cause: BaseException | None = None) -> None:
         """A law is broken: the world ends after this turn."""
-        if self.violation is None:
+        if self.violation is None and not self._over:
             self.say("LAW", text)
             self.violation = cause if isinstance(cause, LawBroken) else LawBroken(text)
             if cause is not self.violation:
@@ -190,6 +198,8 @@ class World:
         log = LogLines(lambda text: self.say(self._speaker(), text))
         self.folder = Path(tempfile.mkdtemp(prefix="dlock-sim-", dir=MEMORY if MEMORY.is_dir()
                                             else None))
+        # What differs from run to run is not to be read, and not to be compared.
+        self._real = ((str(self.folder), "/sim"), (f"process {os.getpid()}", "process 1"))
         gc.disable()
         self.machine.install()
         log.install()
@@ -216,7 +226,8 @@ class World:
         for place in CLIENT_NAMES[: self.settings.clients]:
             self.start_client(place)
         self._fate.begin()
-        self._go_on_until(lambda: self.now_ns >= self.settings.busy_ns)
+        self._go_on_until(lambda: self.now_ns >= self.settings.busy_ns
+                          or self.kernel.steps >= BUSY_STEPS)
         self._heal()
         self._finish()
         if self.violation is None:
@@ -268,13 +279,13 @@ class World:
 
     def _tidy(self) -> None:
         """What is left is given back to the real machine. Nothing that happens here counts."""
+        self._over = True
         hook = sys.unraisablehook
         sys.unraisablehook = lambda _problem: None
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self.enter(None)
-                self.violation = self.violation or None
                 for node in [*self.servers, *self.clients, *self.dead]:
                     with contextlib.suppress(Exception):
                         node.tear_down()
