@@ -30,6 +30,7 @@ from benchmarks import (  # noqa: E402
     part_handover,
     part_judge,
     part_latency,
+    part_linear,
     part_recovery,
     primary,
     processes,
@@ -323,6 +324,13 @@ def test_the_judge_of_a_drill_is_measured() -> None:
     part_judge.measure(QUICK, figures)
     assert all(one.value > 0 for one in figures)
     assert len(list(figures)) == 2
+
+
+def test_the_checker_of_histories_is_measured() -> None:
+    figures = report.Figures("linear")
+    part_linear.measure(QUICK, figures)
+    assert all(one.value > 0 for one in figures)
+    assert len(list(figures)) == 4
 
 
 # ---- The figures ---------------------------------------------------------------------------------

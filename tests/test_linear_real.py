@@ -66,8 +66,9 @@ class Storm:
         befalls = [self.cut, self.cut, self.silence, self.lose_answers, self.lose_answers,
                    self.stop, self.stop, self.go_on, self.go_on, self.kill, self.stop_primary]
         while (passed := time.monotonic() - begun) < STORM_S or not killed:
+            assert passed < LONGEST_S, "no number was used before the primary was to be killed"
             time.sleep(self._chance.random() * 0.5)
-            if passed > FAILOVER_S and not killed:
+            if passed > FAILOVER_S and not killed and self.lives():
                 killed = True
                 self.primary.restart()
             self._chance.choice(befalls)()
@@ -81,13 +82,15 @@ class Storm:
         operations = self.history()
         names = Counter(one.name for one in operations)
         seen = Counter((one.action, one.outcome) for one in operations)
-        lives = Counter(name for name, life in {
-            (one.name, one.life) for one in operations if one.action == h.ADD and one.life})
         return [
             *(name for name in NAMES if names[name] <= FEW),
             *(str(what) for what in ((h.ACQUIRE, h.DONE), (h.ACQUIRE, h.REFUSED), (h.HELD, h.DONE),
                                      (h.ACQUIRE, h.UNKNOWN)) if not seen[what]),
-            *(["numbers of both primaries"] if lives["n"] < 2 else [])]
+            *(["numbers of both primaries"] if len(self.lives()) < 2 else [])]
+
+    def lives(self) -> set[int]:
+        """Of how many primaries a number was used."""
+        return {one.life for one in self.history() if one.action == h.ADD and one.life}
 
     def history(self) -> list[h.Operation]:
         return linear.read(path for path in self.files if path.exists())
