@@ -49,7 +49,9 @@ class Fate(Actor):
         """One fault."""
         if self._ended:
             return NEVER_NS
-        _FAULTS[self._rng.choice(self._world.settings.faults)](self)
+        name = self._rng.choice(self._world.settings.faults)
+        self._world.seen[f"fault: {name}"] += 1
+        _FAULTS[name](self)
         return self._gap_ns()
 
     def over(self) -> None:

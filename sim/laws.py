@@ -124,7 +124,7 @@ class Laws:
             return
         if view.ready and not view.was_ready:
             view.was_ready = True
-            self.seen["ready"] += 1
+            self.seen["recoveries"] += view.recovering
             changed = list({hold.key: None for hold in self.beliefs.all()})
         for key in changed:
             self.beliefs.check_engine(key)

@@ -44,12 +44,13 @@ class _Seen:
 
 class EngineView:
     """The engine of one primary. `granted`: who is told of each new token; `was_ready`: it has been
-    seen to be ready."""
+    seen to be ready; `recovering`: it had to wait for clients first."""
 
     def __init__(self, node: ServerNode, granted: Any) -> None:
         self.node = node
         self.epoch: int = node.primary.epoch
         self.was_ready = False
+        self.recovering = node.primary.recovery is not None
         self._granted = granted
         self._newest_token = 0  # before the turn that is looked at, and after it
         self._newest_now = 0
