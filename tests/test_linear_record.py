@@ -143,6 +143,10 @@ def test_asyncio(service: Service, tmp_path: Path) -> None:
     operations = recorded(tmp_path / "h")
     acquires = [one for one in operations if one.action == h.ACQUIRE and one.name == "a"]
     assert Counter(one.outcome for one in acquires) == {h.DONE: 2, h.UNKNOWN: 1}
+    # The server has confirmed that nothing is left of it, so it explains no later refusal.
+    (cancelled,) = (one for one in acquires if one.outcome == h.UNKNOWN)
+    assert cancelled.end_ns is not None
+    assert cancelled.end_ns <= acquires[-1].end_ns
 
 
 def test_who_was_seen_in_line(service: Service, tmp_path: Path) -> None:
@@ -231,6 +235,12 @@ RELEASING = f'{{"b": 2, "t": 40, "do": "release", {LOCK}, "hold": "c.1"}}'
 def test_killed_while_it_waits() -> None:
     (one,) = linear.assemble(lines(ACQUIRED[0]))
     assert (one.action, one.outcome, one.begin_ns, one.end_ns) == (h.ACQUIRE, h.UNKNOWN, 10, None)
+
+
+def test_what_is_owed_no_more_is_over() -> None:
+    (one,) = linear.assemble(lines(
+        ACQUIRED[0], '{"e": 1, "t": 20, "out": "unknown"}', '{"settled": [1], "t": 30}'))
+    assert (one.outcome, one.begin_ns, one.end_ns) == (h.UNKNOWN, 10, 30)
 
 
 def test_killed_while_it_holds() -> None:

@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from dlock.linear.history import Operation, by_name, describe
+from dlock.linear.history import HELD, Operation, by_name, describe
 from dlock.linear.models import Model, State, model_of
 
 WORLDS_MAX: Final = 20_000
@@ -52,7 +52,7 @@ class Fault(NamedTuple):
     undecided: bool = False
 
     def __str__(self) -> str:
-        zero_ns = self.shown[0].begin_ns if self.shown else self.operation.begin_ns
+        zero_ns = min(one.begin_ns for one in (*self.shown, self.operation))
         head = f"{self.name!r} ({self.kind}): "
         if self.undecided:
             head += f"too many orders explain its first {self.before} operations; given up at"
@@ -175,7 +175,7 @@ class Search:
             if not explained:
                 return self._fault(index, before)
             self._ended += 1
-            self._last.append(steps[index].operation)
+            self._remember(steps[index].operation)
         return None
 
     # ---- In the order of time --------------------------------------------------------------------
@@ -287,6 +287,15 @@ class Search:
                     del self._alike[alike_to]
 
     # ---- In words --------------------------------------------------------------------------------
+
+    def _remember(self, operation: Operation) -> None:
+        """Of several looks at one hold only the last is worth telling."""
+        if operation.action == HELD:
+            for one in self._last:
+                if one.action == HELD and one.key == operation.key:
+                    self._last.remove(one)
+                    break
+        self._last.append(operation)
 
     def _fault(self, index: int, worlds: set[World]) -> Fault:
         """No worlds: it was too much."""

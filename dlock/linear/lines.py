@@ -10,6 +10,8 @@ what it was at only the begin. What asks nobody has one line. Times are ns of CL
     {"do": "held", "t": ..., "u": ..., ...}       between t and u its client called a hold HELD, and
                                                   good for left_ms if the server is not heard of
     {"do": "line", "t": ..., "u": ..., ...}       between t and u the server said who stands in line
+    {"settled": [7, 9], "t": ...}                 nothing is left at the server of these acquires,
+                                                  whose outcome is unknown
     {"do": "dropped", "t": ..., "hold": ...}      the object was dropped, and gives the hold back
     {"left": true, "t": ...}                      the process left the server, or ended by itself
 
@@ -97,6 +99,7 @@ class _File:
         self._promised = promised
         self._left = False
         self._open: dict[int, dict[str, Any]] = {}
+        self._unclear: dict[int, int] = {}  # acquires of unknown outcome, by number
         self._holds: dict[str, _Hold] = {}
         self.operations: list[Operation] = []
         self.asked: dict[int, tuple[tuple[int, int], bool]] = {}  # by whom, with a place of its own
@@ -113,6 +116,10 @@ class _File:
                 self._open[line["b"]] = line
             elif line.get("do") == HELD:
                 self._look(line["hold"], line["t"], line["u"], line["left_ms"])
+            elif "settled" in line:
+                for number in line["settled"]:
+                    at = self._unclear[number]
+                    self.operations[at] = self.operations[at]._replace(end_ns=line["t"])
             elif line.get("do") == DROPPED:
                 if line["hold"] in self._holds:
                     self._lost(self._holds.pop(line["hold"]))
@@ -161,6 +168,8 @@ class _File:
             line["shared"], line["size"], line["waits"], again=line.get("again", False))
         asker = (line.get("client", 0), line.get("actor", 0))
         self.asked[len(self.operations)] = asker, line.get("place", True)
+        if outcome == UNKNOWN:
+            self._unclear[line["b"]] = len(self.operations)
         self.operations.append(operation)
         if outcome == DONE:
             self._holds.setdefault(operation.hold, _Hold(operation)).entries += 1
@@ -212,7 +221,7 @@ def _with_sights(files: Sequence[_File]) -> list[Operation]:
         for client, actor in sight["waiting"]:
             candidates = [index for index in waits.get((sight["name"], client, actor), ())
                           if found[index].begin_ns <= sight["u"]]
-            unclear = any(found[index].again or found[index].end_ns is None
+            unclear = any(found[index].again or found[index].outcome == UNKNOWN
                           for index in candidates[:-1])
             seen = [index for index in candidates if _until(found[index]) >= sight["t"]]
             if len(seen) == 1 and not unclear:

@@ -16,6 +16,7 @@ holds that an operator breaks at once. Each thread or task gives back what it ha
 from __future__ import annotations
 
 import atexit
+import contextlib
 import itertools
 import json
 import os
@@ -44,6 +45,7 @@ class Recorder:
     def __init__(self, path: str | os.PathLike[str], process: str | None = None) -> None:
         self.process = process or f"p{os.getpid()}"
         self._numbers = itertools.count(1)
+        self._unclear: list[tuple[int, Session]] = []  # acquires, and in which session
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self.write(f'{{"history": {VERSION}, "process": {json.dumps(self.process)}, '
                    f'"pid": {os.getpid()}, "t": {now_ns()}}}')
@@ -57,6 +59,20 @@ class Recorder:
     def number(self) -> int:
         """Of an operation, in this file."""
         return next(self._numbers)
+
+    def unclear(self, number: int, session: Session) -> None:
+        """The outcome of this acquire is unknown: what is left of it at the server is owed."""
+        self._unclear.append((number, session))
+
+    def settle(self, session: Session) -> None:
+        """If the session owes the server nothing any more, nothing is left of its acquires."""
+        unclear = [one for one in tuple(self._unclear) if one[1] is session]
+        if not unclear or session.ended or lib.dlk_client_debts(session.client):
+            return
+        for one in unclear:
+            with contextlib.suppress(ValueError):  # another thread was faster
+                self._unclear.remove(one)
+        self.write(f'{{"settled": {[number for number, _ in unclear]}, "t": {now_ns()}}}')
 
     def watch(self, one: Any) -> Any:
         """A lock object, a face of a `RWLock` or a number, recorded from now on. TypeError: it is
@@ -126,6 +142,7 @@ class Watched:
     def _ended(self, asking: Asking, handle: Any) -> None:
         """`handle`: what holds the lock now; None: it was refused."""
         now, before = self._links(), asking.links
+        self._recorder.settle(now.session)
         end_ns = now_ns()
         again = (now != before or not now.session.attached
                  or end_ns - asking.begin_ns >= REPLY_TIMEOUT_MS * 1_000_000)
@@ -149,6 +166,9 @@ class Watched:
             self._end(asking, history.REFUSED)  # it would have had to wait
         else:
             self._end(asking, history.UNKNOWN)
+            links = self._links()
+            if links.session is asking.links.session:
+                self._recorder.unclear(asking.number, links.session)
 
     # ---- Release ---------------------------------------------------------------------------------
 
