@@ -106,7 +106,8 @@ def test_every_fault_once(fault: Fault, tmp_path: Path) -> None:
     if why:
         pytest.skip(why)
     done, found = drilled(
-        tmp_path, "--faults", fault.name, "--rounds", "1", "--storm-clients", "60")
+        tmp_path, "--faults", fault.name, "--rounds", "1", "--clients", "4",
+        "--storm-clients", "60")
     assert done.code == 0, done
     assert [one.fault for one in some(found, records.RoundEnded)] == [fault.name]
     assert some(found, records.FaultBegun)
