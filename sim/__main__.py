@@ -15,11 +15,12 @@ COMMAND = "python -m sim"
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
-    parser.add_argument("--seeds", default="0:100", metavar="A:B",
-                        help="the seeds from A up to B, without B (default: %(default)s)")
+    parser.add_argument("--seeds", metavar="A:B",
+                        help="the seeds from A up to B, without B (default: 0:100; with --minutes "
+                             "0: and no end)")
     parser.add_argument("--seed", type=int, help="this one only")
     parser.add_argument("--minutes", type=float,
-                        help="seeds from the first of --seeds on, for so long")
+                        help="begin no further world after this time")
     parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N",
                         help="so many worlds at a time, each in a process (default: 1)")
     parser.add_argument("--keep-going", action="store_true",
@@ -34,10 +35,11 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _seeds(text: str, endless: bool) -> range:
-    first, _, last = text.partition(":")
+def _seeds(text: str) -> range:
+    """A: is without an end."""
+    first, colon, last = text.partition(":")
     begin = int(first or 0)
-    return range(begin, 1 << 62 if endless else int(last or begin + 1))
+    return range(begin, int(last) if last else 1 << 62 if colon else begin + 1)
 
 
 def main() -> int:
@@ -46,7 +48,7 @@ def main() -> int:
     if arguments.seed is not None and (arguments.tell or arguments.profile):
         return _tell(arguments)
     try:
-        seeds = _seeds(arguments.seeds, arguments.minutes is not None)
+        seeds = _seeds(arguments.seeds or ("0:100" if arguments.minutes is None else "0:"))
     except ValueError:
         print(f"{arguments.seeds!r} is no range of seeds: write A:B", file=sys.stderr)
         return 2
