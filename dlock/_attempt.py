@@ -21,6 +21,7 @@ from dlock.errors import Deadlock, DlockError
 
 if TYPE_CHECKING:
     from dlock._handle import Handle, Key
+    from dlock._session import Session
     from dlock._watch import Watch
     from dlock.client import Client
 
@@ -65,11 +66,13 @@ def persist(
     """Carries on an acquisition that was not granted at once. The handle that was used last, and
     whether it holds the lock. Whatever it raises, nothing is left behind."""
     key, wait_ms, until = handle.name.key, asked.wait_ms, client._until(asked.wait_ms)
+    told: Session | None = None
     try:
         while True:
             while status == PENDING:
                 status = _wait(handle.client, handle.acquire)
-            if status == _EINVAL and declare(client, asked.lease_ms, until):
+            if status == _EINVAL and asked.lease_ms and told is not client._session:
+                told = declare(client, asked.lease_ms, until)
                 status = _call(handle.client, handle.acquire)
                 continue
             outcome = _calls.judge_acquire(status, key[0], asked.lease_ms)
@@ -94,13 +97,13 @@ def persist(
         raise
 
 
-def declare(client: Client, lease_ms: int, until: float) -> bool:
-    """Tells the server of a longer lease than it has written down for this session. False: it was
-    not that. LeaseTooLong."""
-    if lease_ms <= client._session.free_lease_ms:
-        return False
-    client._declare(lease_ms, until)
-    return True
+def declare(client: Client, lease_ms: int, until: float) -> Session:
+    """Tells the server of a longer lease than it has written down for this session, unless another
+    thread has done so since it was refused. The session of which it knows now: if it refuses once
+    more there, it was not that. LeaseTooLong."""
+    if lease_ms > client._session.free_lease_ms:
+        client._declare(lease_ms, until)
+    return client._session
 
 
 def conclude(client: Client, handle: Handle, status: int) -> bool:
@@ -129,10 +132,12 @@ def extend(client: Client, handle: Handle, token: int, mode: int, lease_ms: int)
     """Extends the lease of the hold with this token; what is left of it, in ms. It asks again for
     as long as the lease runs."""
     until = time.monotonic() + _calls.look(handle).left_ms / 1000
+    told: Session | None = None
     while True:
         call = _calls.new_extend(handle, token, mode, lease_ms)
         status = run(handle.client, call)
-        if status == _EINVAL and declare(client, lease_ms, until):
+        if status == _EINVAL and told is not client._session:
+            told = declare(client, lease_ms, until)
             continue
         if status == _EINVAL and _calls.look(handle).token != token:
             raise client._lost(handle, token)

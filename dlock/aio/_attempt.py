@@ -15,7 +15,7 @@ from dlock import _calls, _core
 from dlock._calls import FADING_S, FOREVER, Asked, Outcome
 from dlock._handle import Handle
 from dlock._retry import Backoff
-from dlock._session import REPLY_TIMEOUT_MS
+from dlock._session import REPLY_TIMEOUT_MS, Session
 from dlock.aio._collect import Odd, cookies
 from dlock.errors import Broken, LockLost
 
@@ -49,9 +49,11 @@ async def persist(
     and whether it holds the lock. Whatever it raises, nothing is left behind."""
     key, wait_ms, deadline = handle.name.key, asked.wait_ms, until(asked.wait_ms)
     backoff = Backoff()
+    told: Session | None = None
     try:
         while True:
-            if status == _EINVAL and await declare(client, asked.lease_ms, deadline):
+            if status == _EINVAL and asked.lease_ms and told is not client.session:
+                told = await declare(client, asked.lease_ms, deadline)
                 status = await answer(client.collector.acquire(handle))
                 continue
             outcome = _calls.judge_acquire(status, key[0], asked.lease_ms)
@@ -88,13 +90,12 @@ async def answer(posted: Any) -> int:
     return cast(int, posted if posted.__class__ is int else await posted)
 
 
-async def declare(client: Connection, lease_ms: int, deadline: float) -> bool:
-    """Tells the server of a longer lease than it has written down for this session. False: it was
-    not that. LeaseTooLong."""
-    if lease_ms <= client.session.free_lease_ms:
-        return False
+async def declare(client: Connection, lease_ms: int, deadline: float) -> Session:
+    """Tells the server of a longer lease than it has written down for this session, unless another
+    task has done so since it was refused. The session of which it knows now: if it refuses once
+    more there, it was not that. LeaseTooLong."""
     await client.declare_lease(lease_ms, deadline)
-    return True
+    return client.session
 
 
 async def recover(
@@ -140,12 +141,14 @@ async def extend(
     deadline = until(0) if deadline is None else deadline
     backoff = Backoff()
     token = int(handle.acquire.token)
+    told: Session | None = None
     while True:
         call = _calls.new_extend(handle, token, mode, lease_ms)
         if handle.name.table.ended:
             raise lost(handle, name)
         status = await run(client, call)
-        if status == _EINVAL and await declare(client, lease_ms, deadline):
+        if status == _EINVAL and told is not client.session:
+            told = await declare(client, lease_ms, deadline)
             continue
         if status == _EINVAL and _calls.look(handle).token != token:
             raise lost(handle, name)
