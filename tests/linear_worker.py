@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import sys
 import threading
@@ -106,8 +107,16 @@ def work(
             count(numbers, values, chance)
 
 
+def die(problem: threading.ExceptHookArgs) -> None:
+    """A thread must not end by itself: what nobody expected ends the program, and the test."""
+    sys.__excepthook__(problem.exc_type, problem.exc_value or problem.exc_type(),
+                       problem.exc_traceback)
+    os._exit(3)
+
+
 def work_in_threads(address: str, recorder: linear.Recorder, seed: str) -> None:
     client = dlock.connect(address, timeout=60, wait="block")
+    threading.excepthook = die
     ended = threading.Event()
     threads = [threading.Thread(target=work, args=(client, recorder, f"{seed} {number}", ended))
                for number in range(ACTORS)]
@@ -182,7 +191,10 @@ async def work_in_tasks(address: str, recorder: linear.Recorder, seed: str) -> N
         tasks = [asyncio.ensure_future(aio_work(client, recorder, f"{seed} {number}", ended))
                  for number in range(ACTORS)]
         print("working", flush=True)
-        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+        told = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+        await asyncio.wait([told, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        if not told.done():
+            os._exit(3)
         ended.set()
         await asyncio.gather(*tasks)
 

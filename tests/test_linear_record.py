@@ -215,6 +215,41 @@ def test_another_threads_hold_and_one_that_is_dropped(service: Service, tmp_path
     assert counted(recorded(tmp_path / "h"))[h.END, h.UNKNOWN] == 1
 
 
+@pytest.mark.parametrize("kind", [h.MUTEX, h.REENTRANT, h.RW, h.FAIR, h.SEMAPHORE, h.CELL])
+def test_two_primaries_that_know_nothing_of_each_other_are_found_out(
+    kind: str, tmp_path: Path
+) -> None:
+    """Real programs at a service that breaks its word: each holds what the other one holds."""
+    def use(client: dlock.Client, recorder: linear.Recorder) -> Any:
+        if kind == h.CELL:
+            return recorder.watch(client.atomic("n"))
+        return recorder.watch({
+            h.MUTEX: lambda: client.lock("a"),
+            h.REENTRANT: lambda: client.lock("a", reentrant=True),
+            h.RW: lambda: client.rwlock("a").write(), h.FAIR: lambda: client.fair_lock("a"),
+            h.SEMAPHORE: lambda: client.semaphore("a", 1)}[kind]())
+
+    files = [tmp_path / "one", tmp_path / "other"]
+    recorders = [linear.Recorder(path, path.name) for path in files]
+    with serving() as one, serving() as other:
+        used = [use(service.client(), recorder)
+                for service, recorder in zip((one, other), recorders, strict=True)]
+        for lock in used:
+            if kind == h.CELL:
+                lock.next()
+            else:
+                lock.acquire()
+        if kind != h.CELL:
+            assert used[0].held
+            assert used[1].held
+            for lock in used:
+                lock.release()
+    for recorder in recorders:
+        recorder.close()
+    assert all(linear.check(linear.read([path])).ok for path in files)
+    assert linear.check(linear.read(files)).violated
+
+
 # ---- What a file says whose process is gone ------------------------------------------------------
 
 LOCK = '"name": "a", "kind": "mutex", "size": 1, "shared": false, "who": "c/1", "client": 9'
