@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from dlock.drill.fault import Fault
 from dlock.drill.faults import BY_NAME, MENU
 from dlock.drill.ground import Ground
 from dlock.drill.places import free_ports
+from dlock.drill.primary import ASK_S, OwnPrimaries
 from dlock.drill.records import Record
 
 PATIENCE_S = 60.0
@@ -142,6 +144,21 @@ def test_a_seed_draws_the_same_faults(tmp_path: Path) -> None:
         told.append([(one.fault, one.detail.split(" after ")[0])
                      for one in some(found, records.FaultBegun)])
     assert told[0] == told[1]
+
+
+def test_a_primary_that_is_slow_to_answer_is_waited_for(tmp_path: Path) -> None:
+    writer = records.Writer(tmp_path / f"drill{records.SUFFIX}")
+    primaries = OwnPrimaries(tmp_path, writer, free_ports(), session_ttl_s=60.0)
+    try:
+        primaries.start()
+        primaries.stop()
+        timer = threading.Timer(3 * ASK_S, primaries.go_on)
+        timer.start()
+        assert primaries.asked(lambda admin: admin.stats())["epoch"] == 1
+        timer.join()
+    finally:
+        primaries.close()
+        writer.close()
 
 
 # ---- Joined --------------------------------------------------------------------------------------

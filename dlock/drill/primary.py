@@ -36,7 +36,8 @@ from dlock.errors import ConnectError, DlockError
 START_S: Final = 60.0
 READY_S: Final = 120.0
 COMMAND_S: Final = 120.0
-ASK_S: Final = 0.5
+ASK_S: Final = 0.5  # of looks, which are repeated
+ANSWER_S: Final = 30.0  # of questions that are asked once
 ASK_AGAIN_S: Final = 0.02
 LOG_BYTES_SHOWN: Final = 2000
 STATUS_REPLACED: Final = 1  # of a primary that found another one in its place
@@ -53,7 +54,8 @@ class Primaries(Protocol):
 
     @property
     def newest(self) -> str: ...  # the name of the newest one
-    def asked(self, question: Callable[[Admin], _T]) -> _T: ...  # of the newest one; ConnectError
+    # Of the newest one; ConnectError: it did not answer in so many seconds.
+    def asked(self, question: Callable[[Admin], _T], seconds: float = ...) -> _T: ...
     def kill(self) -> None: ...
     def start(self) -> None: ...
     def stop(self) -> None: ...
@@ -71,7 +73,7 @@ def await_ready(primaries: Primaries, writer: Writer,
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
-            status = primaries.asked(ready)
+            status = primaries.asked(ready, ASK_S)
         except ConnectError:
             time.sleep(ASK_AGAIN_S)
             continue
@@ -85,7 +87,7 @@ def await_ready(primaries: Primaries, writer: Writer,
 def recovery_of(primaries: Primaries) -> RecoveryStatus | None:
     """How far the newest one is; None: it does not answer."""
     try:
-        return primaries.asked(lambda admin: admin.recovery())
+        return primaries.asked(lambda admin: admin.recovery(), ASK_S)
     except DlockError:
         return None
 
@@ -152,11 +154,11 @@ class OwnPrimaries:
         """Of the newest one; 0: there is none."""
         return self._process.popen.pid if self._process else 0
 
-    def asked(self, question: Callable[[Admin], _T]) -> _T:
+    def asked(self, question: Callable[[Admin], _T], seconds: float = ANSWER_S) -> _T:
         """What the newest one answers. ConnectError."""
 
         def ask() -> _T:
-            with Admin(self.address, timeout=ASK_S) as admin:
+            with Admin(self.address, timeout=seconds) as admin:
                 return question(admin)
 
         return ask() if self._network == child.NO_NETWORK else within(self._network, ask)
@@ -341,9 +343,9 @@ class JoinedPrimaries:
         """Its name in the records."""
         return f"p{self._count}"
 
-    def asked(self, question: Callable[[Admin], _T]) -> _T:
+    def asked(self, question: Callable[[Admin], _T], seconds: float = ANSWER_S) -> _T:
         """What it answers. ConnectError."""
-        with Admin(self._address, timeout=ASK_S) as admin:
+        with Admin(self._address, timeout=seconds) as admin:
             return question(admin)
 
     def kill(self) -> None:
