@@ -395,6 +395,7 @@ class Client(Factory):
             if self._awaits_ready is not None:
                 self._awaits_ready.close()
         deadline = time.monotonic() + timeout_s
+        self._session.end()  # first: nobody may believe in what the server frees
         try:
             self._session.link.request(ClientDeinit(), timeout_s)
         except LinkError:

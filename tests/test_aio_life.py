@@ -18,6 +18,7 @@ from proxy import Proxy
 
 from dlock import aio
 from dlock.admin import Admin
+from dlock.aio._drive import Driver
 from dlock.errors import (
     Broken,
     ClientClosed,
@@ -246,6 +247,29 @@ def test_closing_ends_what_waits(server: Server) -> None:
         assert {type(one) for one in outcomes} == {ClientClosed}
         async with connected(server) as other:
             assert await other.lock("x").acquire(blocking=False), "free at once"
+
+    run(program())
+
+
+def test_closing_ends_the_belief_before_the_hold(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the server is about to free, nobody in the program believes to hold any more."""
+    async def program() -> None:
+        client = await aio.connect(server.address)
+        lock = client.lock("x")
+        await lock.acquire()
+        beliefs, real = [], Driver.exchange
+
+        async def exchange(driver: Driver, *arguments: Any) -> list[Any]:
+            beliefs.append(lock.held)
+            return await real(driver, *arguments)
+
+        monkeypatch.setattr(Driver, "exchange", exchange)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            await client.close()
+        assert beliefs == [False]
 
     run(program())
 

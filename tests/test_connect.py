@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mirror_tools import line_of, run_python
@@ -19,6 +20,7 @@ from session_tools import acquire, confirmed, key, release, until
 import dlock
 from dlock import _info, errors
 from dlock._calls import Outcome
+from dlock.control.link import ControlLink
 from dlock.server import Server, ServerConfig
 
 SETTINGS = {"port": 0, "wait_mode": "block"}
@@ -180,6 +182,24 @@ def test_closing_frees_at_once_what_was_held(server: Server) -> None:
     assert not confirmed(handle)
     release(acquire(two, key("a")))
     two.close()
+
+
+def test_closing_ends_the_belief_before_the_hold(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the server is about to free, nobody in the program believes to hold any more."""
+    client = dlock.connect(server.address)
+    lock = client.lock("a")
+    lock.acquire()
+    beliefs, real = [], ControlLink.request
+
+    def request(link: ControlLink, *arguments: Any) -> Any:
+        beliefs.append(lock.held)
+        return real(link, *arguments)
+
+    monkeypatch.setattr(ControlLink, "request", request)
+    client.close()
+    assert beliefs == [False]
 
 
 def test_closing_ends_every_wait(server: Server, background) -> None:

@@ -379,6 +379,7 @@ class Connection:
         self.wake_all()
         self._wanted.close()
         self._stop_tasks()
+        end(self.session, self.collector)  # first: nobody may believe in what the server frees
         deadline = time.monotonic() + LEAVE_S
         driver = Driver(self._loop)
         try:
