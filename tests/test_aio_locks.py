@@ -366,15 +366,16 @@ def test_all_or_none(server: Server) -> None:
     run(program())
 
 
-def test_leases_of_several_are_restarted_within_the_time_of_the_call(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step", ["persist", "extend"])
+def test_several_look_for_a_server_as_long_as_the_call_may_wait(
+    server: Server, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """And not within that of one answer: the server may be gone for a while."""
-    extend, deadlines = _attempt.extend, []
+    """And not as long as one answer may take: the server may be gone for a while."""
+    takes, deadlines = getattr(_attempt, step), []
 
-    async def noted(*arguments: Any) -> int:
+    async def noted(*arguments: Any) -> Any:
         deadlines.append(arguments[-1] - time.monotonic())
-        return await extend(*arguments)
+        return await takes(*arguments)
 
     async def program() -> None:
         async with connected(server) as client:
@@ -382,7 +383,7 @@ def test_leases_of_several_are_restarted_within_the_time_of_the_call(
             assert await multi.acquire(timeout=1000)
             await multi.release()
 
-    monkeypatch.setattr(_attempt, "extend", noted)
+    monkeypatch.setattr(_attempt, step, noted)
     run(program())
     assert len(deadlines) == 2
     assert min(deadlines) > 900

@@ -43,11 +43,14 @@ def fill(handle: Handle, asked: Asked) -> None:
 
 
 async def persist(
-    client: Connection, handle: Handle, asked: Asked, status: int, watch: Watch | None
+    client: Connection, handle: Handle, asked: Asked, status: int, watch: Watch | None,
+    deadline: float | None = None,
 ) -> tuple[Handle, bool]:
     """Carries on an acquisition that has ended, but was not granted. The handle that was used last,
-    and whether it holds the lock. Whatever it raises, nothing is left behind."""
-    key, wait_ms, deadline = handle.name.key, asked.wait_ms, until(asked.wait_ms)
+    and whether it holds the lock. Whatever it raises, nothing is left behind. `deadline`
+    (time.monotonic): until when it looks for a server; None: as long as it would wait."""
+    key, wait_ms = handle.name.key, asked.wait_ms
+    deadline = until(wait_ms) if deadline is None else deadline
     backoff = Backoff()
     told: Session | None = None
     try:

@@ -118,7 +118,7 @@ class Multi:
             for index, one in enumerate(rest):
                 status = await _attempt.answer(posted[index])
                 mine[index], granted = handle, granted = await _attempt.persist(
-                    client, cast(Handle, mine[index]), asking[index], status, one._watch)
+                    client, cast(Handle, mine[index]), asking[index], status, one._watch, deadline)
                 refused = refused or not granted
                 if not refused:
                     taken.append(handle)
