@@ -81,6 +81,8 @@ class _Life:
             if not self.world.healing:
                 await asyncio.sleep(self.rng.uniform(0, 1))
                 client = await self._connect()
+        if client.closed:
+            client = await self._connect()
         self.gave_back = True
         await self._until(lambda: not self.people.busy, "somebody does not give back what he has")
         await self._be_served(client)
