@@ -101,7 +101,8 @@ def test_a_hold_that_is_taken_away_for_no_reason_is_seen(
     run.drill(run.Plan(3, rounds=3, clients=3), tmp_path, lambda _line: None)
     verdict = judge(records.read(tmp_path))
     assert verdict.status == 1
-    assert any("had called it HELD for" in one.violation.text for one in verdict.found)
+    assert any("had called it HELD, and its session" in one.violation.text
+               for one in verdict.found)
 
 
 def test_the_wall_clock_is_set_right_again(monkeypatch: pytest.MonkeyPatch) -> None:

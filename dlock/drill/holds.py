@@ -87,6 +87,7 @@ class Following:
         self._ended = records.RELEASED
         self._begin_ns = self._end_ns = 0
         self._until_ns = 0  # until when it is HELD if nobody is heard of
+        self._doubtful = False  # was its session ever suspended?
         self._hold = Hold(
             granted_ns, *actor.who, turn.name, turn.kind,
             SLOTS if turn.kind == "semaphore" else 0, turn.exclusive, token,
@@ -101,11 +102,12 @@ class Following:
 
     # ---- While it is held ------------------------------------------------------------------------
 
-    def more(self, left_s: float, lost: bool, moment_ns: int) -> bool:
-        """Looks once more: for how long its client calls it HELD was asked after `moment_ns`, and
-        `lost` before that. False: enough seen, or it is over."""
+    def more(self, left_s: float, session_left_s: float, lost: bool, moment_ns: int) -> bool:
+        """Looks once more: for how long its client calls it HELD, and its session good, was asked
+        after `moment_ns`, and `lost` before that. False: enough seen, or it is over."""
+        self._doubtful = self._doubtful or session_left_s == 0
         if left_s > 0:
-            self._until_ns = moment_ns + int(left_s * 1e9)
+            self._until_ns = moment_ns + int(min(left_s, session_left_s) * 1e9)
             self._seen(moment_ns, lost)
             return moment_ns < self._enough_ns
         if lost or self._ended == records.LOST:
@@ -126,11 +128,13 @@ class Following:
         return True
 
     def _check_loss(self) -> None:
-        """While its authority runs, nobody may take a hold away: not a new primary either."""
+        """While its authority runs, nobody may take a hold away: not a new primary either. A lease
+        may outlast its session; then nobody else gets the lock, but its client has lost it."""
         left_ns = self._until_ns - now_ns()
-        if left_ns > MARGIN_NS:
+        if left_ns > MARGIN_NS and not self._doubtful:
             self._actor.problem(f"{self._turn.name} is lost (token {self.token}), and its client "
-                                f"had called it HELD for {left_ns / 1e6:.0f} ms more")
+                                f"had called it HELD, and its session good, for "
+                                f"{left_ns / 1e6:.0f} ms more")
 
     def _seen(self, moment_ns: int, lost: bool) -> None:
         if lost:

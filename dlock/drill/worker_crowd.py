@@ -70,8 +70,7 @@ class Crowd:
         await lock.acquire()
         turn = Turn(self._name(actor), "atomic", False, None, True, 0.0, FOR_EVER_NS, None, True)
         following = self._followed[number] = Following(actor, turn, lock.token, asked_ns)
-        moment_ns, lost = now_ns(), lock.lost.is_set()
-        following.more(lock.remaining, lost, moment_ns)  # what is over already is ended by `look`
+        self._look(number, following)  # what is over already is ended by `look`
 
     async def serve(self) -> None:
         """Has every session served once."""
@@ -87,11 +86,15 @@ class Crowd:
         """For ever: what became of the holds?"""
         while True:
             for number, following in list(self._followed.items()):
-                lock = self._locks[number]
-                moment_ns, lost = now_ns(), lock.lost.is_set()
-                if not following.more(lock.remaining, lost, moment_ns):
+                if not self._look(number, following):
                     await self._end(number)
             await asyncio.sleep(LOOK_S)
+
+    def _look(self, number: int, following: Following) -> bool:
+        """False: it is over."""
+        lock, client = self._locks[number], self._clients[self._actors[number].session - 1]
+        moment_ns, lost = now_ns(), lock.lost.is_set()
+        return following.more(lock.remaining, client.session_left, lost, moment_ns)
 
     async def _end(self, number: int) -> None:
         following = self._followed.pop(number)

@@ -164,7 +164,7 @@ class Session:
             while True:
                 moment_ns = now_ns()
                 left_s = (until_ns - moment_ns) / 1e9
-                if not following.more(left_s, False, moment_ns) or self._ended.is_set():
+                if not following.more(left_s, 0.0, False, moment_ns) or self._ended.is_set():
                     break
                 if extends and self._chance.random() < 0.1:
                     until_ns = self._extend(following, lock_id, until_ns)

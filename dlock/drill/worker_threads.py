@@ -96,7 +96,9 @@ class Session:
         try:
             while True:
                 moment_ns, was_lost = now_ns(), lost.is_set()
-                if not following.more(lock.remaining, was_lost, moment_ns) or self._ended.is_set():
+                left_s, session_left_s = lock.remaining, self._client.session_left
+                if not following.more(left_s, session_left_s, was_lost, moment_ns) \
+                        or self._ended.is_set():
                     break
                 time.sleep(LOOK_S)
         finally:
