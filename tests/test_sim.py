@@ -14,10 +14,51 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(1600)
+
 ROOT = Path(__file__).resolve().parent.parent
-SEEDS = "0:60"
-MINUTES = "1.5"  # on a slow machine fewer of them are played
-PATIENCE_S = 280
+SEEDS = "0:40"
+PATIENCE_S = 1500  # of a machine on which everything else runs too
+
+# What the worlds of SEEDS must have met, at least so often: a number that falls to nothing when
+# people or faults do not do any more what they are there for.
+MET = {
+    "lock granted": 500,
+    "rwlock granted": 200,
+    "fair lock granted": 100,
+    "semaphore granted": 100,
+    "several at once": 20,
+    "entered again": 5,
+    "extended": 100,
+    "writes": 500,
+    "counted": 100,
+    "ObjectLost": 10,
+    "OutcomeUnknown": 1,
+    "Deadlock": 1,
+    "not granted in time": 100,
+    "ConnectionLost": 20,
+    "cancelled": 100,
+    "cancels that crossed a grant": 3,
+    "holds broken": 5,
+    "on_suspended": 20,
+    "on_lost": 20,
+    "told by release": 20,
+    "suspended, then confirmed": 5,
+    "left with people inside": 5,
+    "primaries replaced": 40,
+    "recoveries": 20,
+    "recoveries interrupted": 5,
+    "evicted by an operator": 1,
+    "fault: kill-primary": 10,
+    "fault: kill-at-disk": 5,
+    "fault: kill-client": 10,
+    "fault: take-over": 5,
+    "fault: pause-primary": 10,
+    "fault: pause-client": 10,
+    "fault: partition": 5,
+    "fault: cut": 10,
+    "served in the end": 500,
+}
 
 # One law that no world keeps, in the place of one that all do.
 BROKEN_LAW = """
@@ -47,14 +88,23 @@ def sim(*arguments: str, hash_seed: str | None = None) -> subprocess.CompletedPr
                           capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
-def test_no_law_is_broken() -> None:
-    played = sim("--seeds", SEEDS, "--minutes", MINUTES, "-j", "2")
+@pytest.fixture(scope="module")
+def played() -> subprocess.CompletedProcess[str]:
+    return sim("--seeds", SEEDS, "-j", "2", "--keep-going")
+
+
+def test_no_law_is_broken(played: subprocess.CompletedProcess[str]) -> None:
     assert played.returncode == 0, played.stdout + played.stderr
-    met = {what: int(count.replace(",", ""))
-           for count, what in re.findall(r"^ *([\d,]+) (\D.*)$", played.stdout, re.M)}
-    # Worlds in which nothing happens would show nothing.
-    for what in ("lock granted", "primaries replaced", "suspended, then confirmed", "on_lost"):
-        assert met.get(what, 0) > 0, f"nowhere: {what}\n{played.stdout}"
+    assert "no law was broken" in played.stdout
+
+
+def test_the_worlds_have_met_what_they_are_there_for(
+    played: subprocess.CompletedProcess[str]
+) -> None:
+    lines = re.findall(r"^ *([\d,]+) (\D.*)$", played.stdout, re.M)
+    met = {what: int(count.replace(",", "")) for count, what in lines}
+    assert {what: met.get(what, 0) for what, least in MET.items()
+            if met.get(what, 0) < least} == {}
 
 
 @pytest.mark.parametrize("seed", ["7", "42"])
