@@ -77,7 +77,7 @@ def test_names_of_faults_are_those_of_the_issue() -> None:
     (("--keep", "/proc"), "the folder /proc is not empty"),
     (("--keep", "/dev/null/x"), "cannot be used"),
     (("--json", "/nowhere/x"), "--json /nowhere/x: there is no such folder"),
-    (("--picture", "x.doc"), "a picture ends with .png, "),
+    (("--picture", "/tmp/x.doc"), "a picture ends with .png, "),
 ])
 def test_what_cannot_be_done_is_refused_with_a_reason(words: tuple[str, ...], text: str) -> None:
     done = dlock("drill", *words)
