@@ -46,6 +46,7 @@ class Person:
         self.diary = diary
         self.client = client
         self.rng = rng
+        self.company: list[Person] = []  # all who live there with the same client
         self._lease_s = people.ways.lease_s
         self._objects: dict[str, BaseLock] = {}
         self._numbers = {
@@ -82,6 +83,8 @@ class Person:
                 await self._ask_around()
             elif self.people.laws.dead_sessions and self.rng.random() < 0.05:
                 await self._bury()
+            elif len(self.company) > 1 and self.rng.random() < 0.05:
+                self._try_a_neighbours()
             else:
                 await self._take(0)
         except errors.ConnectionLost:
@@ -196,6 +199,23 @@ class Person:
         await self._call(f"inner release of {lock!r}", ANSWER_S, lock.release())
         if not lock._held or lock.token != token:
             raise LawBroken(f"{lock!r} was entered again, and is token {token} no more")
+
+    def _try_a_neighbours(self) -> None:
+        """A re-entrant lock that another task holds is that task's."""
+        for one in self.company:
+            for lock in one._objects.values():
+                if one is not self and lock._held and isinstance(lock, Reentrant):
+                    self._expect_not_mine(lock)
+
+    def _expect_not_mine(self, lock: BaseLock) -> None:
+        """Not this task's to release."""
+        try:
+            lock.release().close()
+        except errors.NotHeld:
+            self.diary.seen["held by a neighbour"] += 1
+        else:
+            raise LawBroken(f"{self.diary.node.name}: {lock!r} is released by a task that does not "
+                            f"hold it")
 
     async def _take_several(self) -> None:
         """All or none."""

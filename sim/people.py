@@ -110,6 +110,8 @@ class _Life:
         loop = asyncio.get_running_loop()
         count = self.rng.randint(1, self.people.ways.people)
         here = [Person(self.people, self.diary, client, self._chance()) for _ in range(count)]
+        for one in here:
+            one.company = here
         tasks = [loop.create_task(one.live()) for one in here]
         leaves = self.rng.random() < self.people.ways.leave_share
         until_s = loop.time() + self.rng.expovariate(1 / self.people.ways.stay_s)
