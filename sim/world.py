@@ -178,12 +178,18 @@ class World:
         self.servers.append(node)
         if node.start(take_over=take_over):
             former, self.primary = self.primary, node
-            self._laws.primary_changed(former, node)
+            self._primary_changed(former, node)
         return node
 
     def began_anew(self, node: ServerNode) -> None:
         """It has taken a higher epoch, with tables that are empty."""
-        self._laws.primary_changed(node, node)
+        self._primary_changed(node, node)
+
+    def _primary_changed(self, former: ServerNode | None, node: ServerNode) -> None:
+        try:
+            self._laws.primary_changed(former, node)
+        except LawBroken as broken:
+            self.blame(str(broken), broken)
 
     def crashed(self, node: Node) -> None:
         """Told by whoever has ended a node against its will."""
