@@ -92,8 +92,9 @@ class Storm:
             *(["numbers of both primaries"] if len(self.lives()) < 2 else [])]
 
     def lives(self) -> set[int]:
-        """Of how many primaries a number was used."""
-        return {one.life for one in self.history() if one.action == h.ADD and one.life}
+        """The primaries at which a number was certainly changed."""
+        return {one.life for one in self.history()
+                if (one.action, one.outcome) == (h.ADD, h.DONE)}
 
     def history(self) -> list[h.Operation]:
         return linear.read(path for path in self.files if path.exists())
