@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from dlock import _core
-from dlock._calls import EXCLUSIVE, SEMAPHORE
+from dlock._calls import EXCLUSIVE, SEMAPHORE, look
 from dlock._core import ffi, lib
 from dlock._handle import Handle, Key
 from dlock.aio.locks import BaseLock
@@ -125,6 +125,7 @@ class Diary:
     waits: dict[int, Wait] = field(default_factory=dict)
     fresh: list[Hold] = field(default_factory=list)  # taken since the laws have looked last
     given: list[Hold] = field(default_factory=list)  # given up since then
+    _early: dict[int, int] = field(default_factory=dict)  # SUSPENDED before `acquire` returned
     _numbers: Any = field(default_factory=lambda: itertools.count(1))
 
     # ---- Holds -----------------------------------------------------------------------------------
@@ -132,6 +133,7 @@ class Diary:
     def took(self, lock: BaseLock) -> Hold:
         """An acquisition through this object has just returned True."""
         hold = Hold(self, lock, lock._held[-1])
+        hold.suspended = self._early.pop(hold.serial, 0) == hold.token
         self.holds[hold.serial] = hold
         self.fresh.append(hold)
         self.seen[f"{KIND_NAMES[hold.key[1]]} granted"] += 1
@@ -157,6 +159,9 @@ class Diary:
         for hold in self._of(lock):
             if not hold.look()[1]:
                 hold.suspended = True
+        for handle in lock._held:
+            if handle.serial not in self.holds and not look(handle).left_ms:
+                self._early[handle.serial] = int(handle.acquire.token)
 
     def _of(self, lock: BaseLock) -> list[Hold]:
         return [self.holds[one.serial] for one in lock._held if one.serial in self.holds]

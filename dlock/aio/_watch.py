@@ -25,18 +25,20 @@ Told = Callable[[Any], object]
 
 LOST: Final = frozenset((_core.DLK_NOTICE_LOST, _core.DLK_NOTICE_BROKEN))
 SUSPENDED: Final[int] = _core.DLK_NOTICE_SUSPENDED
+CONFIRMED: Final[int] = _core.DLK_NOTICE_CONFIRMED
 
 
 class Watch:
     """`lost` is set when a hold of the lock object is lost, and cleared by its next
     acquisition."""
 
-    __slots__ = ("_lock", "lost", "on_lost", "on_suspended")
+    __slots__ = ("_doubted", "_lock", "lost", "on_lost", "on_suspended")
 
     def __init__(
         self, lock: BaseLock, on_lost: Told | None = None, on_suspended: Told | None = None
     ) -> None:
         self._lock = weakref.ref(lock)
+        self._doubted = 0  # the token of the hold of which SUSPENDED was told last
         self.lost = asyncio.Event()
         self.on_lost = on_lost
         self.on_suspended = on_suspended
@@ -48,8 +50,9 @@ class Watch:
 
     def look_again(self, handle: Handle) -> None:
         """A notice about the hold may have come before the object knew of it."""
-        if look(handle).token == 0:
-            self(_core.DLK_NOTICE_LOST, int(handle.acquire.token))
+        token, left_ms = look(handle)
+        if token == 0 or left_ms == 0:
+            self(SUSPENDED if token else _core.DLK_NOTICE_LOST, int(handle.acquire.token))
 
     def __call__(self, kind: int, token: int) -> None:
         """A notice about the hold with this token; notices about earlier holds are stale."""
@@ -61,5 +64,9 @@ class Watch:
             self.lost.set()
             if first and self.on_lost is not None:
                 self.on_lost(lock)
-        elif kind == SUSPENDED and self.on_suspended is not None:
-            self.on_suspended(lock)
+        elif kind == CONFIRMED:
+            self._doubted = 0
+        elif kind == SUSPENDED and token != self._doubted:
+            self._doubted = token
+            if self.on_suspended is not None:
+                self.on_suspended(lock)
