@@ -25,7 +25,7 @@ STEADY_ADDRESSES = $(shell setarch -R true 2>/dev/null && echo setarch -R)
 NATIVE := $(wildcard native/*.c native/*.h) native/generate_cffi.py CMakeLists.txt
 
 .DEFAULT_GOAL := build
-.PHONY: build help demo failover docs test test-c test-sanitizers test-py test-wheel lint sim bench soak wheel clean
+.PHONY: build help demo failover docs test test-c test-sanitizers test-py test-wheel lint sim sim-broken bench soak wheel clean
 
 build: $(VENV)/.built ## compile the C core and put it beside the Python part (the default)
 
@@ -59,6 +59,9 @@ lint: $(VENV)/.built ## ruff and mypy --strict
 
 sim: $(VENV)/.built ## whole clusters from their seeds, under virtual time (SEEDS=100)
 	$(PY) -m sim --seeds 0:$(SEEDS) -j $(JOBS)
+
+sim-broken: $(VENV)/.built ## deliberate faults in a copy of the tree, and who finds them (FAULTS="NAME ...")
+	$(PY) -m sim.broken $(FAULTS)
 
 bench: $(VENV)/.bench ## the benchmarks, with peers where they are installed
 	$(PY) -m benchmarks
