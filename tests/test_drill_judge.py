@@ -266,6 +266,18 @@ def test_a_violation_is_told_in_its_round_with_the_command_that_repeats_it() -> 
     assert found.repeat == "dlock drill --seed 7 --faults kill-primary --rounds 1"
 
 
+def test_a_violation_lies_in_the_last_round_that_had_begun() -> None:
+    second = (RoundBegun(600 * MS, 2, "cut"), RoundEnded(950 * MS, 2, "cut", True, 0.1))
+
+    def place(at: float) -> tuple[int, str]:
+        (found,) = judge(a_drill(*second, hold(at, at + 1, 1, ended=UNTOLD))).found
+        return found.round, found.fault
+
+    assert place(50) == (0, "")
+    assert place(300) == (1, "kill-primary")
+    assert place(700) == (2, "cut")
+
+
 @pytest.mark.parametrize(
     ("command", "rounds", "repeated"),
     [
@@ -350,7 +362,7 @@ def test_holds_that_a_failure_met() -> None:
     found = failure_of(
         hold(100, 150, 1, name="before"),
         hold(100, 650, 2, name="kept"), hold(150, 450, 3, name="kept too"),
-        hold(150, 210, 4, name="given back"),
+        hold(150, 300, 4, name="given back before the next one listened"),
         hold(150, 240, 5, name="lost", ended=LOST, t_ns=600 * MS),
         hold(150, 420, 6, name="lost though listened", ended=LOST, t_ns=600 * MS),
         hold(150, 190, 7, name="untold", ended=UNTOLD, t_ns=700 * MS),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from failover_tools import until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -205,8 +207,9 @@ def test_a_primary_that_is_killed_now_and_then_is_judged_over_its_lives() -> Non
 def soak(folder: Path, *words: str) -> tuple[int, dict[str, Any]]:
     """A short run; its exit status and what it wrote."""
     done = subprocess.run(
-        [sys.executable, "-m", "dlock.drill.soak", "--seconds", "8", "--rate", "60", "--output",
-         str(folder), *words], capture_output=True, text=True, check=False)
+        [sys.executable, "-m", "dlock.drill.soak", "--seconds", "8", "--rate", "60",
+         "--least-turns", "250", "--output", str(folder), *words],
+        capture_output=True, text=True, check=False)
     log = (folder / "log").read_text(encoding="utf-8")
     assert (folder / "soak.json").exists(), done.stderr + log
     assert (folder / "soak.txt").read_text(encoding="utf-8") in done.stdout
@@ -232,6 +235,34 @@ def test_a_run_is_carried_out_to_its_end(tmp_path: Path) -> None:
           for name in ("steady", "failing")),
         "state directory, steady", "state directory, failing"}
     assert found["finished"] is True
+
+
+def children_of(pid: int) -> set[int]:
+    return {int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def runs(pid: int) -> bool:
+    """A process that has ended and is not waited for by anybody yet does not run."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_what_a_run_has_started_ends_with_it(tmp_path: Path, how: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dlock.drill.soak", "--seconds", "600", "--output", str(tmp_path)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: len(children_of(process.pid)) >= 5)
+        started = children_of(process.pid)
+        process.send_signal(how)
+        assert process.wait(120) != 0
+    finally:
+        process.kill()
+        process.wait()
+    until(lambda: not any(runs(one) for one in started))
 
 
 def test_planted_leaks_are_found(tmp_path: Path) -> None:

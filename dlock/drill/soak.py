@@ -18,6 +18,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,8 @@ VICTIM_S: Final = 5.0
 LIVES: Final = 13  # of the primary that fails
 LIFE_S: Final = (10.0, 300.0)
 REPORT_S: Final = 60.0  # between two unfinished reports
+PATIENCE_S: Final = 200.0  # beyond the time, for the turns that are to be done at least
+LOOK_S: Final = 0.25  # between two looks whether all live
 
 
 class Soak:
@@ -59,6 +62,8 @@ class Soak:
                 tuple(arguments.plant)))
         self.problems: list[str] = []
         self._end_s = 0.0
+        self._turns_before: dict[str, int] = {}
+        self._over = threading.Event()
 
     def run(self) -> Run:
         """From the first process to the last. SoakError: it could not be begun."""
@@ -67,6 +72,9 @@ class Soak:
                 service.serve()
                 service.clients = [service.client(kind) for kind in LOADS]
             self._begin_s = time.monotonic()
+            self._turns_before = self._turns()
+            for service in self.services:
+                service.begun.touch()
             try:
                 self._conduct()
                 self._end_s = time.monotonic()
@@ -95,22 +103,29 @@ class Soak:
             victims={one.name: one.victims for one in self.services})
 
     def _conduct(self) -> None:
-        """Samples, failures, victims, reports, each in its own rhythm, until the time is over."""
+        """Failures, victims and reports, each in its own rhythm, until the time is over. Samples
+        are taken beside them, since all of these take their time on a busy machine."""
         seconds = self._arguments.seconds
+        life_s = min(max(seconds / LIVES, LIFE_S[0]), LIFE_S[1])
         rhythms: list[list[Any]] = [
-            [min(max(seconds / SAMPLES, SAMPLE_S[0]), SAMPLE_S[1]), 0.0, self._sample],
             [max(seconds / VICTIMS, VICTIM_S), 1.0, self._victims],
-            [life_s := min(max(seconds / LIVES, LIFE_S[0]), LIFE_S[1]), life_s, self._fail],
+            [life_s, life_s, self._fail],
             [REPORT_S, REPORT_S, self._report],
         ]
-        while (now_s := time.monotonic() - self._begin_s) < seconds:
-            every_s, due_s, act = rhythm = min(rhythms, key=lambda one: float(one[1]))
-            if now_s < due_s:
-                time.sleep(min(due_s - now_s, 0.25))
-                continue
-            rhythm[1] = max(due_s + every_s, now_s)  # who is late does not catch up in one go
-            act()
-            self._look_whether_all_live()
+        sampling = threading.Thread(target=self._sample_until_over)
+        sampling.start()
+        try:
+            while (now_s := time.monotonic() - self._begin_s) < seconds or self._too_few_turns():
+                every_s, due_s, act = rhythm = min(rhythms, key=lambda one: float(one[1]))
+                self._look_whether_all_live()
+                if now_s < due_s:
+                    time.sleep(min(due_s - now_s, LOOK_S))
+                    continue
+                rhythm[1] = max(due_s + every_s, now_s)  # who is late does not catch up in one go
+                act()
+        finally:
+            self._over.set()
+            sampling.join()
 
     def _report(self) -> None:
         """What there would be to say if the run ended here."""
@@ -121,7 +136,8 @@ class Soak:
     def _look_whether_all_live(self) -> None:
         for service in self.services:
             for process in service.all():
-                if (status := process.popen.poll()) is not None:
+                status = process.popen.poll()
+                if status is not None:
                     raise SoakError(f"{process.name} ended with {status}; its errors are in the "
                                     f"log beside the results")
 
@@ -136,11 +152,34 @@ class Soak:
 
     # ---- Samples ---------------------------------------------------------------------------------
 
+    def _too_few_turns(self) -> bool:
+        """Has a client process that lives for the whole time done less than it is to do at least?
+        On a crowded machine a short run takes longer."""
+        least = self._arguments.least_turns
+        if not least or time.monotonic() - self._begin_s > self._arguments.seconds + PATIENCE_S:
+            return False
+        return any(turns - self._turns_before.get(who, 0) < least
+                   for who, turns in self._turns().items() if not who.startswith("churn"))
+
+    def _turns(self) -> dict[str, int]:
+        """What each client process has done so far."""
+        return {who: sum(done.counts.values()) for service in self.services
+                for who, done in soak_report.done_by(service.folder, service.name).items()}
+
+    def _sample_until_over(self) -> None:
+        every_s = min(max(self._arguments.seconds / SAMPLES, SAMPLE_S[0]), SAMPLE_S[1])
+        self._sample()
+        while not self._over.wait(every_s):
+            self._sample()
+
     def _sample(self) -> None:
         now_s = time.monotonic() - self._begin_s
         for service in self.services:
             for process in service.all():
-                found = usage(process.popen.pid)
+                try:
+                    found = usage(process.popen.pid)
+                except ProcessLookupError:
+                    continue  # a primary that was just killed; others are looked after elsewhere
                 for what, value in (("memory", found.memory_bytes),
                                     ("descriptors", found.descriptors),
                                     ("threads", found.threads)):
@@ -197,7 +236,7 @@ class Soak:
             left = {name: stats[name] for name in soak_report.EMPTY_AT_THE_END if stats.get(name)}
             if not left or time.monotonic() > deadline:
                 return left
-            time.sleep(SAMPLE_S[0])
+            time.sleep(LOOK_S)
 
 
 def write(arguments: argparse.Namespace, run: Run, *, finished: bool) -> soak_report.Judged:
@@ -228,6 +267,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SoakError as problem:
         print(f"dlock soak: {problem}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("dlock soak: interrupted before the load had begun", file=sys.stderr)
+        return 2
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print((arguments.output / "soak.txt").read_text(encoding="utf-8"), end="")
@@ -246,6 +288,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="of the time, that is not judged (default 0.25)")
     parser.add_argument("--output", type=Path, default=Path("build/soak"), metavar="FOLDER",
                         help="default build/soak")
+    parser.add_argument("--least-turns", type=int, default=0, metavar="N",
+                        help="go on until every client process has done so many (default 0)")
     parser.add_argument("--plant", choices=PLANTS, action="append", default=[],
                         help="a leak, to see that it is found; may be given several times")
     arguments = parser.parse_args(argv)

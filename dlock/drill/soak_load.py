@@ -32,7 +32,6 @@ ACTORS: Final = 3  # threads or tasks of a process
 COMMON: Final = 6  # names of each kind that all processes share
 FRESH: Final = 0.2  # of all turns: a name that is used once
 WARM_NAMES: Final = 5000  # a client remembers up to 4096 names and keeps 1024: full at once
-COLLECT_EVERY: Final = 8  # sessions
 CONNECT_S: Final = 60.0
 WAIT_S: Final = 5.0
 HOLD_S: Final = 0.002  # at most
@@ -46,7 +45,8 @@ PLANTS: Final = ("memory", "descriptors", "threads", "sessions")
 @dataclass(frozen=True)
 class Order:
     """What a process is told. `rate`: turns a second; `file`: where it tells; `plant`: which leaks
-    it is to have, one leaked thing of each every `plant_every` turns."""
+    it is to have, one leaked thing of each every `plant_every` turns once the file
+    `plant_from` is there: when all processes work."""
 
     kind: str
     address: str
@@ -56,6 +56,7 @@ class Order:
     seed: int
     plant: tuple[str, ...] = ()
     plant_every: int = 5
+    plant_from: str = ""
 
     def as_argument(self) -> str:
         """For the command line of the process."""
@@ -80,7 +81,7 @@ class Tally:
         with self._mutex:
             self.counts[what] += 1
             leaks = self.order.plant and self.counts.total() % self.order.plant_every == 0
-        if leaks:
+        if leaks and os.path.exists(self.order.plant_from):
             self._leak()
 
     def refused(self, problem: DlockError) -> None:
@@ -300,8 +301,7 @@ def churn(tally: Tally) -> None:
             except DlockError as problem:
                 tally.refused(problem)
             # A closed client of asyncio keeps two descriptors until it is collected as garbage.
-            if tally.counts.total() % COLLECT_EVERY == 0:
-                gc.collect()
+            gc.collect()
     finally:
         tally.ended.set()
         telling.join()

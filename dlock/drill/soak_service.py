@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import signal
 import subprocess
 import sys
@@ -96,10 +97,16 @@ class Service:
         return f"{HOST}:{self.port}"
 
     @property
+    def begun(self) -> Path:
+        """A file that is there once the load is complete."""
+        return self.folder / "begun"
+
+    @property
     def state(self) -> Path:
         return self.folder / "state"
 
     def _started(self, name: str, words: Sequence[str]) -> Process:
+        _libc()
         return Process(name, subprocess.Popen(
             words, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
             preexec_fn=_end_with_us))
@@ -108,7 +115,7 @@ class Service:
         """Another primary, and waits until it listens."""
         self.primary = self._started(f"primary, {self.name}", [
             *SERVE, "--listen", self.address, "--state-dir", str(self.state),
-            "--session-ttl", f"{SESSION_TTL_S:g}", "--max-locks", "8192", "--max-clients", "256",
+            "--session-ttl", f"{SESSION_TTL_S:g}", "--max-locks", "8192", "--max-clients", "2000",
             "--max-objects", "1024", "--wait", "block", "--log-level", "error"])
         assert self.primary.popen.stdout
         greeting = self.primary.popen.stdout.readline()
@@ -123,12 +130,13 @@ class Service:
         plant = self.plant if kind == "threads" and not self.fails else ()
         order = Order(
             kind, self.address, name.replace(", ", "-"), str(self.folder / f"{kind}.jsonl"),
-            self.rate * (CHURN_SHARE if kind == "churn" else 1.0), self.seed, plant)
+            self.rate * (CHURN_SHARE if kind == "churn" else 1.0), self.seed, plant,
+            plant_from=str(self.begun))
         process = self._started(
             name, [sys.executable, "-m", "dlock.drill.soak_load", order.as_argument()])
         try:
             process.wait_for("holding" if kind == "victim" else "working")
-        except SoakError:
+        except BaseException:
             process.kill()
             raise
         return process
@@ -139,18 +147,26 @@ class Service:
         self.victims += 1
 
     def fail(self) -> None:
-        """kill -9 of the primary, and the next one."""
-        assert self.primary
-        self.primary.kill()
+        """kill -9 of the primary, and the next one. Who looks meanwhile sees none."""
+        dying, self.primary = self.primary, None
+        assert dying
+        dying.kill()
         self.serve()
 
     def all(self) -> Iterator[Process]:
         """Every process that lives for longer than a moment."""
-        if self.primary:
-            yield self.primary
+        primary = self.primary
+        if primary:
+            yield primary
         yield from self.clients
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    """Opened before the first fork: a child of a process with threads must not."""
+    return ctypes.CDLL(None)
 
 
 def _end_with_us() -> None:
     """In the child, before it begins."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _libc().prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
