@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import dlock
 from dlock.admin import Admin
@@ -48,7 +48,9 @@ LOOK_S: Final = 0.25  # between two looks whether all live
 class Soak:
     """One run."""
 
-    def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
+    def __init__(self, arguments: argparse.Namespace, folder: Path,
+                 interrupted: threading.Event) -> None:
+        self._interrupted = interrupted
         self._arguments = arguments
         self._begin_s = time.monotonic()
         self._series: dict[tuple[str, str], Series] = {}
@@ -70,7 +72,9 @@ class Soak:
         try:
             for service in self.services:
                 service.serve()
-                service.clients = [service.client(kind) for kind in LOADS]
+                for kind in LOADS:
+                    self._go_on()
+                    service.clients.append(service.client(kind))
             self._begin_s = time.monotonic()
             self._turns_before = self._turns()
             for service in self.services:
@@ -117,6 +121,7 @@ class Soak:
         try:
             while (now_s := time.monotonic() - self._begin_s) < seconds or self._too_few_turns():
                 every_s, due_s, act = rhythm = min(rhythms, key=lambda one: float(one[1]))
+                self._go_on()
                 self._look_whether_all_live()
                 if now_s < due_s:
                     time.sleep(min(due_s - now_s, LOOK_S))
@@ -151,6 +156,11 @@ class Soak:
                 service.fail()
 
     # ---- Samples ---------------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """Unless a signal came whose exception got lost, as it does in a finalizer."""
+        if self._interrupted.is_set():
+            raise KeyboardInterrupt
 
     def _too_few_turns(self) -> bool:
         """Has a client process that lives for the whole time done less than it is to do at least?
@@ -259,10 +269,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     arguments.output.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="dlock-soak-"))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to end like Ctrl-C: all is ended
+    interrupted = threading.Event()
+
+    def interrupt(_number: int, _frame: object) -> NoReturn:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):  # both end all that was started
+        signal.signal(number, interrupt)
     print(f"dlock soak: {arguments.seconds:g} s, results in {arguments.output}", flush=True)
     try:
-        run = Soak(arguments, folder).run()
+        run = Soak(arguments, folder, interrupted).run()
         judged = write(arguments, run, finished=True)
     except SoakError as problem:
         print(f"dlock soak: {problem}", file=sys.stderr)
