@@ -54,9 +54,9 @@ def start(*words: str | bytes, address: str | None = None, **options: Any
         env=environment(address, **added), **options)
 
 
-def finish(process: subprocess.Popen[str]) -> Done:
+def finish(process: subprocess.Popen[str], seconds: float = TIMEOUT) -> Done:
     """Waits until it has ended."""
-    out, err = process.communicate(timeout=TIMEOUT)
+    out, err = process.communicate(timeout=seconds)
     assert "Traceback" not in err, err
     return Done(process.returncode, out, err)
 

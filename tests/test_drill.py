@@ -21,17 +21,23 @@ from dlock.drill.fault import Fault
 from dlock.drill.faults import BY_NAME, MENU
 from dlock.drill.ground import Ground
 from dlock.drill.places import free_ports
-from dlock.drill.primary import ASK_S, OwnPrimaries
+from dlock.drill.primary import ASK_S, JoinedPrimaries, OwnPrimaries
 from dlock.drill.records import Record
 
-PATIENCE_S = 60.0
+PATIENCE_S = 150.0
+DRILL_S = 900.0  # by when a drill has come to its end, on any machine
+
+pytestmark = pytest.mark.timeout(1000)
 
 
 def drilled(folder: Path, *words: str) -> tuple[Done, list[Record]]:
     """A drill to its end, and what it wrote down."""
     keep = folder / "drill"
     process = start("drill", "--keep", str(keep), *words)
-    out, err = process.communicate(timeout=280)
+    try:
+        out, err = process.communicate(timeout=DRILL_S)
+    finally:
+        process.kill()
     done = Done(process.returncode, out, err)
     return done, records.read(keep) if keep.exists() else []
 
@@ -200,12 +206,47 @@ def test_a_joined_primary_is_brought_back_when_the_drill_is_ended(
 ) -> None:
     keep = tmp_path / "drill"
     process = start("drill", "--keep", str(keep), *joined, "--faults", fault, "--clients", "1")
-    await_fault(process, keep)
-    process.send_signal(signal.SIGINT)
-    done = finish(process)
+    try:
+        await_fault(process, keep)
+        process.send_signal(signal.SIGINT)
+        done = finish(process, PATIENCE_S)
+    finally:
+        process.kill()
     assert done.code in (0, 130), done  # 0: it had come to its end before
     with dlock_connect(joined[1], timeout=PATIENCE_S) as client, client.lock("free"):
         pass
+
+
+def test_what_brings_a_joined_primary_back_comes_after_what_broke_it(tmp_path: Path) -> None:
+    """Also when the drill is ended while the command that breaks it runs."""
+
+    class EndedError(Exception):
+        pass
+
+    def end(_number: int, _frame: object) -> None:
+        raise EndedError
+
+    def end_in_the_middle() -> None:
+        while "begun" not in log.read_text():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    log = tmp_path / "log"
+    log.touch()
+    writer = records.Writer(tmp_path / f"drill{records.SUFFIX}")
+    primaries = JoinedPrimaries(
+        "127.0.0.1:9", writer, kill="", start="", go_on=f"echo continued >> {log}",
+        stop=f"echo begun >> {log}; sleep 1; echo stopped >> {log}")
+    former = signal.signal(signal.SIGUSR1, end)
+    try:
+        threading.Thread(target=end_in_the_middle).start()
+        with pytest.raises(EndedError):
+            primaries.stop()
+        primaries.close()
+    finally:
+        signal.signal(signal.SIGUSR1, former)
+        writer.close()
+    assert log.read_text().split() == ["begun", "stopped", "continued"]
 
 
 def await_fault(process: subprocess.Popen[str], keep: Path) -> None:
@@ -255,7 +296,7 @@ def test_nothing_is_left_when_the_drill_is_ended(
         if number is signal.SIGKILL:
             process.communicate(timeout=PATIENCE_S)
         else:
-            done = finish(process)
+            done = finish(process, PATIENCE_S)
             assert done.code == 128 + number, done
             assert some(records.read(keep), records.DrillEnded)
     finally:
@@ -274,12 +315,12 @@ def test_the_report_as_json(tmp_path: Path) -> None:
     assert report["status"] == 0
     assert report["drill"]["seed"] == 4
     assert report["records"] == len(found)
-    again = dlock("drill", *words, "--json", "-")
+    again = finish(start("drill", *words, "--json", "-"), DRILL_S)
     assert again.json["status"] == 0
 
 
 def test_without_keep_no_folder_is_left(tmp_path: Path) -> None:
-    done = dlock("drill", "--faults", "cut", "--rounds", "1", "--clients", "2",
-                 added={"TMPDIR": str(tmp_path)})
+    done = finish(start("drill", "--faults", "cut", "--rounds", "1", "--clients", "2",
+                        added={"TMPDIR": str(tmp_path)}), DRILL_S)
     assert done.code == 0, done
     assert not list(tmp_path.iterdir())

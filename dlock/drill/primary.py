@@ -386,6 +386,12 @@ class JoinedPrimaries:
             owed()
 
     def _run(self, which: str) -> None:
+        """In a thread: a signal that ends the drill meanwhile waits for the end of the command, so
+        that what brings the primary back comes after what broke it."""
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(self._run_to_its_end, which).result()
+
+    def _run_to_its_end(self, which: str) -> None:
         """A command may leave something in the background that goes on."""
         command = self._commands[which]
         with tempfile.TemporaryFile() as said:
