@@ -9,7 +9,7 @@ from typing import Final
 
 from dlock.drill.fault import Fault
 from dlock.drill.ground import Ground
-from dlock.drill.primary import DrillError, recovery_of
+from dlock.drill.primary import DrillError, await_ready, recovery_of
 from dlock.drill.records import epoch_of, now_ns
 from dlock.drill.scene import Scene
 from dlock.drill.worker import CROWD
@@ -85,6 +85,7 @@ class KillInBatch(Fault):
         epoch = scene.own.epoch
         scene.primaries.start()
         healed_ns = now_ns()
+        await_ready(scene.primaries, scene.writer)  # when it is, is seen now; if it is not, later
         if not crowd.all_held(BURST_S):
             scene.violated(f"only {crowd.held} of {BURST} locks that a client had asked for when "
                            f"the primary died were granted within {BURST_S:g} s")
