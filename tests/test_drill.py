@@ -85,11 +85,14 @@ def test_names_of_faults_are_those_of_the_issue() -> None:
     (("--json", "/nowhere/x"), "--json /nowhere/x: there is no such folder"),
     (("--picture", "/tmp/x.doc"), "a picture ends with .png, "),
 ])
-def test_what_cannot_be_done_is_refused_with_a_reason(words: tuple[str, ...], text: str) -> None:
-    done = dlock("drill", *words)
+def test_what_cannot_be_done_is_refused_with_a_reason(
+    words: tuple[str, ...], text: str, tmp_path: Path
+) -> None:
+    done = dlock("drill", *words, added={"TMPDIR": str(tmp_path)})
     assert done.code == 2
     assert text in done.err
     assert done.out == ""
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_root_the_reason_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,9 +189,11 @@ def _folder(keep: Path | None) -> Iterator[Path]:
         yield keep.resolve()
         return
     folder = Path(tempfile.mkdtemp(prefix="dlock-drill-"))
-    yield folder
-    if not (folder / KEPT).exists():
-        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        if not (folder / KEPT).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _drill(plan: Any, folder: Path, arguments: argparse.Namespace) -> int:
