@@ -257,7 +257,8 @@ def runs(pid: int) -> bool:
 def test_what_a_run_has_started_ends_with_it(tmp_path: Path, how: signal.Signals) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "dlock.drill.soak", "--seconds", "600", "--output", str(tmp_path)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(tmp_path)})
     try:
         until(lambda: len(children_of(process.pid)) >= 5, LONG_S)
         started = children_of(process.pid)
