@@ -12,6 +12,8 @@
 
 #include "engine_claim.h"
 
+enum { DRIFT_DIVISOR = 1000 }; /* clock rates differ by less than 0.1 % */
+
 static struct claims *claims_new(const struct dlk_limits *limits)
 {
     struct claims *claims = calloc(1, sizeof(*claims));
@@ -337,6 +339,13 @@ void dlk_claim_attached(struct dlk_engine *engine, uint32_t session, uint64_t no
     }
 }
 
+/* What was left of a claimed lease was said by its client's clock, which may be slower than ours:
+ * it runs for as long by either. */
+static uint32_t by_any_clock_ms(uint32_t lease_ms)
+{
+    return lease_ms + lease_ms / DRIFT_DIVISOR + 1;
+}
+
 static void run_lease(struct dlk_engine *engine, struct entry *entry, uint32_t lease_ms,
                       uint64_t now_ns)
 {
@@ -362,6 +371,7 @@ void dlk_claims_end(struct dlk_engine *engine, uint32_t least_ms, uint64_t now_n
         uint32_t lease_ms = dlk_claim_lease_ms(engine, entry);
         entry->flags &= (uint16_t)~(DLK_ENTRY_CLAIMED | DLK_ENTRY_AWAITED);
         if (lease_ms != 0) {
+            lease_ms = by_any_clock_ms(lease_ms);
             run_lease(engine, entry, lease_ms > least_ms ? lease_ms : least_ms, now_ns);
         }
     }
