@@ -263,10 +263,15 @@ def attached(world: World, slot: int, now: int, out: Output) -> None:
 # ---- The end ----
 
 
+def by_any_clock_ms(lease_ms: int) -> int:
+    """What a client has left by its own clock, by any that is up to 0.1 % faster."""
+    return lease_ms + lease_ms // 1000 + 1
+
+
 def end(world: World, least_ms: int, now: int) -> None:
     """All is ready: leases run."""
     for _, entry in world.all_entries():
         if entry.lease_left_ms is not None:
-            entry.end = now + max(entry.lease_left_ms, least_ms) * MS
+            entry.end = now + max(by_any_clock_ms(entry.lease_left_ms), least_ms) * MS
         entry.claimed, entry.lease_left_ms, entry.awaited = False, None, False
     world.heard = {}
