@@ -6,6 +6,7 @@
 | what is believed is so at the newest primary that is ready, and for longer | `EngineView` |
 | queues are served in order, tokens only grow, a primary's tables fit together | `EngineView` |
 | a hold ends by its user, or its user is told; it was SUSPENDED before it was LOST | `Beliefs` |
+| but for a lease that its client gives up with the session: the server keeps it | `Beliefs` |
 | a new primary waits for everybody who could believe | `primary_changed` |
 | numbers: everybody gets another one, none is lost, none is made twice | `Numbers` |
 | calls end in their time; in the end everybody is served | `Diary.waits`, sim/people.py |

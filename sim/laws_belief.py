@@ -100,9 +100,14 @@ class Beliefs:
 
     def _gone(self, hold: Hold, own_ns: int) -> None:
         """The client knows that it is lost: its user must be told, and it must not have been so
-        while it could be believed; unless an operator broke it."""
+        while it could be believed; unless an operator broke it, or it is given up with its
+        session, which a lease outlives."""
         left_ms = (hold.until_ns - own_ns) // MS_NS
-        if left_ms > 0:
+        if left_ms > 0 and hold.leased and hold.handle.name.table.ended:
+            if self.newest is not None and not _loose(hold):
+                self.newest.check_believed(hold)  # its lease was kept all the same
+            hold.diary.seen["leases given up with their session"] += 1
+        elif left_ms > 0:
             if hold.key[0] not in self.breaks:
                 raise LawBroken(f"{hold} is gone while it was believed for {left_ms} ms more")
             hold.taken_ms = left_ms

@@ -73,11 +73,11 @@ class Told(Hold):
 
     def __init__(
         self, diary: Diary, key: tuple[bytes, int, int], mode: int, number: int, left_ms: int,
-        watched: bool = True,
+        watched: bool = True, leased: bool = False,
     ) -> None:
         self.diary = diary
         self.key, self.mode, self.token, self.serial = key, mode, number, number
-        self.leased = False
+        self.leased = leased
         self.until_ns = self.amiss_since = self.amiss_turns = self.taken_ms = 0
         self.suspended = self.lost = self.over = self.was_suspended = False
         self.answer = (number, left_ms)

@@ -224,6 +224,24 @@ def test_a_session_that_was_removed_is_replaced_and_its_holds_are_lost(proxied, 
     assert server.stats()["clients"] == 0
 
 
+def test_a_lease_is_given_up_with_its_session_and_nobody_gets_it_before_its_end(proxied) -> None:
+    server, proxy = proxied(session_ttl_ms=1000)
+    client = dlock.connect(proxy.address)
+    lock = client.lock("a", lease=60)
+    assert lock.acquire()
+    proxy.silence()
+    until(lambda: server.stats()["clients"] == 0)
+    assert lock.held  # the lease runs on, here as at the server
+    proxy.mend()
+    assert lock.lost.wait(20)
+    assert not lock.held
+    with pytest.raises(errors.LockLost):
+        lock.release()
+    with dlock.connect(server.address) as other:
+        assert not other.lock("a").acquire(timeout=0.1)
+    client.close()
+
+
 def test_at_a_primary_that_knows_nobody_what_was_held_is_lost(
     start: Start, tmp_path: Path, background
 ) -> None:

@@ -83,9 +83,11 @@ def test_tokens_grow(server: Server) -> None:
         server.shows(held(token(4), 2))
 
 
-def believe(company: Company, server: Server, number: int, left_ms: int = 500) -> Told:
+def believe(
+    company: Company, server: Server, number: int, left_ms: int = 500, **options: Any
+) -> Told:
     company.beliefs.newest = server.view
-    return company.takes(company.anna, LOCK, EXCLUSIVE, number, left_ms)
+    return company.takes(company.anna, LOCK, EXCLUSIVE, number, left_ms, **options)
 
 
 def client_id_of(company: Company) -> int:
@@ -116,6 +118,36 @@ def test_a_belief_that_lasts_longer_than_the_hold_is_seen(
     server.shows(held(token(1), client_id_of(company), **{what: Node.time_ns + 498 * MS_NS}))
     with pytest.raises(LawBroken, match=r"is believed for 1\.000 ms longer"):
         believe(company, server, token(1))
+
+
+def give_up_with_its_session(company: Company, hold: Told) -> None:
+    hold.lost = hold.handle.name.table.ended = True
+    company.now(hold, 0, 0)
+
+
+def test_a_lease_may_be_given_up_with_its_session(company: Company, server: Server) -> None:
+    server.shows(held(token(1), client_id_of(company)))
+    hold = believe(company, server, token(1), leased=True)
+    company.beliefs.breaks.add(LOCK[0])  # which changes nothing
+    give_up_with_its_session(company, hold)
+    assert company.seen["leases given up with their session"] == 1
+
+
+def test_a_lease_that_the_server_gave_up_first_is_seen(company: Company, server: Server) -> None:
+    server.shows(held(token(1), client_id_of(company)))
+    hold = believe(company, server, token(1), leased=True)
+    server.shows()
+    with pytest.raises(LawBroken, match="is believed, and north, which is ready, does not have it"):
+        give_up_with_its_session(company, hold)
+
+
+def test_a_session_that_is_over_before_its_holds_are_is_seen(
+    company: Company, server: Server
+) -> None:
+    server.shows(held(token(1), client_id_of(company)))
+    hold = believe(company, server, token(1))
+    with pytest.raises(LawBroken, match="is gone while it was believed"):
+        give_up_with_its_session(company, hold)
 
 
 def test_a_primary_that_recovers_grants_nothing_beside_a_belief(
