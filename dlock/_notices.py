@@ -225,12 +225,14 @@ def tell(names: NameTable, notice: Notice) -> None:
             if kind == BROKEN:
                 handle.broken = True
             _tell(handle, kind, notice.token)
-    elif kind in (SESSION_SUSPENDED, SESSION_CONFIRMED):
+    elif kind in (SESSION_SUSPENDED, SESSION_CONFIRMED, REMOVED):
         for handle in _watched(names):
             if not handle.acquire.lease_ms or handle.name.key[1] == _core.DLK_KIND_RW:
-                # A new primary may speak for the session, and not for this hold of it.
-                good = kind == SESSION_CONFIRMED and look(handle).left_ms > 0
-                _tell(handle, CONFIRMED if good else SUSPENDED, handle.acquire.token)
+                # A new primary may speak for the session, and not for this hold of it: neither
+                # does its SESSION_CONFIRMED confirm that, nor its REMOVED end it at once.
+                good = kind != SESSION_SUSPENDED and look(handle).left_ms > 0
+                if not (good and kind == REMOVED):
+                    _tell(handle, CONFIRMED if good else SUSPENDED, handle.acquire.token)
     elif kind == OVERFLOW:
         for handle in _watched(names):
             token, left_ms = look(handle)

@@ -361,11 +361,11 @@ class Client(Factory):
         overflow = notice.kind == _notices.OVERFLOW
         if notice.client != session.number and not overflow:
             return  # it came late, and its session is over
-        if notice.kind == _notices.REMOVED:
-            self._session_removed(session)
-        elif overflow or notice.kind == _notices.LINK_DOWN:
+        if overflow or notice.kind == _notices.LINK_DOWN:
             self._link_lost(session)
         _notices.tell(session.names, notice)
+        if notice.kind == _notices.REMOVED:  # now: LOST, of a new session, comes after SUSPENDED
+            self._session_removed(session)
 
     def _pulse(self) -> None:
         """Called in the thread of the notices several times a session_ttl: keeps the session alive
