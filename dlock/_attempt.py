@@ -101,9 +101,9 @@ def declare(client: Client, lease_ms: int, until: float) -> Session:
     """Tells the server of a longer lease than it has written down for this session, unless another
     thread has done so since it was refused. The session of which it knows now: if it refuses once
     more there, it was not that. LeaseTooLong."""
-    if lease_ms > client._session.free_lease_ms:
+    while lease_ms > (session := client._session).free_lease_ms:
         client._declare(lease_ms, until)
-    return client._session
+    return session
 
 
 def conclude(client: Client, handle: Handle, status: int) -> bool:

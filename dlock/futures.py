@@ -24,18 +24,25 @@ if TYPE_CHECKING:
     from dlock._session import Session
     from dlock.locks import BaseLock
 
+_EINVAL: Final[int] = _core.DLK_STATUS_EINVAL
 _SLICE_MS: Final = 50
 _cookies: Final = itertools.count(1)
 
 
 class Request(NamedTuple):
-    """One posted acquisition."""
+    """One posted acquisition. `told`: the session of which the server knows of its lease."""
 
     future: LockFuture
     lock: BaseLock
     handle: Handle
     asked: Asked
     until: float
+    told: Session
+
+    @property
+    def untold(self) -> bool:
+        """Has it come to another session, to which its lease may be too long only by that?"""
+        return bool(self.asked.lease_ms) and self.told is not self.handle.name.table.session
 
 
 class LockFuture(Future[bool]):
@@ -120,6 +127,9 @@ class Reader:
         request = self.requests.get(cookie)
         if request is None:
             return  # it was cancelled meanwhile
+        if status == _EINVAL and request.untold:
+            self._ask_again(request, None)
+            return
         try:
             outcome = _calls.judge_acquire(
                 status, request.handle.name.key[0], request.asked.lease_ms
@@ -130,12 +140,7 @@ class Reader:
                 request.future.set_exception(error)
             return
         if outcome in AGAIN:
-            # Rare, and it waits for the link: not in the thread that serves all the others. It
-            # stays among the requests, so that it can be cancelled.
-            request.handle.abandon()
-            threading.Thread(
-                target=self._again, args=(request, outcome), name="dlock-futures-again", daemon=True
-            ).start()
+            self._ask_again(request, outcome)
         elif self.requests.pop(cookie, None) is None:
             return  # the same, a moment ago
         elif outcome is Outcome.DONE:
@@ -148,18 +153,31 @@ class Reader:
         else:
             raise AssertionError(f"a posted call came to {outcome}")
 
-    def _again(self, request: Request, outcome: Outcome) -> None:
-        """Asks again when the link is back."""
+    def _ask_again(self, request: Request, outcome: Outcome | None) -> None:
+        """Rare, and it waits for the server: not in the thread that serves all the others. It stays
+        among the requests, so that it can be cancelled."""
+        request.handle.abandon()
+        threading.Thread(
+            target=self._again, args=(request, outcome), name="dlock-futures-again", daemon=True
+        ).start()
+
+    def _again(self, request: Request, outcome: Outcome | None) -> None:
+        """Asks again when the link is back. `outcome` None: it was there, and only the lease had to
+        be told."""
         _core.block_signals()
         client, cookie = request.lock._client, request.future._cookie
         try:
-            client._await(outcome, request.handle.name, request.until)
+            if outcome is not None:
+                client._await(outcome, request.handle.name, request.until)
+            told = _attempt.declare(client, request.asked.lease_ms, request.until)
             handle = client._take(request.lock._key, 0, request.until)
+            if request.lock._watch is not None:
+                request.lock._watch.begin(handle)
         except Exception as error:
             if self.requests.pop(cookie, None) is not None:
                 request.future.set_exception(error)
             return
-        if not self.submit(request._replace(handle=handle)):
+        if not self.submit(request._replace(handle=handle, told=told)):
             NameTable.give_back(handle)
 
 
@@ -168,13 +186,13 @@ def post(lock: BaseLock, asked: Asked) -> LockFuture:
     client = lock._client
     reader: Reader = client.__dict__.setdefault("_reader", Reader())
     until = client._until(asked.wait_ms)
-    _attempt.declare(client, asked.lease_ms, until)
+    told = _attempt.declare(client, asked.lease_ms, until)
     handle = client._take(lock._key, 0, until)
     future = LockFuture(reader)
     try:
         if lock._watch is not None:
             lock._watch.begin(handle)
-        reader.submit(Request(future, lock, handle, asked, until))
+        reader.submit(Request(future, lock, handle, asked, until, told))
     except BaseException:
         reader.withdraw(future._cookie)
         handle.abandon()

@@ -97,8 +97,9 @@ async def declare(client: Connection, lease_ms: int, deadline: float) -> Session
     """Tells the server of a longer lease than it has written down for this session, unless another
     task has done so since it was refused. The session of which it knows now: if it refuses once
     more there, it was not that. LeaseTooLong."""
-    await client.declare_lease(lease_ms, deadline)
-    return client.session
+    while lease_ms > (session := client.session).free_lease_ms:
+        await client.declare_lease(lease_ms, deadline)
+    return session
 
 
 async def recover(
