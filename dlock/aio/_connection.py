@@ -296,10 +296,13 @@ class Connection:
         self.wake_all()
         return self._driver
 
-    def recovered(self) -> None:
-        """The task has ended."""
+    def recovered(self, by_itself: bool) -> None:
+        """The task has ended. The loop may have turned since it looked last, and what was lost
+        meanwhile was left to it: that begins anew."""
         self._recovering = None
         self.wake_all()
+        if by_itself:
+            self.link_lost(self.session)
 
     def install(self, session: Session, driver: Driver) -> None:
         """What opening or recovery has brought: new links, and perhaps a new session. A new one

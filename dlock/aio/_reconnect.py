@@ -76,12 +76,13 @@ async def _await_ready(
 
 
 def _recovered(reference: weakref.ref[Connection], recovering: asyncio.Task[None]) -> None:
-    if not recovering.cancelled() and recovering.exception() is not None:
+    by_itself = not recovering.cancelled() and recovering.exception() is None
+    if not recovering.cancelled() and not by_itself:
         _log.error("the links of a dlock client cannot be brought back",
                    exc_info=recovering.exception())
     connection = reference()
     if connection is not None:
-        connection.recovered()
+        connection.recovered(by_itself)
 
 
 def _wanted(reference: weakref.ref[Connection]) -> Connection | None:
