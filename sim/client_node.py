@@ -121,7 +121,10 @@ class ClientNode(Node):
 
     def _ended(self, main: asyncio.Task[None]) -> None:
         self.client = None
-        problem = None if main.cancelled() else main.exception()
+        if main.cancelled():  # or everybody would wait for it, and wonder at the end
+            self.world.blame(f"{self.name}: its program was cancelled, and nobody had asked for it")
+            return
+        problem = main.exception()
         if problem is not None:
             self.world.blame(f"{self.name}: {problem!r}", problem)
         else:

@@ -120,8 +120,9 @@ class Dial(Actor):
         answer = self._answer
         if isinstance(answer, Connection):
             handed, answer.handed = answer.handed, None
-            if handed is None:
-                self._wish.cancel()
+            if handed is None:  # the server has reset it before the client heard of it
+                if not self._wish.done():
+                    self._wish.set_exception(ConnectionResetError(f"reset by {self._peer}"))
             elif self._wish.done() or not self._caller.alive:
                 handed.close()
             else:

@@ -393,6 +393,24 @@ def test_nobody_there_is_refused_and_no_machine_is_silent(small: SmallWorld) -> 
     silent.result()[0].close()
 
 
+def test_a_connection_that_ends_before_the_client_hears_of_it_is_an_error(
+    small: SmallWorld,
+) -> None:
+    """An error of the network, which is not a cancellation of who asks for it."""
+    serve(small)
+    node = LoopNode(small, "alice")
+    small.network.silence("server", "alice")
+    connecting = node.start(node.loop.create_connection(lambda: Caller(node), "server", PORT))
+    small.run_until(lambda: bool(small.network.connections))
+    for connection in list(small.network.connections):
+        for end in connection.ends:
+            small.network.close_end(connection, end)
+    small.network.heal()
+    small.run_until(connecting.done)
+    assert not connecting.cancelled()
+    assert isinstance(connecting.exception(), ConnectionResetError)
+
+
 def test_a_socket_becomes_a_connected_one(small: SmallWorld) -> None:
     server = serve(small)
     node = LoopNode(small, "alice")
