@@ -8,13 +8,15 @@ one of them gets it.
 from __future__ import annotations
 
 import itertools
+import math
 import threading
+import time
 import weakref
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dlock import _attempt, _calls, _core
-from dlock._calls import AGAIN, PENDING, Asked, Outcome
+from dlock._calls import AGAIN, FOREVER, PENDING, Asked, Outcome
 from dlock._handle import NameTable
 from dlock._posted import Collector, flush
 from dlock._posted import post as post_call
@@ -177,7 +179,11 @@ class Reader:
             if self.requests.pop(cookie, None) is not None:
                 request.future.set_exception(error)
             return
-        if not self.submit(request._replace(handle=handle, told=told)):
+        asked = request.asked
+        if asked.wait_ms not in (0, FOREVER):
+            left_ms = math.ceil((request.until - time.monotonic()) * 1000)
+            asked = asked._replace(wait_ms=max(left_ms, 1))
+        if not self.submit(request._replace(handle=handle, asked=asked, told=told)):
             NameTable.give_back(handle)
 
 

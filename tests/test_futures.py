@@ -10,8 +10,10 @@ import pytest
 from lock_tools import Service, fresh_name, serving, until
 
 import dlock
+from dlock import _core
 from dlock._core import lib
 from dlock.client import Client
+from dlock.futures import Reader, Request, _cookies
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +97,31 @@ def test_a_future_outlives_a_lost_link(service: Service, client: Client) -> None
         assert not future.done()
     assert future.result(20)
     lock.release()
+
+
+def test_a_future_that_is_asked_again_has_what_is_left_of_its_time(
+    service: Service, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posted: list[int] = []
+    submit = Reader.submit
+
+    def unanswered(reader: Reader, request: Request) -> bool:
+        """The first is without an answer for ten seconds, and asked again."""
+        posted.append(request.asked.wait_ms)
+        if len(posted) > 1:
+            return submit(reader, request)
+        cookie = request.future._cookie = next(_cookies)
+        reader.requests[cookie] = request._replace(until=request.until - 10)
+        reader._end(cookie, _core.DLK_STATUS_BAD_RESPONSE)
+        return True
+
+    monkeypatch.setattr(Reader, "submit", unanswered)
+    lock = client.lock(fresh_name())
+    assert lock.acquire_future(timeout=60).result(20) is True
+    lock.release()
+    first, second = posted
+    assert first == 60_000
+    assert 0 < second <= 50_000
 
 
 def test_a_closed_client_ends_its_futures(service: Service) -> None:
