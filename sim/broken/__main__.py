@@ -1,5 +1,5 @@
-"""`python -m sim.broken [NAME ...]`: plants each fault by itself, and says in which world it is
-found."""
+"""`python -m sim.broken [NAME ...]`: plants each fault by itself, and says in which world, or in
+which history, it is found."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from sim.broken.faults import FAULTS, Fault
-from sim.broken.finders import Outcome, look_at_none, look_for
+from sim.broken.finders import Outcome, look_at_none, look_for, what_found
 from sim.broken.tree import ROOT, FaultError, Tree
 
 HEAD = (f"{'fault':<27}{'seed':>5} {'worlds':>6} {'steps':>9} {'seconds':>7}"
@@ -20,9 +20,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these (default: all)")
     parser.add_argument("--list", action="store_true", help="what each of them breaks, and no more")
     parser.add_argument("--seeds", type=int, metavar="N",
-                        help="look at so many worlds at most (default: each fault's own budget)")
+                        help="look at so many worlds, or histories, at most "
+                        "(default: each fault's own budget)")
     parser.add_argument("--first", type=int, default=0, metavar="SEED",
-                        help="the first of them (default: %(default)s)")
+                        help="the first of the worlds (default: %(default)s)")
     parser.add_argument("--none", type=int, metavar="N",
                         help="plant nothing, and play N worlds: nothing may be found")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "broken",
@@ -34,10 +35,12 @@ def line_of(outcome: Outcome) -> str:
     """One row of the table."""
     fault = outcome.fault
     if not outcome.found:
-        return (f"{fault.name:<27}NOT FOUND in {fault.seeds} worlds, "
-                f"{outcome.steps:,} steps, {outcome.seconds:.1f} s")
+        played = "histories" if fault.histories else f"worlds, {outcome.steps:,} steps"
+        return (f"{fault.name:<27}NOT FOUND in {fault.seeds} {played}, "
+                f"{outcome.seconds:.1f} s")
+    steps = "histories" if fault.histories else f"{outcome.steps:,}"
     return (f"{fault.name:<27}{outcome.seed:>5} {outcome.worlds:>6} "
-            f"{outcome.steps:>9,} {outcome.seconds:>7.1f}  {outcome.law[:90]}")
+            f"{steps:>9} {outcome.seconds:>7.1f}  {outcome.law[:90]}")
 
 
 def _chosen(names: list[str]) -> list[Fault]:
@@ -67,21 +70,19 @@ def main() -> int:
                   f"nothing was found in {arguments.none} worlds")
             return int(outcome.found)
         print(HEAD, flush=True)
-        missed, told_by = 0, set()
+        outcomes = []
         for fault in chosen:
             budget = fault.with_seeds(arguments.seeds) if arguments.seeds else fault
-            outcome = look_for(budget, tree, arguments.first)
-            missed += not outcome.found
-            if outcome.found:
-                told_by.add(outcome.seed)
-            print(line_of(outcome), flush=True)
-        sound = look_at_none(tree, sorted(told_by))
+            outcomes.append(look_for(budget, tree, arguments.first))
+            print(line_of(outcomes[-1]), flush=True)
+        sound = look_at_none(tree, *what_found(outcomes))
+        missed = sum(not outcome.found for outcome in outcomes)
     except FaultError as problem:
         print(problem, file=sys.stderr)
         return 2
     print(f"{len(chosen) - missed} of {len(chosen)} found; without a fault "
-          + (f"the world {sound.seed} breaks a law too: {sound.law}" if sound.found else
-             "the same worlds break no law"))
+          + (f"seed {sound.seed} breaks a law too: {sound.law}" if sound.found else
+             "the same worlds and histories break no law"))
     return 1 if missed or sound.found else 0
 
 

@@ -1,9 +1,12 @@
-"""The faults: where each stands, what it breaks, and in which worlds it is looked for.
+"""The faults: where each stands, what it breaks, and in which worlds or histories it is looked for.
 
 A fault is an exact piece of a file, which must be there exactly once, and what stands in its place.
 When the code changes, the piece changes with it: `python -m sim.broken` says which one is not there
 any more. `seeds` is at least three times as many worlds as were needed when it was written
 (docs/evidence.md has the table), so that a change of the code does not hide what is planted.
+
+What no world comes to, because a server that is right in all else rules it out, is looked for by a
+test that plays random histories against an oracle: it goes to one part directly.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from typing import Final
 @dataclass(frozen=True)
 class Fault:
     """See the file. `breaks`: what goes wrong, for people; `befalls`: only worlds which these
-    faults may befall are played."""
+    faults may befall are played; `histories`: the test that plays so many histories in the place of
+    worlds, "": the simulator looks for it."""
 
     name: str
     breaks: str
@@ -24,11 +28,16 @@ class Fault:
     new: str
     seeds: int = 60
     befalls: tuple[str, ...] = ()
+    histories: str = ""
 
     def with_seeds(self, seeds: int) -> Fault:
         """The same with another budget."""
         return replace(self, seeds=seeds)
 
+
+MERGES: Final = "tests/test_engine_claims.py::test_the_order_of_claims_means_nothing"
+RECOVERIES: Final = "tests/test_engine_claims.py::test_a_recovery_goes_as_the_law_says"
+LIVES: Final = "tests/test_recovery_random.py::test_any_history"
 
 FAULTS: Final = (
     Fault(
@@ -156,5 +165,42 @@ FAULTS: Final = (
         "    dlk_book_tell(book, hold,\n                  result == DLK_RESULT_BROKEN ? "
         "DLK_NOTICE_BROKEN : DLK_NOTICE_LOST);\n",
         "",
+    ),
+    Fault(
+        "merge-by-arrival",
+        "of two claims that exclude each other the first to come is believed",
+        "native/engine_merge.c",
+        "    bool changed = raise_floor(engine, lock, floor, as->mode, &rank, now_ns);\n",
+        "    if (!slots && lock->n_exclusive != 0 && known_hold(engine, as) == NULL) {\n"
+        "        return DLK_RESULT_NOT_HELD;\n    }\n"
+        "    bool changed = raise_floor(engine, lock, floor, as->mode, &rank, now_ns);\n",
+        histories=MERGES,
+    ),
+    Fault(
+        "low-token-wins",
+        "a claim that is not believed is forgotten: an older hold than its own is believed",
+        "native/engine_merge.c",
+        "    bool changed = raise_floor(engine, lock, floor, as->mode, &rank, now_ns);\n",
+        "    bool changed =\n"
+        "        (live || (claim->leased == 0 && believed))\n"
+        "        && raise_floor(engine, lock, floor, as->mode, &rank, now_ns);\n",
+        histories=MERGES,
+    ),
+    Fault(
+        "late-claim-accepted",
+        "a hold is claimed of a lock that has been given to others since the recovery began",
+        "native/engine_merge.c",
+        "(live || (claim->leased == 0 && believed)) && floor->moved == 0\n",
+        "(live || (claim->leased == 0 && believed))\n",
+        histories=RECOVERIES,
+    ),
+    Fault(
+        "evicted-is-taken-back",
+        "who was given up in a recovery may come again, and claim",
+        "dlock/control/registry_recovery.py",
+        "_OUT: Final = (State.EVICTED, State.LEFT, State.CUT)\n",
+        "_OUT: Final = (State.LEFT, State.CUT)\n",
+        seeds=1100,
+        histories=LIVES,
     ),
 )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-COPIED: Final = ("CMakeLists.txt", "native", "dlock", "sim")
+COPIED: Final = ("CMakeLists.txt", "pyproject.toml", "native", "dlock", "sim", "tests")
 LEFT_OUT: Final = shutil.ignore_patterns("__pycache__", "*.so")
 BUILD_S: Final = 600
 
