@@ -49,6 +49,7 @@ _F = TypeVar("_F", bound=Callable[..., Coroutine[Any, Any, Any]])
 _L = TypeVar("_L", bound="BaseLock")
 
 _SUCCESS: Final[int] = _core.DLK_STATUS_SUCCESS
+_UNTIMED: Final = (FOREVER, 0)
 _give_back: Final = NameTable.give_back
 
 # The same way of asking is the same object, so that a handle that has asked so is filled already.
@@ -126,9 +127,12 @@ class BaseLock:
     async def _acquire(self, asked: Asked, actor: int) -> bool:
         client = self._client
         actor |= self._apart
+        # From here on: the first attempt may take all of it.
+        deadline = None if asked.wait_ms in _UNTIMED else _attempt.until(asked.wait_ms)
         handle = client.names.take(self._key, actor)
         if handle is None:
-            handle = await client.take(self._key, actor, _attempt.until(asked.wait_ms))
+            take_by = _attempt.until(asked.wait_ms) if deadline is None else deadline
+            handle = await client.take(self._key, actor, take_by)
         try:
             if handle.asked is not asked:
                 _attempt.fill(handle, asked)
@@ -140,7 +144,7 @@ class BaseLock:
             granted = not status
             if status:
                 handle, granted = await _attempt.persist(
-                    client, handle, asked, cast(int, status), self._watch)
+                    client, handle, asked, cast(int, status), self._watch, deadline)
             if granted:
                 self._hold(handle)
                 return True
