@@ -203,7 +203,8 @@ def same_batch(one: Said, other: Said) -> bool:
 
 def consistent(said: list[Said]) -> list[Said]:
     """A session is believed or not; one that says the same hold twice may differ in whether its
-    authority had ended, and in nothing else."""
+    authority had ended, and in nothing else. A ticket awaits no answer: its claim names no request,
+    least of all that of the waiter it became."""
     believed = {one.session: one.believed for one in said}
     leases: dict[tuple[int, ...], Claim] = {}
     out = []
@@ -216,7 +217,9 @@ def consistent(said: list[Said]) -> list[Said]:
             leased = first.leased
             claim = replace(claim, leased=leased, lease_ms=lease_ms if leased else 0)
         elif claim.state != "GOT":
-            claim = replace(leases.setdefault((*key, 2), claim), state=claim.state)
+            first = leases.setdefault((*key, 2), claim)
+            request_id = 0 if claim.state == "TICKET" else first.request_id
+            claim = replace(first, state=claim.state, request_id=request_id)
         out.append(Said(one.session, claim, believed[one.session]))
     return out
 
@@ -249,6 +252,18 @@ def test_the_order_of_claims_means_nothing(seed: int) -> None:
                 if view.state == "HELD" and view.number < EPOCH << 43:
                     least = max(by_any_clock_ms(ends[key]), LEAST_MS) if ends[key] else None
                     assert view.end == (None if least is None else NOW + least * MS)
+
+
+def test_a_place_claimed_as_a_ticket_and_as_a_waiter_waits_whatever_comes_first() -> None:
+    waiter = Claim("QUEUED", 2, lock_id=52, kind="FAIR", size=1, owner=1, request_id=9,
+                   mode="exclusive", number=former(5), wait_ms=None)
+    said = [Said(0, waiter), Said(0, replace(waiter, state="TICKET", request_id=0))]
+    for order in (said, said[::-1], said * 2, said[::-1] * 2):
+        world = Recovery()
+        for one in order:
+            world.tell([one], random.Random(0))
+        assert world.queues()[2] == [(former(5), CLIENTS[0], 1, "QUEUED")]
+        assert world.become_ready() == [("GRANTED", 0, 9)]
 
 
 def leases_of(
