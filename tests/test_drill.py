@@ -170,6 +170,31 @@ def test_a_primary_that_is_slow_to_answer_is_waited_for(tmp_path: Path) -> None:
         writer.close()
 
 
+def test_a_drill_that_is_ended_while_it_kills_a_primary_has_seen_no_violation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class EndedError(Exception):
+        pass
+
+    def wait(*_: object) -> int:
+        monkeypatch.undo()
+        raise EndedError
+
+    writer = records.Writer(tmp_path / f"drill{records.SUFFIX}")
+    primaries = OwnPrimaries(tmp_path, writer, free_ports(), session_ttl_s=60.0)
+    try:
+        primaries.start()
+        monkeypatch.setattr(subprocess.Popen, "wait", wait)
+        with pytest.raises(EndedError):
+            primaries.kill()
+    finally:
+        primaries.close()
+        writer.close()
+    found = records.read(tmp_path)
+    assert some(found, records.PrimaryKilled)
+    assert [one.expected for one in some(found, records.PrimaryExited)] == [True]
+
+
 # ---- Joined --------------------------------------------------------------------------------------
 
 

@@ -100,12 +100,14 @@ class _Process:
 
     def __init__(self, name: str, host: str, popen: subprocess.Popen[bytes]) -> None:
         self.name, self.host, self.popen = name, host, popen
-        self.listens = self.stopped = False
+        self.listens = self.stopped = self.killed = False
 
     @property
     def clean_ends(self) -> tuple[int, ...]:
-        """What SIGTERM may come to; before it listens, it need not have a handler yet."""
-        return (0,) if self.listens else (0, -signal.SIGTERM)
+        """What SIGTERM may come to; before it listens, it need not have a handler yet. A drill may
+        be ended in the moment in which it kills one."""
+        ends = (0,) if self.listens else (0, -signal.SIGTERM)
+        return (*ends, -signal.SIGKILL) if self.killed else ends
 
 
 class OwnPrimaries:
@@ -211,10 +213,10 @@ class OwnPrimaries:
     def kill(self) -> None:
         """kill -9 of the newest one."""
         process = self._running()
-        killed_ns = now_ns()
+        process.killed = True
+        self._writer.write(PrimaryKilled(now_ns(), process.name))
         process.popen.kill()
         process.popen.wait()
-        self._writer.write(PrimaryKilled(killed_ns, process.name))
         _close(process.popen)
         self._process = None
 
