@@ -9,7 +9,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -105,23 +104,36 @@ def test_a_slope_on_top_is_found_on_top(values: list[float], slope: float, level
 # ---- Looking at processes ------------------------------------------------------------------------
 
 
+GROWS = """
+import os, sys, threading
+print(flush=True)
+sys.stdin.readline()
+for _ in range(3):
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+fds = [os.open(os.devnull, os.O_RDONLY) for _ in range(5)]
+block = os.urandom(32 << 20)
+print(flush=True)
+sys.stdin.readline()
+"""
+
+
 def test_usage_sees_descriptors_threads_and_memory() -> None:
-    before = usage(os.getpid())
-    go = threading.Event()
-    threads = [threading.Thread(target=go.wait) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    fds = [os.open(os.devnull, os.O_RDONLY) for _ in range(5)]
-    block = bytearray(os.urandom(32 << 20))
-    after = usage(os.getpid())
-    go.set()
-    for thread in threads:
-        thread.join()
-    for fd in fds:
-        os.close(fd)
+    """Of a process of its own: what else happens in this one is not known."""
+    with subprocess.Popen([sys.executable, "-c", GROWS], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdout.readline()
+            before = usage(process.pid)
+            print(file=process.stdin, flush=True)
+            process.stdout.readline()
+            after = usage(process.pid)
+        finally:
+            process.kill()
     assert after.descriptors == before.descriptors + 5
     assert after.threads == before.threads + 3
-    assert after.memory_bytes - before.memory_bytes > len(block) // 2
+    assert after.memory_bytes - before.memory_bytes > 16 << 20
     assert after.resident_bytes >= after.memory_bytes // 2
     assert after.cpu_s >= before.cpu_s
 
