@@ -311,6 +311,17 @@ def test_told_that_it_is_lost() -> None:
     assert (end.action, end.begin_ns, end.end_ns) == (h.END, 30, None)
 
 
+@pytest.mark.parametrize(("believed_ns", "end_ns"), [(30, None), (41, 50)])
+def test_a_release_that_only_the_client_counted(believed_ns: int, end_ns: int | None) -> None:
+    again = [line.replace(': 1, "t"', ': 3, "t"') for line in ACQUIRED]
+    left = RELEASING, '{"e": 2, "t": 50, "out": "done", "sure": true}'
+    *_, one, two, end = linear.assemble(lines(
+        *ACQUIRED, *again, HELD, *left, HELD.replace("30", str(believed_ns)),
+        RELEASING.replace('"b": 2', '"b": 4'), '{"e": 4, "t": 60, "out": "lost"}'))
+    assert [each.action for each in (one, two, end)] == [h.RELEASE, h.HELD, h.END]
+    assert (one.begin_ns, one.end_ns) == (40, end_ns)
+
+
 def test_who_is_seen_with_an_earlier_request_is_not_taken_for_the_later_one() -> None:
     sight = '{"do": "line", "t": 25, "u": 26, "name": "a", "waiting": [[9, 4]]}'
     waiting = ACQUIRED[0].replace('"t": 10', '"t": 22').replace('"b": 1', '"b": 3')

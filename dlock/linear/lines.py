@@ -80,6 +80,7 @@ class _Hold:
     def __init__(self, operation: Operation) -> None:
         self.operation = operation
         self.entries = 0
+        self.left: list[int] = []  # releases that were not its last, as places in the history
         self.believed_ns = operation.begin_ns
         self.promised_ns = 0
 
@@ -90,6 +91,8 @@ class _File:
     - An acquire or a change without its end has an unknown outcome; of a get nothing is known.
     - A release that the server did not confirm may be made at any time after its begin. One without
       its end proves nothing: the hold may have been over before it was begun.
+    - A release that leaves its hold entered is counted by the client alone: of a hold that was lost
+      it proves nothing either, unless its client believed in it later.
     - A hold that is not released ends some time after its client called it HELD for the last time.
       If the process did not leave, only the end of what it was promised then can have ended it.
     """
@@ -184,6 +187,8 @@ class _File:
         if hold.entries == 0 or outcome == LOST:
             del self._holds[line["hold"]]
         if outcome == DONE:
+            if hold.entries:
+                hold.left.append(len(self.operations))
             self.operations.append(hold.operation._replace(
                 action=RELEASE, who=line["who"], begin_ns=line["t"],
                 end_ns=end_ns if line.get("sure", False) else None, again=False))
@@ -200,6 +205,9 @@ class _File:
             action=HELD, begin_ns=begin_ns, end_ns=end_ns, again=False))
 
     def _lost(self, hold: _Hold, promised_ns: int = 0) -> None:
+        for at in hold.left:
+            if self.operations[at].begin_ns >= hold.believed_ns:
+                self.operations[at] = self.operations[at]._replace(end_ns=None)
         self.operations.append(hold.operation._replace(
             action=END, begin_ns=max(hold.believed_ns, promised_ns), end_ns=None, outcome=UNKNOWN,
             again=False))
