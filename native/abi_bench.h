@@ -1,5 +1,5 @@
 /*
- * The measuring ends as Python sees them (docs/benchmarks.md). The third part of what dlock_abi.h
+ * The measuring ends as Python sees them (docs/benchmarks.md). The fourth part of what dlock_abi.h
  * begins; the same rules.
  */
 #ifndef DLOCK_ABI_BENCH_H

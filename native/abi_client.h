@@ -1,11 +1,11 @@
 /*
- * The client library as Python sees it: calls, claims, notices. The second part of what
+ * The client library as Python sees it: calls, claims, notices. The third part of what
  * dlock_abi.h begins; the same rules.
  */
 #ifndef DLOCK_ABI_CLIENT_H
 #define DLOCK_ABI_CLIENT_H
 
-#include "dlock_abi.h"
+#include "abi_verbs.h"
 
 enum dlk_verb {
     DLK_VERB_TRYLOCK = 1,
@@ -82,7 +82,8 @@ struct dlk_client_config {
 
 enum dlk_link_flag {
     DLK_LINK_ADOPT = 1, /* fd is used in place of a connection to host and port */
-    DLK_LINK_NOWAIT = 2 /* attach only looks; go on when dlk_client_attach_fd says so */
+    DLK_LINK_NOWAIT = 2, /* attach only looks; go on when dlk_client_attach_fd says so */
+    DLK_LINK_VERBS = 4   /* queue_pair, connected to peer, is used in place of a connection */
 };
 
 /* What the control plane hands out for a data connection. */

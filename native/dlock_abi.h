@@ -1,7 +1,8 @@
 /*
  * The one definition of every struct, number and limit that crosses a boundary: between C files,
- * between C and Python (cffi reads this file as its cdef), and between machines (the frames). The
- * client library's own are in abi_client.h, those of the measuring ends in abi_bench.h.
+ * between C and Python (cffi reads this file as its cdef), and between machines (the frames). What
+ * concerns RDMA is in abi_verbs.h, the client library's own in abi_client.h, that of the measuring
+ * ends in abi_bench.h.
  *
  * Rules for this file: only plain C declarations that pycparser understands; no macros with
  * arguments, no conditionals except the include guard, no includes but <stdint.h> and <stddef.h>
@@ -226,7 +227,8 @@ enum dlk_command_op {
     DLK_COMMAND_LOCK_OPEN,         /* slot, id: lock id, kind, size */
     DLK_COMMAND_LOCK_CLOSE,        /* slot, id: nobody has got it; ends when its last hold ends;
                                     * size 1: at once, whoever holds it or waits */
-    DLK_COMMAND_CELL_OPEN,         /* slot, id: object id, value */
+    DLK_COMMAND_CELL_OPEN,         /* slot, id: object id, value. DONE: value: the key with which
+                                    * clients operate on it by themselves, over verbs; 0: none */
     DLK_COMMAND_CELL_CLOSE,        /* slot, id */
     DLK_COMMAND_READY,             /* value: enum dlk_readiness; otherwise NOT_READY is answered */
     DLK_COMMAND_EPOCH,             /* value: the epoch to take when this one's counter ends */
@@ -249,6 +251,9 @@ enum dlk_command_op {
                                     * (1..DLK_BATCH_MAX) struct dlk_claim, the sender's until DONE;
                                     * kind 1: lapsed holds of its session are believed. Writes a
                                     * result into each; only while the engine recovers */
+    DLK_COMMAND_LINK_OPEN,         /* plane only: slot, id: the session; value: a queue pair of
+                                    * dlk_plane_verbs_pair, the plane's from DONE on; anything but
+                                    * DONE: still the sender's */
     DLK_COMMAND_CONFIRMED          /* plane only: value: when (dlk_now_ns) the look at the state
                                     * directory began that found it to be ours. Taken at once, ahead
                                     * of the others; never refused, and no DONE tells of it */
@@ -288,6 +293,9 @@ enum dlk_event_op {
                               * upper half how many edges the cycle has; result: the client id. In
                               * order, beginning with who was refused, at most DLK_CYCLE_EDGES_MAX;
                               * before the reply that names the cycle is sent */
+    DLK_EVENT_VERBS,         /* for the log: result: enum dlk_verbs_event; id: the client, 0: of
+                              * the device; cookie: what verbs call it (enum ibv_wc_status or
+                              * ibv_event_type); value: links that it has ended */
     DLK_EVENT_BAD_PEER       /* a data connection was closed for what it sent: result: enum
                               * dlk_fault; id: the client that it was or said it was; cookie and
                               * value: 16 bytes, its IPv6 address (IPv4 mapped) as on the wire */
@@ -307,6 +315,18 @@ enum dlk_fault {
     DLK_FAULT_FLAGS,
     DLK_FAULT_OUTPUT,      /* more answers unread than one connection may have */
     DLK_FAULT_COUNT
+};
+
+/* What happened to RDMA at the server. */
+enum dlk_verbs_event {
+    DLK_VERBS_PEER_GONE = 1, /* its queue pair does not answer any more */
+    DLK_VERBS_ACCESS,        /* the client used a key that is not valid (any more) */
+    DLK_VERBS_WINDOW_FULL,   /* it sent more than it was told there is room for */
+    DLK_VERBS_PAIR_ERROR,    /* any other error of its queue pair */
+    DLK_VERBS_PORT_DOWN,
+    DLK_VERBS_PORT_UP,
+    DLK_VERBS_DEVICE_LOST,   /* nothing is served over it any more; clients come back over TCP */
+    DLK_VERBS_EVENT_COUNT
 };
 
 /* What a client says at a new primary of one lock and owner of its: it holds it, stands in its

@@ -51,7 +51,7 @@ def _layer(files: str, above: str = "", pure: bool = False) -> CLayer:
 
 
 C_LAYERS = {
-    "abi": _layer("dlock_abi.h abi_client.h abi_bench.h abi_check.c text.c", pure=True),
+    "abi": _layer("dlock_abi.h abi_verbs.h abi_client.h abi_bench.h abi_check.c text.c", pure=True),
     "rules": _layer("rules.[ch]", "abi", pure=True),
     "heap": _layer("heap.[ch]", "abi", pure=True),
     "engine": _layer("engine*.[ch]", "abi rules heap", pure=True),
@@ -60,9 +60,11 @@ C_LAYERS = {
     "adaptive": _layer("adaptive.[ch]", "abi", pure=True),
     "machine": _layer("clock.[ch] overload.c signals.c", "abi adaptive"),
     "transport": _layer("transport*.[ch]", "abi adaptive machine"),
-    "plane": _layer("plane*.[ch]", "abi engine codec ring adaptive machine transport"),
+    "verbs": _layer("verbs*.[ch]", "abi adaptive machine transport"),
+    "plane": _layer("plane*.[ch]", "abi engine codec ring adaptive machine transport verbs"),
     "book": _layer("client_book*.[ch]", "abi codec heap", pure=True),
-    "client": _layer("client*.[ch] keeper.[ch]", "abi codec heap adaptive machine transport book"),
+    "client": _layer(
+        "client*.[ch] keeper.[ch]", "abi codec heap adaptive machine transport book verbs"),
     "bench": _layer("bench*.[ch]", "abi engine adaptive machine"),
 }
 

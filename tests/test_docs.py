@@ -22,7 +22,7 @@ DOCS = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md
 def abi() -> cffi.FFI:
     """The headers as cffi understands them, without compiling anything."""
     ffi = cffi.FFI()
-    for name in ("dlock_abi.h", "abi_client.h", "abi_bench.h"):
+    for name in ("dlock_abi.h", "abi_verbs.h", "abi_client.h", "abi_bench.h"):
         header = (ROOT / "native" / name).read_text(encoding="utf-8")
         ffi.cdef(generate_cffi.declarations(header))
     return ffi
