@@ -40,7 +40,7 @@ def test_random_bytes(body: bytes) -> None:
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.integers(-1, 140), ANY_VALUE, st.lists(ANY_VALUE, max_size=12))
+@given(st.integers(-1, 141), ANY_VALUE, st.lists(ANY_VALUE, max_size=12))
 def test_well_formed_but_meant_badly(number: int, request_id: object, fields: list[object]) -> None:
     check(msgpack.packb([number, request_id, *fields], use_bin_type=True))  # type: ignore[arg-type]
 

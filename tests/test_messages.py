@@ -17,6 +17,7 @@ from dlock.types import DlockStatus
 
 SPEC = m.LockSpec(b"d" * 512, 3, 7)
 CLAIM = m.LockClaim(b"x", 1, 5, 7, 2, 9, 2**62, 0, 1, 0, 3, 1000, 0, 1, 77, 2**32 - 1, 2)
+GID = bytes.fromhex("00000000000000000000ffff7f000001")
 SAMPLES: list[m.Message] = [
     m.ClientInit(1, 1, {"host": "node1", "pid": 7}),
     m.ClientReinit(1, 2, 0x7FFFFFFF, b"s" * 16, 3, 2**64 - 1, 1, {"pid": 7}),
@@ -29,12 +30,14 @@ SAMPLES: list[m.Message] = [
     m.ObjectGet(b"o", 0),
     m.ObjectRelease(1), m.ObjectDestroy(1),
     m.Status(DlockStatus.ERROR),
-    m.Welcome(DlockStatus.SUCCESS, 1, 5, 0, b"k" * 16, 1, 40000, 1, 2**63, 10000, 3600000, 1024),
+    m.Welcome(DlockStatus.SUCCESS, 1, 5, 0, b"k" * 16, 1, 40000, 1, 2**63, 10000, 3600000, 1024,
+              1),
     m.Welcome(DlockStatus.NOT_READY),
     m.LockIds(DlockStatus.SUCCESS, (m.LockResult(DlockStatus.SUCCESS, 1, 0),
                                     m.LockResult(DlockStatus.ERROR))),
     m.Statuses(DlockStatus.SUCCESS, (DlockStatus.SUCCESS, DlockStatus.LOCK_NOT_GET)),
     m.ObjectId(DlockStatus.OBJECT_TOO_MANY),
+    m.ObjectId(DlockStatus.SUCCESS, 5, 0, 2**32 - 1),
     m.StatsReply({"requests": 2**64 - 1}),
     m.GetCycle(2**64 - 1),
     m.Cycle(DlockStatus.SUCCESS, (m.CycleEdge(b"d" * 512, 5, 2**32 - 1, {"pid": 7}),
@@ -55,7 +58,37 @@ SAMPLES: list[m.Message] = [
     m.LockShown(DlockStatus.LOCK_NOT_GET),
     m.BrokenLock(DlockStatus.SUCCESS, (2**62,) * 4096, 5000),
     m.ClientList(DlockStatus.SUCCESS, (m.ClientLine(5, {"pid": 7}, True, False, 3, 1000),), 1),
+    m.OpenQueuePair(2**24 - 1, 2**24 - 1, GID, 2**16 - 1, 5, 1, 16, 512, 255),
+    m.QueuePair(DlockStatus.SUCCESS, 17, 0, GID, 0, 3, 0, 2**15 - 1, 2**16 - 1, 0, 2**64 - 1),
+    m.QueuePair(DlockStatus.SERVER_NO_RESOURCE),
 ]
+
+
+END: list[object] = [17, 1, GID, 0, 3, 1, 16, 512, 16]  # of a queue pair, as a client tells it
+BAD_ENDS: dict[str, tuple[int, object]] = {
+    "queue pair 0": (0, 0),
+    "queue pair of 25 bits": (0, 2**24),
+    "packet of 25 bits": (1, 2**24),
+    "packet below 0": (1, -1),
+    "gid of 15 bytes": (2, GID[1:]),
+    "gid of 17 bytes": (2, GID + b"x"),
+    "gid is text": (2, "0" * 16),
+    "lid of 17 bits": (3, 2**16),
+    "mtu 0": (4, 0),
+    "mtu 6": (4, 6),
+    "ethernet 2": (5, 2),
+    "ethernet is a bool": (5, True),
+    "window without a place for frames": (6, 1),
+    "window as long as the count": (6, 2**15),
+    "message shorter than a frame": (7, 63),
+    "message too long": (7, 2**16),
+    "256 reads": (8, 256),
+    "reads is nil": (8, None),
+}
+
+
+def with_(end: list[object], at: int, value: object) -> list[object]:
+    return [*end[:at], value, *end[at + 1:]]
 
 
 def wire(value: object) -> bytes:
@@ -148,7 +181,20 @@ BAD_BODIES = {
     "a free entry": wire([136, 0, 0, 0, 1, 1, [[0, 0, 1, 1, 1, 1, -1, 1, False]], [], 1]),
     "513 locks": wire([135, 0, 0, [[b"a", 0, 1, 1, 0, 0, 0]] * 513, 0]),
     "4097 tokens": wire([137, 0, 0, [1] * 4097, 0]),
+    **{f"to open: {name}": wire([22, 0, *with_(END, at, value)])
+       for name, (at, value) in BAD_ENDS.items()},
+    **{f"opened: {name}": wire([140, 0, 0, *with_(END, at, value), 0])
+       for name, (at, value) in BAD_ENDS.items()},
+    "cells below 0": wire([140, 0, 0, *END, -1]),
+    "key of 33 bits": wire([132, 0, 0, 5, 0, 2**32]),
+    "verbs 2": wire([129, 0, 0, 1, 5, 0, b"k" * 16, 1, 1, 1, 1, 1, 1, 1, 2]),
 }
+
+
+def test_the_end_of_a_queue_pair_that_the_bad_ones_are_made_of() -> None:
+    assert decode(wire([22, 7, *END])) == (7, m.OpenQueuePair(*END))
+    assert decode(wire([140, 7, 0, *END, 4096])) == (
+        7, m.QueuePair(DlockStatus.SUCCESS, *END, 4096))
 
 
 @pytest.mark.parametrize("body", BAD_BODIES.values(), ids=list(BAD_BODIES))

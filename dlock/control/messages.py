@@ -58,6 +58,8 @@ from dlock.control.messages_recover import AwaitReady as AwaitReady
 from dlock.control.messages_recover import LockClaim as LockClaim
 from dlock.control.messages_recover import Recover as Recover
 from dlock.control.messages_recover import RecoveryShown as RecoveryShown
+from dlock.control.messages_verbs import OpenQueuePair as OpenQueuePair
+from dlock.control.messages_verbs import QueuePair as QueuePair
 from dlock.types import DlockStatus
 
 # ---- Parts of messages ---------------------------------------------------------------------------
@@ -81,7 +83,8 @@ class LockResult(Frozen):
 # ---- Replies -------------------------------------------------------------------------------------
 
 class Welcome(Message, hidden=("secret",)):
-    """A session, and what a data connection needs; meaningful only with SUCCESS."""
+    """A session, and what a data connection needs; meaningful only with SUCCESS. `verbs`: it may be
+    a queue pair (OpenQueuePair)."""
 
     status: AnyStatus
     version: U16 = 0
@@ -95,6 +98,7 @@ class Welcome(Message, hidden=("secret",)):
     session_ttl_ms: U32 = 0
     max_lease_ms: U32 = 0
     declared_lease_ms: U32 = 0
+    verbs: Bit = 0
 
 
 class LockIds(Message):
@@ -113,11 +117,13 @@ class Statuses(Message):
 
 
 class ObjectId(Message):
-    """An object and where it is; object_id -1 and slot NONE unless the status is SUCCESS."""
+    """An object and where it is; object_id -1 and slot NONE unless the status is SUCCESS. `key`:
+    with it the client operates on the object by itself, over a queue pair; 0: it cannot."""
 
     status: AnyStatus
     object_id: IdOrMinusOne = -1
     slot: U32 = NONE
+    key: U32 = 0
 
 
 class StatsReply(Message):
@@ -252,6 +258,7 @@ DECLARATIONS: Final = tuple(
         (19, ListClients, ClientList),
         (20, AwaitReady, Status),
         (21, Recover, RecoveryShown),
+        (22, OpenQueuePair, QueuePair),
         (128, Status, None),
         (129, Welcome, None),
         (130, LockIds, None),
@@ -264,6 +271,7 @@ DECLARATIONS: Final = tuple(
         (137, BrokenLock, None),
         (138, ClientList, None),
         (139, RecoveryShown, None),
+        (140, QueuePair, None),
     )
 )
 BY_NUMBER: Final[Mapping[int, Declaration]] = {one.number: one for one in DECLARATIONS}
