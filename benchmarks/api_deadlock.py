@@ -12,7 +12,8 @@ from benchmarks.plan import Plan
 from benchmarks.processes import Address, Worker
 from benchmarks.report import Figures
 from dlock import _core
-from dlock._core import Command, Engine, Limits, Request, ffi, lib
+from dlock._core import Command, Limits, Request, ffi, lib
+from dlock._engine import Engine
 
 SHARE: Final = 0.25  # of the plan's seconds
 CLIENTS: Final = 4

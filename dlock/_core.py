@@ -1,15 +1,13 @@
-"""The only importer of the C extension: thin typed access to the engine, the plane and the client.
+"""The only importer of the C extension: its constants, structs and texts. Thin typed access to the
+parts of the core stands on this: `_plane`, `_verbs`, `_engine`, `_owned`.
 
-What is here owns the buffers that C looks at: nothing that C still holds is freed early, and the
-destructors do nothing in a forked child. It decides nothing: rules live in C, statuses in the
-mirror. Every constant of native/dlock_abi.h is an attribute of this module under its C name, so
-that no number is written down twice.
+Structs that are handed to C keep their own bytes alive. It decides nothing: rules live in C,
+statuses in the mirror. Every constant of native/dlock_abi.h is an attribute of this module under
+its C name, so that no number is written down twice.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import struct
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -247,11 +245,7 @@ class Claim(NamedTuple):
     result: int
 
 
-_REQUEST = layout("dlk_request", Request._fields)
-_REPLY = layout("dlk_reply", Reply._fields)
 _COMMAND = layout("dlk_command", Command._fields)
-_EVENT = layout("dlk_event", Event._fields)
-_VIEW = layout("dlk_entry_view", EntryView._fields)
 _CLAIM = layout("dlk_claim", Claim._fields)
 
 
@@ -266,7 +260,7 @@ class Limits(NamedTuple):
     ticket_claim_ms: int = lib.DLK_TICKET_CLAIM_MS
 
 
-def _command_struct(command: Command) -> Any:
+def command_struct(command: Command) -> Any:
     """The C struct, which keeps its own bytes alive."""
     return ffi.from_buffer("struct dlk_command[]", _COMMAND.pack(*command))
 
@@ -290,204 +284,3 @@ def claims_of(client: Any) -> list[Claim]:
 def claims_array(claims: Sequence[Claim]) -> Any:
     """An array of struct dlk_claim."""
     return ffi.from_buffer("struct dlk_claim[]", b"".join(_CLAIM.pack(*one) for one in claims))
-
-
-# ---- Engine: for tests, tools and measurements; the plane owns its own ---------------------------
-
-
-class Engine:
-    """One lock table, driven by hand. Every call takes now and returns what came out of it."""
-
-    def __init__(self, limits: Limits | None = None, epoch: int = 1, *, ready: bool = True) -> None:
-        self._pid = os.getpid()
-        self._pointer: Any = None
-        pointer = lib.dlk_engine_new(
-            ffi.new("struct dlk_limits *", (limits or Limits())._asdict()), epoch
-        )
-        if pointer == ffi.NULL:
-            raise MemoryError("no memory for an engine of these limits")
-        self._pointer = pointer
-        self._reply_list = ffi.new("struct dlk_reply **")
-        self._event_list = ffi.new("struct dlk_event **")
-        if ready:
-            self.command(Command(lib.DLK_COMMAND_READY, value=1), 0)
-
-    def __del__(self) -> None:
-        if getattr(self, "_pointer", None) is not None:
-            self.free()
-
-    def free(self) -> None:
-        """Gives the tables back; the engine must not be used afterwards."""
-        pointer, self._pointer = self._pointer, None
-        if pointer is not None and self._pid == os.getpid():
-            lib.dlk_engine_free(pointer)
-
-    def _take(self) -> tuple[list[Reply], list[Event]]:
-        count = lib.dlk_engine_replies(self._pointer, self._reply_list)
-        data = ffi.buffer(self._reply_list[0], count * _REPLY.size) if count else b""
-        replies = [Reply(*fields) for fields in _REPLY.iter_unpack(data)]
-        count = lib.dlk_engine_events(self._pointer, self._event_list)
-        data = ffi.buffer(self._event_list[0], count * _EVENT.size) if count else b""
-        events = [Event(*fields) for fields in _EVENT.iter_unpack(data)]
-        lib.dlk_engine_clear(self._pointer)
-        return replies, events
-
-    def step(
-        self, requests: Sequence[tuple[int, ...]], now: int
-    ) -> tuple[list[Reply], list[Event]]:
-        """Carries out a batch, in order; each request a tuple in the order of `Request`."""
-        data = b"".join(_REQUEST.pack(*request) for request in requests)
-        array = ffi.from_buffer("struct dlk_request[]", data)
-        lib.dlk_engine_step(self._pointer, array, len(requests), now)
-        return self._take()
-
-    def command(self, command: Command, now: int) -> tuple[list[Reply], list[Event]]:
-        """Carries out one command of the control plane."""
-        lib.dlk_engine_command(self._pointer, _command_struct(command), now)
-        return self._take()
-
-    def tick(self, now: int, sessions_now: int | None = None) -> tuple[list[Reply], list[Event]]:
-        """Ends what is due at `now`; sessions by `sessions_now` (the same by default; 0: none)."""
-        lib.dlk_engine_tick(self._pointer, now, now if sessions_now is None else sessions_now)
-        return self._take()
-
-    def stop(self) -> tuple[list[Reply], list[Event]]:
-        """Wakes every waiter with STOPPING."""
-        lib.dlk_engine_stop(self._pointer)
-        return self._take()
-
-    def next_deadline(self) -> int:
-        """When `tick` is due next, in ns; 2**64-1: never. May be early, never late."""
-        return int(lib.dlk_engine_next_deadline(self._pointer))
-
-    def view(self, slot: int) -> list[EntryView]:
-        """Holders, then the queue, of the lock in this slot."""
-        room = 16
-        while True:
-            array = ffi.new("struct dlk_entry_view[]", room)
-            count = lib.dlk_engine_view(self._pointer, slot, array, room)
-            if count <= room:
-                data = ffi.buffer(array, count * _VIEW.size)
-                return [EntryView(*fields) for fields in _VIEW.iter_unpack(data)]
-            room = count
-
-    def check(self) -> int:
-        """0, or the number of the invariant that is broken."""
-        return int(lib.dlk_engine_check(self._pointer))
-
-    def entries_in_use(self) -> int:
-        """Holds, waiters and tickets of all locks together."""
-        return int(lib.dlk_engine_entries_in_use(self._pointer))
-
-    def counters(self) -> list[int]:
-        """In the order of `counter_names`."""
-        return list(lib.dlk_engine_counters(self._pointer)[0 : lib.DLK_COUNT_MAX])
-
-
-# ---- Plane ---------------------------------------------------------------------------------------
-
-
-class PlaneConfig(NamedTuple):
-    """struct dlk_plane_config; 0 in spin_us and stall_ms means the default, 0 in confirm_ms that it
-    needs no CONFIRMED, -1 in listen_fd that it listens itself."""
-
-    limits: Limits
-    epoch: int
-    wait_mode: int = lib.DLK_WAIT_ADAPTIVE
-    ready: int = 1
-    spin_us: int = 0
-    host: str = "127.0.0.1"
-    port: int = 0
-    stall_ms: int = 0
-    confirm_ms: int = 0
-    listen_fd: int = -1
-
-
-class Plane:
-    """The data plane of one server. `run` belongs to a thread of its own (or instead of it `turn`,
-    and `engine`, to whoever has no thread for it); `send_command`, `take_event` and the event
-    descriptor to the control thread; `stop` to anybody."""
-
-    def __init__(self, config: PlaneConfig) -> None:
-        """OSError if the port cannot be had, MemoryError if the tables cannot. A `listen_fd` is the
-        plane's from now on, whatever happens."""
-        self._pid = os.getpid()
-        self._pointer: Any = None
-        fields = {
-            **config._asdict(),
-            "limits": config.limits._asdict(),
-            "host": config.host.encode("ascii"),
-        }
-        error = ffi.new("int *")
-        pointer = lib.dlk_plane_new(ffi.new("struct dlk_plane_config *", fields), error)
-        if pointer == ffi.NULL:
-            if error[0] in (0, errno.ENOMEM):
-                raise MemoryError("no memory for a data plane of these limits")
-            raise OSError(error[0], os.strerror(error[0]), f"{config.host}:{config.port}")
-        self._pointer = pointer
-        self._event = ffi.new("struct dlk_event *")
-        self._event_bytes = ffi.buffer(self._event)
-
-    def __del__(self) -> None:
-        if getattr(self, "_pointer", None) is not None:
-            self.free()
-
-    def free(self) -> None:
-        """Closes every connection and gives the tables back; only after `run` has returned."""
-        pointer, self._pointer = self._pointer, None
-        if pointer is not None and self._pid == os.getpid():
-            lib.dlk_plane_free(pointer)
-
-    @property
-    def port(self) -> int:
-        """The port that it listens on."""
-        return int(lib.dlk_plane_port(self._pointer))
-
-    def run(self) -> int:
-        """Serves until `stop`; stays in C without the interpreter lock. 0, or an errno."""
-        return int(lib.dlk_plane_run(self._pointer))
-
-    def turn(self) -> int:
-        """Does what there is to do and never waits; the caller has one thread for everything.
-        Returns when, by `now_ns`, it wants to be called again at the latest (0: at once), or sooner
-        if there are commands or bytes for it; 2**64-1: it has ended (`error` says why)."""
-        return int(lib.dlk_plane_turn(self._pointer))
-
-    @property
-    def engine(self) -> Any:
-        """Its struct dlk_engine *, to be looked at between turns; not after `free`."""
-        return lib.dlk_plane_engine(self._pointer)
-
-    @property
-    def error(self) -> int:
-        """The errno that made it end by itself, or 0."""
-        return int(lib.dlk_plane_error(self._pointer))
-
-    def stop(self) -> None:
-        """Makes `run` return soon; waiters are woken with STOPPING."""
-        lib.dlk_plane_stop(self._pointer)
-
-    def send_command(self, command: Command) -> bool:
-        """False: the ring is full, try again after an event."""
-        return bool(lib.dlk_plane_send_command(self._pointer, _command_struct(command)))
-
-    def take_event(self) -> Event | None:
-        """The next event, if there is one."""
-        if not lib.dlk_plane_take_event(self._pointer, self._event):
-            return None
-        return Event(*_EVENT.unpack_from(self._event_bytes))
-
-    @property
-    def event_fd(self) -> int:
-        """Readable while events wait; call `event_fd_clear` before taking them."""
-        return int(lib.dlk_plane_event_fd(self._pointer))
-
-    def event_fd_clear(self) -> None:
-        """Takes the readiness away."""
-        lib.dlk_plane_event_fd_clear(self._pointer)
-
-    def counters(self) -> list[int]:
-        """In the order of `counter_names`; any thread."""
-        out = ffi.new("uint64_t[]", lib.DLK_COUNT_MAX)
-        lib.dlk_plane_counters(self._pointer, out, lib.DLK_COUNT_MAX)
-        return list(out)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from dlock import _core
+from dlock import _core, _plane
 from dlock.control.loop import MS_NS, SERVES_PER_TTL, ControlLoop, log_event
 from dlock.control.messages import EPOCH_MAX
 from dlock.control.registry import Registry
@@ -255,13 +255,13 @@ class Primary:
             raise
         self._last_stats = None
 
-    def _new_plane(self) -> _core.Plane:
+    def _new_plane(self) -> _plane.Plane:
         config = self.config
         readiness = _core.DLK_READY_ALL if self.recovery is None else _core.DLK_READY_RECOVERING
         own = self._data_listen_fd
         listen_fd = -1 if own is None else self._copy(own)  # the plane's, whatever happens
         try:
-            return _core.Plane(_core.PlaneConfig(
+            return _plane.Plane(_plane.PlaneConfig(
                 limits=config.engine_limits,
                 epoch=self.epoch,
                 wait_mode=WAIT_MODES[config.wait_mode],

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dlock import _core
-from dlock._core import Command, Engine, Event, Limits, Request
+from dlock._core import Command, Event, Limits, Request
+from dlock._engine import Engine
 from dlock.control import messages as m
 from dlock.control.loop_views import LentArrays
 from dlock.control.registry import Registry

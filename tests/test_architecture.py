@@ -163,6 +163,10 @@ PYTHON_RULES = {
         ("os", *(f"dlock.linear.{name}" for name in ("history", "models", "checker"))),
     ),
     "_core stands alone": PythonRule(("dlock._core",), ("dlock",), ("dlock._native",)),
+    "what is thin above _core knows nothing else": PythonRule(
+        ("dlock._plane", "dlock._verbs", "dlock._engine", "dlock._owned"), ("dlock",),
+        ("dlock._core", "dlock._owned", "dlock._verbs"),
+    ),
     "the client does not reach into the server": PythonRule(CLIENT, SERVER),
     "the server does not reach into the client": PythonRule(SERVER, CLIENT),
     "asyncio starts no threads and runs no loop of its own": PythonRule(
@@ -377,6 +381,7 @@ def test_a_python_layer_broken_is_seen(module: str, text: str) -> None:
     ("module", "text"),
     [
         ("dlock._core", "from dlock._native import ffi, lib\n"),
+        ("dlock._plane", "from dlock import _verbs\nfrom dlock._core import ffi\n"),
         ("dlock.cli.serve", "from dlock.server import Server\nfrom . import common\nimport time\n"),
         ("dlock.types", "from dlock import _core\nimport enum\n"),
         ("dlock.control.loop", "import selectors\nfrom .registry import Registry\n"),

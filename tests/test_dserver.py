@@ -145,7 +145,7 @@ def test_a_server_that_asks_for_too_much_memory_leaves_the_others(
         raise MemoryError("no memory for tables of these sizes")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dlock.primary._core.Plane", none_left)
+        patch.setattr("dlock.primary._plane.Plane", none_left)
         assert server_start(cfg()) == (S.SERVER_NO_RESOURCE, None)
     start(cfg())
 

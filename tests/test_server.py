@@ -26,7 +26,7 @@ from control_client import (
 )
 from test_control_fuzz import BOMBS
 
-from dlock import _core
+from dlock import _core, _plane
 from dlock.control import messages as m
 from dlock.control.link import LinkError
 from dlock.control.loop import ControlLoop
@@ -241,7 +241,7 @@ def test_tables_that_are_full(server: Server) -> None:
 class NarrowRing:
     """A real plane whose command ring is full when the test says so."""
 
-    def __init__(self, plane: _core.Plane) -> None:
+    def __init__(self, plane: _plane.Plane) -> None:
         self.plane = plane
         self.is_full: Callable[[], bool] = lambda: False
 
@@ -263,7 +263,7 @@ class NarrowServer:
 @pytest.fixture
 def narrow() -> Iterator[NarrowServer]:
     """A server with a NarrowRing and two connections with sessions."""
-    plane = _core.Plane(_core.PlaneConfig(_core.Limits(), epoch=1))
+    plane = _plane.Plane(_plane.PlaneConfig(_core.Limits(), epoch=1))
     ring = NarrowRing(plane)
     listener = listen("127.0.0.1", 0)
     registry = Registry(RegistryConfig(os.urandom, plane.port, epoch=1, incarnation=1))

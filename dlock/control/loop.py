@@ -74,7 +74,7 @@ def _peer_text(address: object) -> str:
 
 
 class PlanePort(Protocol):
-    """What the control thread uses of the plane (`_core.Plane`)."""
+    """What the control thread uses of the plane (`dlock._plane.Plane`)."""
 
     def send_command(self, command: Command) -> bool: ...
     def take_event(self) -> Event | None: ...
