@@ -7,12 +7,15 @@ import os
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import add
+from statistics import median
 from typing import Any, Final
 
 from dlock import _core
 from dlock._core import ffi, lib
 
 SAMPLES_MAX: Final = 1_000_000
+CALL_SAMPLES_MAX: Final = 100_000
 KINDS: Final = {
     "atomic": (_core.DLK_KIND_ATOMIC, _core.DLK_MODE_EXCLUSIVE),
     "rw": (_core.DLK_KIND_RW, _core.DLK_MODE_EXCLUSIVE),
@@ -157,3 +160,58 @@ def crowd(clients: Sequence[Any], lock_id: int, seconds: float, *, hold_us: int 
     result.counts = list(counts)
     result.samples_ns = _samples(out, samples)
     return result
+
+
+CALL_WORKS: Final = {
+    "lock": _core.DLK_BENCH_LOCK_UNLOCK,
+    "faa": _core.DLK_BENCH_FETCH_ADD,
+    "cas": _core.DLK_BENCH_COMPARE_SWAP,
+    "read": _core.DLK_BENCH_READ,
+}
+
+
+@dataclass(frozen=True)
+class Called:
+    """What `calls` found. `took_ns` of the lock or the operation, `unlock_ns` of the unlock of the
+    same pair, in the same order."""
+
+    result: Result
+    took_ns: Sequence[int]
+    unlock_ns: Sequence[int]
+    values: Sequence[int]
+
+    @property
+    def took_us(self) -> float:
+        """The median."""
+        return median(self.took_ns) / 1000
+
+    @property
+    def unlock_us(self) -> float:
+        """The median."""
+        return median(self.unlock_ns) / 1000
+
+    @property
+    def pair_us(self) -> float:
+        """The median of both together."""
+        return float(median(map(add, self.took_ns, self.unlock_ns))) / 1000
+
+
+def calls(work: str, clients: Sequence[Any], ids: Sequence[int], seconds: float, *,
+          values: Sequence[int] | None = None) -> Called:
+    """One call after the other on each `struct dlk_client *`, each of which has got the lock or
+    object with its id; `values`: what the objects hold."""
+    buffers = [ffi.new("uint32_t[]", CALL_SAMPLES_MAX) for _ in range(2)]
+    held = ffi.new("uint64_t[]", list(values or [0] * len(clients)))
+    pointers = ffi.new("struct dlk_client *[]", list(clients))
+    numbers = ffi.new("uint32_t[]", list(ids))
+    config = ffi.new("struct dlk_bench_calls *", {
+        "work": CALL_WORKS[work], "clients": len(clients), "duration_ms": round(seconds * 1000),
+        "samples_room": CALL_SAMPLES_MAX, "client": pointers, "ids": numbers, "values": held,
+        "samples_ns": buffers[0], "unlock_samples_ns": buffers[1],
+    })
+    out = ffi.new("struct dlk_bench_result *")
+    result = _result(lib.dlk_bench_calls(config, out), out)
+    if not result.count:
+        raise RuntimeError(f"nothing was answered in {result.elapsed_s:.2f} s")
+    took_ns, unlock_ns = (_samples(out, buffer) for buffer in buffers)
+    return Called(result, took_ns, unlock_ns, list(held))

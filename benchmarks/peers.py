@@ -37,7 +37,8 @@ def need_module(name: str) -> None:
         raise MissingError(f"Python has no module {name}; pip install 'dlock[bench]'")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listened at a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
@@ -60,7 +61,7 @@ def redis_server(core: int | None) -> Iterator[Address]:
     if program is None:
         raise MissingError("redis-server is not installed; --install-peers does it (apt-get)")
     with tempfile.TemporaryDirectory() as folder:
-        port = _free_port()
+        port = free_port()
         process = start([program, "--port", str(port), "--bind", "127.0.0.1", "--save", "",
                          "--appendonly", "no", "--dir", folder], core,
                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -100,7 +101,7 @@ def postgres_server(core: int | None) -> Iterator[Address]:
             capture_output=True, text=True, cwd="/")
         if made.returncode:
             raise MissingError(f"initdb fails: {made.stderr.strip()[-200:]}")
-        port = _free_port()
+        port = free_port()
         # The postmaster's children inherit its core.
         process = start([*prefix, postgres, "-D", str(data), "-p", str(port), "-h", "127.0.0.1",
                          "-k", "", "-c", "fsync=off"], core,

@@ -81,10 +81,33 @@ struct dlk_bench_crowd {
     uint32_t *samples_ns;
 };
 
+enum dlk_bench_call_work {
+    DLK_BENCH_LOCK_UNLOCK = 0, /* TRYLOCK, UNLOCK */
+    DLK_BENCH_FETCH_ADD = 1,
+    DLK_BENCH_COMPARE_SWAP = 2, /* each with what the one before has left */
+    DLK_BENCH_READ = 3
+};
+
+/* Clients of the client library that ask one thing after the other, over whichever link they have;
+ * one thread for all. */
+struct dlk_bench_calls {
+    uint32_t work; /* enum dlk_bench_call_work */
+    uint32_t clients;
+    uint32_t lease_ms;
+    uint32_t duration_ms;
+    uint32_t samples_room;       /* of each of the two */
+    struct dlk_client **client;
+    const uint32_t *ids;         /* by client: its lock (owner 0) or object, which it has got */
+    uint64_t *values;            /* by client: what its object holds; updated; or NULL: 0 */
+    uint32_t *samples_ns;        /* of TRYLOCK, or of the operation */
+    uint32_t *unlock_samples_ns; /* of the UNLOCK of the same pair */
+};
+
 int dlk_bench_engine(const struct dlk_bench_engine *config, struct dlk_bench_result *result);
 int dlk_bench_memory(uint32_t locks, struct dlk_bench_memory *memory);
 int dlk_bench_load(const struct dlk_bench_load *load, struct dlk_bench_result *result);
 int dlk_bench_crowd(const struct dlk_bench_crowd *crowd, struct dlk_bench_result *result);
+int dlk_bench_calls(const struct dlk_bench_calls *calls, struct dlk_bench_result *result);
 /* Accepts this many connections and echoes what they send until all have closed. */
 int dlk_bench_echo(int32_t listener, uint32_t connections, uint32_t wait_mode);
 

@@ -21,6 +21,9 @@ static inline uint64_t dlk_bench_cpu_ns(void)
 /* A measurement in which nothing happened goes on, at most this many times as long. */
 enum { DLK_BENCH_PATIENCE = 50 };
 
+/* What the end of a measurement gives the last answers. */
+enum { DLK_BENCH_DRAIN_MS = 3000 };
+
 static inline void dlk_bench_begin(struct dlk_bench_result *result)
 {
     *result = (struct dlk_bench_result){.cpu_ns = dlk_bench_cpu_ns(), .elapsed_ns = dlk_now_ns()};

@@ -13,11 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum {
-    EVENTS = 256,
-    INBOX_BYTES_MAX = 65536,
-    DRAIN_MS = 3000 /* what the end of a load gives the last answers */
-};
+enum { EVENTS = 256, INBOX_BYTES_MAX = 65536 };
 
 enum item_state { ITEM_IDLE = 0, ITEM_LOCKING, ITEM_UNLOCKING, ITEM_ECHOED };
 
@@ -273,7 +269,7 @@ static void run(struct generator *generator)
     }
     dlk_bench_end(generator->result);
     generator->draining = true;
-    end_ns = dlk_now_ns() + (uint64_t)DRAIN_MS * DLK_NS_PER_MS;
+    end_ns = dlk_now_ns() + (uint64_t)DLK_BENCH_DRAIN_MS * DLK_NS_PER_MS;
     while (generator->failed == 0 && generator->busy > 0 && dlk_now_ns() < end_ns) {
         turn(generator);
     }

@@ -140,10 +140,58 @@ static void test_crowd(struct world *world, uint32_t hold_us)
     }
 }
 
+/* `count` clients, each with a lock or an object of its own. */
+static void test_calls(struct world *world, uint32_t work, uint32_t count, uint32_t wait_mode)
+{
+    static uint32_t slot = 4 * CONNECTIONS;
+    struct user users[CONNECTIONS];
+    struct dlk_client *clients[CONNECTIONS];
+    uint32_t ids[CONNECTIONS];
+    uint64_t values[CONNECTIONS] = {0};
+    uint32_t samples[SAMPLES];
+    uint32_t unlock_samples[SAMPLES];
+    struct dlk_bench_result result;
+    bool pairs = work == DLK_BENCH_LOCK_UNLOCK;
+    uint64_t total = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        struct dlk_command open = {
+            .op = DLK_COMMAND_CELL_OPEN, .slot = slot, .id = 100 + slot, .value = 7};
+        ids[i] = pairs ? 100 + i : 100 + slot;
+        values[i] = 7;
+        users[i] = join_as(world, slot, wait_mode, WORLD_TTL_MS, REPLY_TIMEOUT_MS);
+        clients[i] = users[i].client;
+        get_lock(&users[i], i, DLK_KIND_ATOMIC, 0);
+        assert(world_command(world, open) == DLK_RESULT_DONE);
+        assert(dlk_client_add_object(clients[i], 100 + slot, slot) == DLK_STATUS_SUCCESS);
+        slot++;
+    }
+    struct dlk_bench_calls calls = {.work = work, .clients = count, .duration_ms = DURATION_MS,
+                                    .samples_room = SAMPLES, .client = clients, .ids = ids,
+                                    .values = values, .samples_ns = samples,
+                                    .unlock_samples_ns = unlock_samples};
+    assert(dlk_bench_calls(&calls, &result) == 0);
+    assert(result.errors == 0 && result.count > 0 && result.samples > 0);
+    for (uint32_t i = 0; i < count; i++) {
+        total += values[i] - 7;
+        assert(!pairs || simple(&users[i], DLK_VERB_TRYLOCK, i, 0) == DLK_STATUS_SUCCESS);
+        assert(!pairs || simple(&users[i], DLK_VERB_UNLOCK, i, 0) == DLK_STATUS_SUCCESS);
+    }
+    bool changes = work == DLK_BENCH_FETCH_ADD || work == DLK_BENCH_COMPARE_SWAP;
+    assert(changes ? total >= result.count && total <= result.count + count : total == 0);
+    values[0]++; /* not what the object holds: the first answer is wrong */
+    assert(dlk_bench_calls(&calls, &result) == 0 && (result.errors == 1) == !pairs);
+    for (uint32_t i = 0; i < count; i++) {
+        dlk_client_free(clients[i]);
+    }
+    calls.clients = 0;
+    assert(dlk_bench_calls(&calls, &result) == EINVAL);
+}
+
 int main(void)
 {
     struct dlk_plane_config config = world_config();
     struct world world;
+    config.limits.max_cells = config.limits.max_sessions;
     test_engine();
     test_echo(1, 1, DLK_WAIT_BLOCK);
     test_echo(1, 2000, DLK_WAIT_POLL);
@@ -157,6 +205,10 @@ int main(void)
     test_pairs(&world, true);
     test_crowd(&world, 0);
     test_crowd(&world, 200);
+    for (uint32_t work = DLK_BENCH_LOCK_UNLOCK; work <= DLK_BENCH_READ; work++) {
+        test_calls(&world, work, 1, DLK_WAIT_BLOCK);
+        test_calls(&world, work, CONNECTIONS, DLK_WAIT_POLL);
+    }
     world_stop(&world);
     printf("done\n");
     return 0;
