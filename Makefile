@@ -22,10 +22,13 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # The thread sanitizer of older compilers does not start where addresses are spread very widely.
 STEADY_ADDRESSES = $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
+GUEST := $(PYTHON) scripts/guest
+export CMD
+
 NATIVE := $(wildcard native/*.c native/*.h) native/generate_cffi.py CMakeLists.txt
 
 .DEFAULT_GOAL := build
-.PHONY: build help demo failover docs test test-c test-sanitizers test-py test-wheel lint sim sim-broken bench soak wheel clean
+.PHONY: build help demo failover docs test test-c test-sanitizers test-py test-wheel test-rdma test-rdma-here guest lint sim sim-broken bench soak wheel clean
 
 build: $(VENV)/.built ## compile the C core and put it beside the Python part (the default)
 
@@ -52,6 +55,17 @@ test-py: $(VENV)/.built ## the Python tests
 
 test-wheel: $(VENV)/.built ## a wheel, in an empty environment, without the source tree
 	$(PY) -m pytest -m packaging tests/test_packaging.py $(PYTEST_ARGS)
+
+test-rdma: guest-prepared $(VENV)/.built ## the tests of RDMA, in a guest with soft-RoCE
+	$(build_c_tests)
+	$(GUEST) run --limit 1500 --devices dummy --devices veth "$(MAKE) rdma-tests"
+
+test-rdma-here: $(VENV)/.built ## the same, on a machine that has an RDMA device
+	$(build_c_tests)
+	$(MAKE) rdma-tests
+
+guest: guest-prepared ## a command in that guest: make guest CMD="ibv_devinfo; ls"
+	@$(GUEST) run --devices dummy --devices veth "$$CMD"
 
 lint: $(VENV)/.built ## ruff and mypy --strict
 	$(PY) -m ruff check .
@@ -81,7 +95,23 @@ clean: ## everything that was made, the virtual environment too
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# What the two above run, where there is a device: in the guest nothing is built.
+.PHONY: rdma-tests guest-prepared
+rdma-tests: export DLOCK_TEST_RDMA = 1
+rdma-tests:
+	cd build/c && ctest --output-on-failure -R verbs
+	$(PY) -m pytest -m rdma $(PYTEST_ARGS)
+	DLOCK_TRANSPORT=verbs $(PY) -m pytest -m data_plane $(PYTEST_ARGS)
+
+# Before the core is built, since it brings the headers of verbs.
+guest-prepared:
+	$(GUEST) prepare
+
 comma := ,
+define build_c_tests
+cmake -S . -B build/c -DDLOCK_PYTHON=OFF -DDLOCK_TESTS=ON -DDLOCK_SANITIZE= >/dev/null
+cmake --build build/c -j $(JOBS)
+endef
 # build directory, sanitizers, how to start ctest
 define c_tests
 cmake -S . -B $(1) -DDLOCK_PYTHON=OFF -DDLOCK_TESTS=ON -DDLOCK_SANITIZE=$(2) >/dev/null

@@ -30,6 +30,14 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda _number, _frame: None)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test of RDMA needs a device; where one is promised, its absence is a failure."""
+    if item.get_closest_marker("rdma") is not None:
+        import rdma_tools
+
+        rdma_tools.demand_device()
+
+
 @pytest.fixture
 def start_service() -> Iterator[StartService]:
     """Starts a server with these limits, and the client library with `client` as its settings.
