@@ -101,6 +101,10 @@ struct dlk_link {
                           * whatever becomes of it; -1 when the attach that got it goes on */
     uint32_t flags;      /* enum dlk_link_flag */
     uint8_t secret[16];
+    struct dlk_queue_pair *queue_pair; /* VERBS: of dlk_queue_pair_new, not yet connected. It is the
+                                        * client's from now on, whatever becomes of it; NULL when
+                                        * the attach that got it goes on */
+    struct dlk_verbs_address peer;     /* VERBS: the other end */
 };
 
 /* What a client does is in docs/client.md. Any thread may call anything at any time; statuses are
@@ -147,6 +151,13 @@ int dlk_client_drop_lock(struct dlk_client *client, uint32_t lock_id, uint64_t o
  * without force; only with SUCCESS it was set aside. */
 int dlk_client_set_lock_aside(struct dlk_client *client, uint32_t lock_id, uint64_t owner);
 int dlk_client_add_object(struct dlk_client *client, uint32_t object_id, uint32_t slot);
+/* With this key a connection over verbs operates on the object by itself, without the server's
+ * processor, for as long as the session is live by the client's own clock. The object must have
+ * been added; a new epoch, and adding it again, voids the key. 0: it has none any more; to be said
+ * before the object is released or destroyed, since an operation with a key that is not valid any
+ * more ends the connection. PENDING: operations with the former key are still under way, call
+ * again. OBJECT_NOT_GET, ENOMEM: nothing has changed. */
+int dlk_client_object_key(struct dlk_client *client, uint32_t object_id, uint32_t key);
 int dlk_client_drop_object(struct dlk_client *client, uint32_t object_id);
 /* call: submits and waits; wait: goes on waiting; start: submits; poll: looks, never waits. Each
  * returns the call's status. call and wait give up after reply_timeout_ms (BAD_RESPONSE); who

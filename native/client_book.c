@@ -1,7 +1,7 @@
 /*
- * What the client's book knows: locks, holds, objects, the session. Told by the control plane and
- * the user; requests and replies are in client_book_begin.c, client_book_end.c and
- * client_book_debts.c. It may not do I/O or read a clock.
+ * What the client's book knows: locks, holds, the session. Told by the control plane and the user;
+ * objects are in client_book_objects.c, requests and replies in client_book_begin.c,
+ * client_book_end.c and client_book_debts.c. It may not do I/O or read a clock.
  */
 #include "client_book.h"
 
@@ -25,6 +25,7 @@ void dlk_book_free(struct dlk_book *book)
 {
     dlk_map_free(&book->locks);
     dlk_map_free(&book->objects);
+    dlk_map_free(&book->keys);
     free(book->holds);
     free(book->pending);
     dlk_heap_free(&book->ends);
@@ -53,6 +54,7 @@ void dlk_book_attach(struct dlk_book *book, const struct dlk_link *link, uint64_
         }
         book->session_until_ns = 0;
         book->renewed_ns = 0;
+        dlk_map_free(&book->keys);
         dlk_book_begin_claims(book, 0);
     } else {
         dlk_waits_attach(book);
@@ -249,24 +251,6 @@ void dlk_book_unverify(struct dlk_book *book)
             hold->now.unverified = true;
         }
     }
-}
-
-/* ---- Objects ---- */
-
-int dlk_book_add_object(struct dlk_book *book, uint32_t object_id, uint32_t slot)
-{
-    dlk_map_remove(&book->objects, object_id, 0);
-    return dlk_map_put(&book->objects, object_id, 0, slot) ? DLK_STATUS_SUCCESS
-                                                           : DLK_STATUS_ENOMEM;
-}
-
-int dlk_book_drop_object(struct dlk_book *book, uint32_t object_id)
-{
-    if (dlk_map_get(&book->objects, object_id, 0) == DLK_NONE) {
-        return DLK_STATUS_OBJECT_NOT_GET;
-    }
-    dlk_map_remove(&book->objects, object_id, 0);
-    return DLK_STATUS_SUCCESS;
 }
 
 /* ---- Until when ---- */

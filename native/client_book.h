@@ -161,6 +161,9 @@ struct dlk_book {
     struct dlk_news news;
     struct dlk_map locks;   /* (lock id, owner) -> hold */
     struct dlk_map objects; /* (object id, 0) -> the server's slot */
+    struct dlk_map keys;    /* (object id, 0) -> its key in this epoch; 0: one was refused */
+    bool one_sided;         /* the shell's: the connection operates on objects by itself */
+    uint64_t operated_ns;   /* when it has done so last */
     struct dlk_hold *holds;
     struct dlk_pending *pending;
     uint32_t holds_room;
@@ -215,10 +218,22 @@ int dlk_book_add_lock(struct dlk_book *book, uint32_t lock_id, uint32_t slot, ui
 int dlk_book_may_drop_lock(const struct dlk_book *book, uint32_t lock_id, uint64_t owner);
 int dlk_book_drop_lock(struct dlk_book *book, uint32_t lock_id, uint64_t owner, bool force);
 int dlk_book_set_lock_aside(struct dlk_book *book, uint32_t lock_id, uint64_t owner);
-int dlk_book_add_object(struct dlk_book *book, uint32_t object_id, uint32_t slot);
-int dlk_book_drop_object(struct dlk_book *book, uint32_t object_id);
 void dlk_book_unverify(struct dlk_book *book);
 uint64_t dlk_book_session_left_ms(const struct dlk_book *book, uint64_t now_ns);
+
+/* client_book_objects.c */
+int dlk_book_add_object(struct dlk_book *book, uint32_t object_id, uint32_t slot);
+int dlk_book_object_key(struct dlk_book *book, uint32_t object_id, uint32_t key);
+int dlk_book_drop_object(struct dlk_book *book, uint32_t object_id);
+/* Is an operation on it under way that the connection is to carry out by itself? */
+bool dlk_book_operates(const struct dlk_book *book, uint32_t object_id);
+/* The key of a request that the connection is to carry out by itself is in its `reserved`, with
+ * this bit, which no server may ever see. */
+#define DLK_BOOK_KEYED ((uint64_t)1 << 32)
+static inline bool dlk_book_keyed(const struct dlk_request *request)
+{
+    return request->reserved != 0;
+}
 
 /* client_book_claims.c: what a new primary is told, and what it says to that. */
 /* What was said to earlier claims counts no more. now_ns 0: there will be none. */
@@ -393,6 +408,19 @@ void dlk_pending_undo(struct dlk_book *book, const struct dlk_hold *hold, uint32
 void dlk_pending_cancel(struct dlk_book *book, const struct dlk_request *about,
                         uint32_t request_id);
 void dlk_pending_reply(struct dlk_book *book, uint32_t index, const struct dlk_reply *reply);
+/* client_book_objects.c */
+enum dlk_turn dlk_object_begin(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns,
+                               const struct dlk_request **request);
+int32_t dlk_object_reply(struct dlk_book *book, struct dlk_call *call,
+                         const struct dlk_reply *reply, uint64_t now_ns);
+/* client_book_begin.c */
+/* A request for the call in a slot of its own; DLK_NONE when there is none. */
+uint32_t dlk_call_ask(struct dlk_book *book, struct dlk_call *call, uint32_t op, uint32_t slot,
+                      bool waits, uint64_t now_ns);
+enum dlk_turn dlk_call_sent(const struct dlk_book *book, struct dlk_call *call, uint64_t now_ns,
+                            const struct dlk_request **request);
+enum dlk_turn dlk_call_decide(const struct dlk_book *book, const struct dlk_hold *hold,
+                              struct dlk_call *call, int32_t status, uint64_t now_ns);
 /* client_book.c */
 void dlk_hold_forget(struct dlk_book *book, struct dlk_hold *hold);
 void dlk_hold_release(struct dlk_book *book, struct dlk_hold *hold);
@@ -410,6 +438,8 @@ uint64_t dlk_book_left_ms(const struct dlk_book *book, const struct dlk_belief *
 void dlk_book_show(const struct dlk_book *book, const struct dlk_hold *hold,
                    struct dlk_call *call, uint64_t now_ns);
 /* client_book_end.c */
+/* Where the answer has nothing to do with what was asked. */
+int32_t dlk_status_of_refusal(uint32_t result);
 void dlk_call_end(struct dlk_call *call, int32_t status);
 struct dlk_call *dlk_call_finish(struct dlk_book *book, struct dlk_call *call,
                                  struct dlk_hold *hold, int32_t status, uint64_t now_ns);

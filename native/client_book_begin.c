@@ -30,8 +30,8 @@ static uint64_t after_ms(uint64_t now_ns, uint32_t ms)
     return ms == DLK_WAIT_FOREVER ? DLK_NEVER_NS : now_ns + (uint64_t)ms * NS_PER_MS;
 }
 
-static enum dlk_turn decide(const struct dlk_book *book, const struct dlk_hold *hold,
-                            struct dlk_call *call, int32_t status, uint64_t now_ns)
+enum dlk_turn dlk_call_decide(const struct dlk_book *book, const struct dlk_hold *hold,
+                              struct dlk_call *call, int32_t status, uint64_t now_ns)
 {
     dlk_book_show(book, hold, call, now_ns);
     dlk_call_end(call, status);
@@ -67,12 +67,12 @@ void dlk_book_expire_blocked(struct dlk_book *book, struct dlk_call *call, uint6
     if (hold != NULL && call->verb == DLK_VERB_LOCK && call->wait_ms != 0) {
         status = hold->kind == DLK_KIND_FAIR ? DLK_STATUS_EAGAIN : DLK_STATUS_FAIL;
     }
-    decide(book, hold, call, status, now_ns);
+    dlk_call_decide(book, hold, call, status, now_ns);
 }
 
 void dlk_book_lose_blocked(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns)
 {
-    decide(book, hold_of(book, call), call, DLK_STATUS_BAD_RESPONSE, now_ns);
+    dlk_call_decide(book, hold_of(book, call), call, DLK_STATUS_BAD_RESPONSE, now_ns);
 }
 
 /* What a `lock` that was put off has still to wait. */
@@ -88,9 +88,8 @@ static uint32_t wait_left_ms(const struct dlk_call *call, uint64_t now_ns)
     return call->deadline_ns > now_ns ? (uint32_t)((call->deadline_ns - now_ns) / NS_PER_MS) : 0;
 }
 
-/* A request for the call in a slot of its own; DLK_NONE when there is none. */
-static uint32_t ask(struct dlk_book *book, struct dlk_call *call, uint32_t op, uint32_t slot,
-                    bool waits, uint64_t now_ns)
+uint32_t dlk_call_ask(struct dlk_book *book, struct dlk_call *call, uint32_t op, uint32_t slot,
+                      bool waits, uint64_t now_ns)
 {
     uint32_t index = dlk_pending_new(book, dlk_pending_kept(waits));
     if (index == DLK_NONE) {
@@ -115,8 +114,8 @@ static uint32_t ask(struct dlk_book *book, struct dlk_call *call, uint32_t op, u
     return index;
 }
 
-static enum dlk_turn sent(const struct dlk_book *book, struct dlk_call *call, uint64_t now_ns,
-                          const struct dlk_request **request)
+enum dlk_turn dlk_call_sent(const struct dlk_book *book, struct dlk_call *call, uint64_t now_ns,
+                            const struct dlk_request **request)
 {
     call->phase = DLK_PHASE_SENT;
     call->deadline_ns = after_ms(now_ns, book->reply_timeout_ms);
@@ -130,7 +129,7 @@ static enum dlk_turn ask_about_hold(struct dlk_book *book, struct dlk_hold *hold
 {
     bool acquires = op == DLK_OP_LOCK || op == DLK_OP_REDEEM;
     uint32_t wait_ms = acquires ? wait_left_ms(call, now_ns) : 0;
-    uint32_t index = ask(book, call, op, hold->slot, wait_ms != 0, now_ns);
+    uint32_t index = dlk_call_ask(book, call, op, hold->slot, wait_ms != 0, now_ns);
     if (index == DLK_NONE) {
         return dlk_book_put_off(book, call, now_ns);
     }
@@ -170,7 +169,7 @@ static enum dlk_turn ask_about_hold(struct dlk_book *book, struct dlk_hold *hold
     }
     pending->hold = (uint32_t)(hold - book->holds);
     hold->running = index;
-    return sent(book, call, now_ns, request);
+    return dlk_call_sent(book, call, now_ns, request);
 }
 
 static enum dlk_turn begin_held(struct dlk_book *book, struct dlk_hold *hold,
@@ -180,18 +179,18 @@ static enum dlk_turn begin_held(struct dlk_book *book, struct dlk_hold *hold,
     if (call->verb == DLK_VERB_UNLOCK) {
         if (hold->now.count > 1) {
             hold->now.count--;
-            return decide(book, hold, call, DLK_STATUS_ALREADY_LOCKED, now_ns);
+            return dlk_call_decide(book, hold, call, DLK_STATUS_ALREADY_LOCKED, now_ns);
         }
         return ask_about_hold(book, hold, call, DLK_OP_UNLOCK, now_ns, request);
     }
     bool other = call->verb == DLK_VERB_EXTEND && call->operand != 0
                  && call->operand != hold->now.token;
     if (call->mode != hold->now.mode || other) {
-        return decide(book, hold, call, DLK_STATUS_EINVAL, now_ns);
+        return dlk_call_decide(book, hold, call, DLK_STATUS_EINVAL, now_ns);
     }
     if (call->verb != DLK_VERB_EXTEND && hold->kind == DLK_KIND_SEMAPHORE) {
         /* Each acquire is a slot, and a slot has an owner of its own. */
-        return decide(book, hold, call, DLK_STATUS_EINVAL, now_ns);
+        return dlk_call_decide(book, hold, call, DLK_STATUS_EINVAL, now_ns);
     }
     if (hold->kind == DLK_KIND_RW && !hold->now.unverified) {
         uint64_t end_ns = after_ms(now_ns, call->lease_ms);
@@ -199,7 +198,7 @@ static enum dlk_turn begin_held(struct dlk_book *book, struct dlk_hold *hold,
         if (call->lease_ms != 0 && end_ns > hold->now.asked_end_ns) {
             hold->now.asked_end_ns = end_ns;
         }
-        return decide(book, hold, call, DLK_STATUS_ALREADY_LOCKED, now_ns);
+        return dlk_call_decide(book, hold, call, DLK_STATUS_ALREADY_LOCKED, now_ns);
     }
     return ask_about_hold(book, hold, call, DLK_OP_EXTEND, now_ns, request);
 }
@@ -213,9 +212,9 @@ static enum dlk_turn begin_free(struct dlk_book *book, struct dlk_hold *hold,
     }
     switch (call->verb) {
     case DLK_VERB_UNLOCK:
-        return decide(book, hold, call, DLK_STATUS_ALREADY_UNLOCKED, now_ns);
+        return dlk_call_decide(book, hold, call, DLK_STATUS_ALREADY_UNLOCKED, now_ns);
     case DLK_VERB_EXTEND:
-        return decide(book, hold, call, DLK_STATUS_EINVAL, now_ns);
+        return dlk_call_decide(book, hold, call, DLK_STATUS_EINVAL, now_ns);
     default:
         return ask_about_hold(book, hold, call, DLK_OP_LOCK, now_ns, request);
     }
@@ -229,10 +228,10 @@ static enum dlk_turn begin_ticket(struct dlk_book *book, struct dlk_hold *hold,
         return ask_about_hold(book, hold, call, DLK_OP_GIVE_UP, now_ns, request);
     }
     if (call->verb == DLK_VERB_EXTEND) {
-        return decide(book, hold, call, DLK_STATUS_EINVAL, now_ns);
+        return dlk_call_decide(book, hold, call, DLK_STATUS_EINVAL, now_ns);
     }
     if (call->mode != hold->now.mode) {
-        return decide(book, hold, call, DLK_STATUS_ETICKET, now_ns);
+        return dlk_call_decide(book, hold, call, DLK_STATUS_ETICKET, now_ns);
     }
     return ask_about_hold(book, hold, call, DLK_OP_REDEEM, now_ns, request);
 }
@@ -251,7 +250,7 @@ static enum dlk_turn begin_behind(const struct dlk_book *book, const struct dlk_
     } else if (call->verb == DLK_VERB_UNLOCK) {
         status = DLK_STATUS_ALREADY_UNLOCKED;
     }
-    return decide(book, hold, call, status, now_ns);
+    return dlk_call_decide(book, hold, call, status, now_ns);
 }
 
 /* Wrong whatever is held. */
@@ -277,7 +276,7 @@ static enum dlk_turn begin_refused(struct dlk_book *book, struct dlk_hold *hold,
         call->result = hold->lost;
         hold->refused = false;
     }
-    decide(book, hold, call, status, now_ns);
+    dlk_call_decide(book, hold, call, status, now_ns);
     if (hold->unknown) {
         dlk_hold_forget(book, hold);
     }
@@ -289,17 +288,17 @@ static enum dlk_turn begin_lock(struct dlk_book *book, struct dlk_call *call, ui
 {
     uint32_t index = dlk_map_get(&book->locks, call->lock_id, call->owner);
     if (index == DLK_NONE) {
-        return decide(book, NULL, call, DLK_STATUS_LOCK_NOT_GET, now_ns);
+        return dlk_call_decide(book, NULL, call, DLK_STATUS_LOCK_NOT_GET, now_ns);
     }
     struct dlk_hold *hold = &book->holds[index];
     if (call->verb == DLK_VERB_LOOK) {
-        return decide(book, hold, call, DLK_STATUS_SUCCESS, now_ns);
+        return dlk_call_decide(book, hold, call, DLK_STATUS_SUCCESS, now_ns);
     }
     if (hold->refused || hold->unknown) {
         return begin_refused(book, hold, call, now_ns);
     }
     if (impossible(book, hold, call)) {
-        return decide(book, hold, call, DLK_STATUS_EINVAL, now_ns);
+        return dlk_call_decide(book, hold, call, DLK_STATUS_EINVAL, now_ns);
     }
     if (hold->running != DLK_NONE) {
         return begin_behind(book, hold, call, now_ns);
@@ -314,37 +313,10 @@ static enum dlk_turn begin_lock(struct dlk_book *book, struct dlk_call *call, ui
     }
 }
 
-static enum dlk_turn begin_object(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns,
-                                  const struct dlk_request **request)
-{
-    uint32_t slot = dlk_map_get(&book->objects, call->lock_id, 0);
-    bool stale = call->epoch != 0 && call->epoch != book->epoch;
-    if (slot == DLK_NONE || stale) {
-        return decide(book, NULL, call, DLK_STATUS_OBJECT_NOT_GET, now_ns);
-    }
-    uint32_t op = call->verb == DLK_VERB_FETCH_ADD     ? DLK_OP_FETCH_ADD
-                  : call->verb == DLK_VERB_COMPARE_SWAP ? DLK_OP_COMPARE_SWAP
-                                                        : DLK_OP_READ;
-    uint32_t index = ask(book, call, op, slot, false, now_ns);
-    if (index == DLK_NONE) {
-        return dlk_book_put_off(book, call, now_ns);
-    }
-    struct dlk_request *asked = &book->pending[index].request;
-    asked->mode = DLK_MODE_EXCLUSIVE;
-    asked->owner = 0;
-    if (op == DLK_OP_FETCH_ADD) {
-        asked->value = call->operand;
-    } else if (op == DLK_OP_COMPARE_SWAP) {
-        asked->token = call->operand;
-        asked->value = call->swap;
-    }
-    return sent(book, call, now_ns, request);
-}
-
 static enum dlk_turn begin_ping(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns,
                                 const struct dlk_request **request)
 {
-    uint32_t index = ask(book, call, DLK_OP_PING, DLK_NONE, false, now_ns);
+    uint32_t index = dlk_call_ask(book, call, DLK_OP_PING, DLK_NONE, false, now_ns);
     if (index == DLK_NONE) {
         return dlk_book_put_off(book, call, now_ns);
     }
@@ -353,7 +325,7 @@ static enum dlk_turn begin_ping(struct dlk_book *book, struct dlk_call *call, ui
     asked->lock_id = 0;
     asked->owner = 0;
     asked->slot = 0;
-    return sent(book, call, now_ns, request);
+    return dlk_call_sent(book, call, now_ns, request);
 }
 
 enum dlk_turn dlk_book_begin(struct dlk_book *book, struct dlk_call *call, uint64_t now_ns,
@@ -369,10 +341,10 @@ enum dlk_turn dlk_book_begin(struct dlk_book *book, struct dlk_call *call, uint6
     case DLK_VERB_FETCH_ADD:
     case DLK_VERB_COMPARE_SWAP:
     case DLK_VERB_READ:
-        return begin_object(book, call, now_ns, request);
+        return dlk_object_begin(book, call, now_ns, request);
     case DLK_VERB_PING:
         return begin_ping(book, call, now_ns, request);
     default:
-        return decide(book, NULL, call, DLK_STATUS_EINVAL, now_ns);
+        return dlk_call_decide(book, NULL, call, DLK_STATUS_EINVAL, now_ns);
     }
 }

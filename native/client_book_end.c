@@ -149,8 +149,7 @@ static void take_extension(struct dlk_book *book, struct dlk_hold *hold,
 
 /* ---- The status of a call ---- */
 
-/* Where the answer has nothing to do with what was asked. */
-static int32_t status_of_refusal(uint32_t result)
+int32_t dlk_status_of_refusal(uint32_t result)
 {
     switch (result) {
     case DLK_RESULT_NO_LOCK:
@@ -196,7 +195,7 @@ static int32_t end_acquire(struct dlk_book *book, struct dlk_hold *hold,
         dlk_belief_end(book, hold);
         return DLK_STATUS_DEADLOCK;
     default:
-        return status_of_refusal(reply->result);
+        return dlk_status_of_refusal(reply->result);
     }
 }
 
@@ -220,7 +219,7 @@ static int32_t end_release(struct dlk_book *book, struct dlk_hold *hold,
                 dlk_hold_break(book, hold);
             }
         }
-        return status_of_refusal(reply->result);
+        return dlk_status_of_refusal(reply->result);
     }
 }
 
@@ -246,21 +245,7 @@ static int32_t end_extend(struct dlk_book *book, struct dlk_hold *hold,
         dlk_hold_lose(book, hold, reply->result);
         return DLK_STATUS_FAIL;
     default:
-        return status_of_refusal(reply->result);
-    }
-}
-
-static int32_t end_object(struct dlk_call *call, const struct dlk_reply *reply)
-{
-    switch (reply->result) {
-    case DLK_RESULT_DONE:
-        call->value = call->verb == DLK_VERB_COMPARE_SWAP ? call->swap : reply->value;
-        return DLK_STATUS_SUCCESS;
-    case DLK_RESULT_CAS_FAILED:
-        call->value = reply->value;
-        return DLK_STATUS_OBJECT_CAS_FAILED;
-    default:
-        return status_of_refusal(reply->result);
+        return dlk_status_of_refusal(reply->result);
     }
 }
 
@@ -300,9 +285,9 @@ static int32_t status_of_reply(struct dlk_book *book, struct dlk_hold *hold,
         return end_extend(book, hold, pending, reply, now_ns);
     case DLK_OP_PING:
         return reply->result == DLK_RESULT_DONE ? DLK_STATUS_SUCCESS
-                                                : status_of_refusal(reply->result);
+                                                : dlk_status_of_refusal(reply->result);
     default:
-        return end_object(pending->call, reply);
+        return dlk_object_reply(book, pending->call, reply, now_ns);
     }
 }
 
@@ -396,7 +381,9 @@ struct dlk_call *dlk_book_reply(struct dlk_book *book, const struct dlk_reply *r
         pending->sent_ns = pending->resent_ns; /* the server has it, and counts from it */
         pending->resent_ns = 0;
     }
-    dlk_book_renew(book, pending->sent_ns, reply->result, now_ns);
+    if ((reply->reserved & DLK_REPLY_ONE_SIDED) == 0) {
+        dlk_book_renew(book, pending->sent_ns, reply->result, now_ns);
+    }
     if (pending->state == DLK_OP_STATE_RENEWAL) {
         dlk_renewal_reply(book, index, reply, now_ns);
         return NULL;

@@ -73,6 +73,17 @@ int dlk_client_add_object(struct dlk_client *client, uint32_t object_id, uint32_
     return status;
 }
 
+int dlk_client_object_key(struct dlk_client *client, uint32_t object_id, uint32_t key)
+{
+    if (dlk_client_forked(client)) {
+        return DLK_STATUS_FORKED;
+    }
+    dlk_client_lock(client);
+    int status = dlk_book_object_key(&client->book, object_id, key);
+    dlk_client_unlock(client);
+    return status;
+}
+
 int dlk_client_drop_object(struct dlk_client *client, uint32_t object_id)
 {
     if (dlk_client_forked(client)) {

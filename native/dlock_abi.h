@@ -195,6 +195,11 @@ struct dlk_attach {
     uint64_t reserved[3];
 };
 
+/* In reserved of a reply, inside the client only: a server sends 0. */
+enum dlk_reply_flag {
+    DLK_REPLY_ONE_SIDED = 1 /* a completion, not a word of the server's: it renews nothing */
+};
+
 /* Server to client. In the engine's outbox `session` is the session's slot. */
 struct dlk_reply {
     uint32_t request_id;
@@ -213,7 +218,7 @@ struct dlk_reply {
     uint16_t n_shared;
     uint16_t m_exclusive; /* ... and handed out, modulo 65536 */
     uint16_t m_shared;
-    uint32_t reserved;
+    uint32_t reserved; /* 0, or enum dlk_reply_flag */
 };
 
 /* ---- Control thread -> plane thread ---- */
