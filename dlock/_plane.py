@@ -28,16 +28,6 @@ class PlaneConfig(NamedTuple):
     listen_fd: int = -1
 
 
-class MadePair(NamedTuple):
-    """What became of `Plane.verbs_pair`: a DlockStatus; with SUCCESS our end and the number of the
-    queue pair; else why there is none, for people."""
-
-    status: int
-    own: _verbs.Address
-    pair: int
-    reason: str
-
-
 class Plane:
     """The data plane of one server. `run` belongs to a thread of its own (or instead of it `turn`,
     and `engine`, to whoever has no thread for it); `send_command`, `take_event` and the event
@@ -134,14 +124,14 @@ class Plane:
         opened = lib.dlk_plane_verbs_open(self._pointer, _verbs.port_struct(port), reason)
         return bool(opened), _verbs.text_from(reason)
 
-    def verbs_pair(self, peer: _verbs.Address) -> MadePair:
+    def verbs_pair(self, peer: _verbs.Address) -> _verbs.Made:
         """A queue pair for that end; until a LINK_OPEN with it is done, it is to be given back with
         `verbs_pair_free`."""
         own, pair = ffi.new("struct dlk_verbs_address *"), ffi.new("uint64_t *")
         reason = _verbs.new_reason()
         status = lib.dlk_plane_verbs_pair(
             self._pointer, _verbs.address_struct(peer), own, pair, reason)
-        return MadePair(
+        return _verbs.Made(
             int(status), _verbs.address_from(own), int(pair[0]), _verbs.text_from(reason))
 
     def verbs_pair_free(self, pair: int) -> None:

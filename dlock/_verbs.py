@@ -87,6 +87,16 @@ class Port(NamedTuple):
         return f"{self.name} port {self.port} ({kind}, GID {gid_text(self.gid)})"
 
 
+class Made(NamedTuple):
+    """What became of a server's end (`Plane.verbs_pair`): a DlockStatus; with SUCCESS our end and
+    the plane's number of it; else why there is none, for people."""
+
+    status: int
+    own: Address
+    pair: int = 0
+    reason: str = ""
+
+
 _WISH: Final = layout("dlk_verbs_wish", Wish._fields)
 _ADDRESS: Final = layout("dlk_verbs_address", Address._fields)
 _PORT: Final = layout("dlk_verbs_port", Port._fields)

@@ -129,12 +129,13 @@ class LockDetails(Named):
 class ClientSummary(Peer):
     """A session. `connected`: it has a control connection; `ended`: it is over, and only holds
     whose lease still runs are left of it; `locks`: how many names it has got; `since_s`: its
-    age."""
+    age; `transport`: of its data connection, "verbs" or "tcp"."""
 
     connected: bool = False
     ended: bool = False
     locks: int = 0
     since_s: float = 0.0
+    transport: str = "tcp"
 
 
 # ---- Asking --------------------------------------------------------------------------------------
@@ -229,7 +230,8 @@ class Admin:
             for line in answer.clients:
                 yield ClientSummary(
                     **_peer(line.client_id, line.info), connected=line.connected,
-                    ended=line.ended, locks=line.locks, since_s=line.since_ms / MS_PER_S)
+                    ended=line.ended, locks=line.locks, since_s=line.since_ms / MS_PER_S,
+                    transport="verbs" if line.verbs else "tcp")
             start = answer.next
 
     def break_lock(

@@ -71,6 +71,7 @@ class World:
     incarnation: int = 99
     now_ns: int = 1_000 * SECOND
     max_clients: int = 4
+    verbs: bool = False
 
     def __post_init__(self) -> None:
         source = random.Random(self.epoch)
@@ -78,7 +79,7 @@ class World:
             random_bytes=source.randbytes, data_port=4711, epoch=self.epoch,
             incarnation=self.incarnation, max_locks=8,
             max_clients=self.max_clients, max_objects=4, session_ttl_ms=TTL_MS,
-            recovery=self.recovery, durable=self.durable)
+            recovery=self.recovery, durable=self.durable, verbs=self.verbs)
         self.config = config
         self.registry = Registry(config)
         self.engine = Engine(

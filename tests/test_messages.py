@@ -57,7 +57,8 @@ SAMPLES: list[m.Message] = [
                 (m.WhoLine(5, {"host": "node1", "pid": 7}),), 3),
     m.LockShown(DlockStatus.LOCK_NOT_GET),
     m.BrokenLock(DlockStatus.SUCCESS, (2**62,) * 4096, 5000),
-    m.ClientList(DlockStatus.SUCCESS, (m.ClientLine(5, {"pid": 7}, True, False, 3, 1000),), 1),
+    m.ClientList(DlockStatus.SUCCESS, (
+        m.ClientLine(5, {"pid": 7}, True, False, 3, 1000, True),), 1),
     m.OpenQueuePair(2**24 - 1, 2**24 - 1, GID, 2**16 - 1, 5, 1, 16, 512, 255),
     m.QueuePair(DlockStatus.SUCCESS, 17, 0, GID, 0, 3, 0, 2**15 - 1, 2**16 - 1, 0, 2**64 - 1),
     m.QueuePair(DlockStatus.SERVER_NO_RESOURCE),

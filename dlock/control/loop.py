@@ -26,6 +26,7 @@ from typing import Final, Protocol
 
 from dlock import _core
 from dlock._core import Command, Event
+from dlock._verbs import Address, Made
 from dlock.control import messages as m
 from dlock.control.codec import Decoder, encode
 from dlock.control.loop_views import LentArrays
@@ -37,8 +38,10 @@ from dlock.control.registry_effects import (
     CloseConnection,
     Effect,
     ForgetFormer,
+    FreePair,
     Look,
     Note,
+    OpenPair,
     Persist,
     ReadFormerRoster,
     TakeHigherEpoch,
@@ -82,6 +85,8 @@ class PlanePort(Protocol):
     def event_fd(self) -> int: ...
     def event_fd_clear(self) -> None: ...
     def counters(self) -> list[int]: ...
+    def verbs_pair(self, peer: Address) -> Made: ...
+    def verbs_pair_free(self, pair: int) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -321,6 +326,11 @@ class ControlLoop:
             self._end(effect)
         elif isinstance(effect, Note):
             log_event(effect.level, effect.event, effect.fields)
+        elif isinstance(effect, OpenPair):
+            made = self._plane.verbs_pair(effect.peer)
+            self._carry_out(self._registry.pair_made(effect.number, made))
+        elif isinstance(effect, FreePair):
+            self._plane.verbs_pair_free(effect.pair)
         elif isinstance(effect, TakeHigherEpoch):
             self.epoch_above = effect.epoch_above
             self.stopping = True

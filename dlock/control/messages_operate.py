@@ -89,7 +89,7 @@ class WhoLine(Frozen):
 
 class ClientLine(Frozen):
     """A session. `ended`: only leased holds of it are left; `connected`: on the control plane;
-    `locks`: how many it has got."""
+    `locks`: how many it has got; `verbs`: its data connection is a queue pair."""
 
     client_id: Id
     info: Info
@@ -97,6 +97,7 @@ class ClientLine(Frozen):
     ended: Flag
     locks: U32
     since_ms: U64
+    verbs: Flag
 
 
 # ---- Replies -------------------------------------------------------------------------------------

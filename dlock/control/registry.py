@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from dlock import _core
 from dlock._core import Command, Event
+from dlock._verbs import Made
 from dlock.control import messages as m
 from dlock.control.registry_cycles import Cycles
 from dlock.control.registry_effects import (
@@ -31,6 +32,7 @@ from dlock.control.registry_effects import (
 )
 from dlock.control.registry_locks import Lock, LockTable
 from dlock.control.registry_objects import Object, ObjectTable
+from dlock.control.registry_pairs import Pairs
 from dlock.control.registry_restoring import Phase as Phase
 from dlock.control.registry_restoring import Restoring
 from dlock.control.registry_sessions import Client, RegistryConfig, Sessions, negotiate
@@ -50,7 +52,8 @@ def bad_peer(event: Event) -> Note:
 
 
 # What those are answered who have come while the server recovers, and who came early.
-ALWAYS_ANSWERED: Final = frozenset({m.UpdateLocks, m.ReinitDone, m.ClientDeinit})
+ALWAYS_ANSWERED: Final = frozenset(
+    {m.UpdateLocks, m.ReinitDone, m.ClientDeinit, m.OpenQueuePair})
 EARLY_ANSWERED: Final = frozenset({m.Heartbeat, m.DeclareLease})
 
 
@@ -65,6 +68,7 @@ class Registry:
         self._sessions = Sessions(config, self._out, self._release_all)
         self._operators = Operators(self._out, self._locks, self._sessions)
         self._cycles = Cycles(self._out, self._locks, self._sessions)
+        self._pairs = Pairs(self._out, self._sessions)
         self._restoring = Restoring(config, self._out, self._locks, self._sessions)
         self._handlers: dict[type[m.Message], Callable[[Client, Call], None]] = {
             m.ReinitDone: self._reinit_done,
@@ -78,6 +82,7 @@ class Registry:
             m.ObjectGet: self._object_get,
             m.ObjectRelease: self._object_release,
             m.ObjectDestroy: self._object_destroy,
+            m.OpenQueuePair: self._pairs.open,
         }
 
     # ---- Input -----------------------------------------------------------------------------------
@@ -133,11 +138,18 @@ class Registry:
             self._cycles.tell(event)
         elif event.op == _core.DLK_EVENT_BAD_PEER:
             self._out.add(bad_peer(event))
+        elif event.op == _core.DLK_EVENT_VERBS:
+            self._pairs.event(event)
         return self._out.drain()
 
     def roster_read(self, entries: Iterable[RosterEntry], now_ns: int) -> list[Effect]:
         """What the effect ReadFormerRoster asked for."""
         self._restoring.roster_read(entries, now_ns)
+        return self._out.drain()
+
+    def pair_made(self, number: int, made: Made) -> list[Effect]:
+        """What became of the effect OpenPair."""
+        self._pairs.made(number, made)
         return self._out.drain()
 
     def tick(self, now_ns: int) -> list[Effect]:
@@ -170,6 +182,7 @@ class Registry:
             **self._locks.gauges,
             **self._objects.gauges,
             **self._operators.gauges,
+            **self._pairs.gauges,
             "commands_under_way": self._out.under_way,
             "epoch": self._config.epoch,
             **self._restoring.gauges(now_ns),
@@ -184,6 +197,7 @@ class Registry:
         self._sessions.check(self._locks.leaving)
         self._locks.check()
         self._objects.check()
+        self._pairs.check()
         self._restoring.check()
 
     # ---- Sessions --------------------------------------------------------------------------------
@@ -294,7 +308,8 @@ class Registry:
         if one.failed:
             self._out.refuse(call, failed)
         else:
-            self._out.answer(call, m.ObjectId(DlockStatus.SUCCESS, one.id, one.slot))
+            key = one.key if self._sessions.verbs else 0
+            self._out.answer(call, m.ObjectId(DlockStatus.SUCCESS, one.id, one.slot, key))
 
     def _object_release(self, client: Client, call: Call) -> None:
         self._out.status_after_all(call, self._objects.release(

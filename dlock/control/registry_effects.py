@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from dlock import _core
 from dlock._core import Command, EntryView, Event, LockView
 from dlock._frozen import Frozen
+from dlock._verbs import Address
 from dlock.control import messages as m
 from dlock.control.roster import RosterEntry
 from dlock.types import DlockStatus
@@ -91,6 +92,20 @@ class ForgetFormer(Frozen):
     """The recovery is over: what former primaries have written may go."""
 
 
+class OpenPair(Frozen):
+    """Make the server's end of a queue pair to this one, and hand what became of it to
+    `Registry.pair_made`."""
+
+    number: int
+    peer: Address
+
+
+class FreePair(Frozen):
+    """Give this queue pair back, which the plane has not taken and will not take."""
+
+    pair: int
+
+
 class Note(Frozen):
     """Something for the log: an event, its fields, and a level of the logging module."""
 
@@ -115,8 +130,8 @@ class Claims(Frozen):
 
 
 Persist = PersistEnded | PersistEpoch | PersistLease | PersistSession | PersistStruck
-Effect = (Answer | AnswerStats | Claims | CloseConnection | Command | ForgetFormer | Look | Note
-          | Persist | ReadFormerRoster | TakeHigherEpoch)
+Effect = (Answer | AnswerStats | Claims | CloseConnection | Command | ForgetFormer | FreePair | Look
+          | Note | OpenPair | Persist | ReadFormerRoster | TakeHigherEpoch)
 
 Views = Sequence[EntryView | LockView]  # what a look has shown
 Shown = Views | Sequence[int]  # the same, or what became of claims

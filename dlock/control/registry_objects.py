@@ -29,7 +29,8 @@ ORPHANED: Final = 0  # the owner of an object whose owner's session has ended
 @dataclass(slots=True, eq=False)
 class Object:
     """One object. `owner`: a client id, or ORPHANED; `users`: what each client that has got it
-    calls its set of objects; `cookie`: the command that opened its cell."""
+    calls its set of objects; `cookie`: the command that opened its cell; `key`: with which clients
+    operate on it by themselves, over verbs, 0: none."""
 
     id: int
     slot: int
@@ -37,6 +38,7 @@ class Object:
     owner: int
     lease_end_ns: int
     cookie: int = 0
+    key: int = 0
     marked: bool = False
     failed: bool = False
     timed: bool = False  # it stands in the heap of lease ends
@@ -90,7 +92,9 @@ class ObjectTable:
         return one
 
     def _opened(self, one: Object, event: Event) -> None:
-        if not carried_out(event) and self._by_id.get(one.id) is one:
+        if carried_out(event):
+            one.key = event.value
+        elif self._by_id.get(one.id) is one:
             one.failed = True
             self._forget(one)
             self._slots.give(one.slot)

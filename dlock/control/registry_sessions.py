@@ -46,6 +46,7 @@ class RegistryConfig:
 
     `recovery`: who is to be waited for, None: nobody. `durable`: epoch and roster are on disk.
     `trusted`: that nobody else is to be waited for is the word of an application (the mirror).
+    `verbs`: the plane serves RDMA too.
     `random_bytes`: for ids and secrets.
     """
 
@@ -61,6 +62,7 @@ class RegistryConfig:
     recovery: RecoveryPlan | None = None
     durable: bool = True
     trusted: bool = False
+    verbs: bool = False
 
     @property
     def undeclared_lease_ms(self) -> int:
@@ -80,7 +82,8 @@ class Client:
     """One session. `early`: it can make use of a server that recovers; `adopted`: of a former
     primary, so its client knows the secret before the Welcome; `been_here`: its client had a
     Welcome of this start before it came last; `listed`: on the roster; `gone`: it
-    has ended, only answers to it are still under way."""
+    has ended, only answers to it are still under way; `pair_asked`: the attach number for which it
+    asked for a queue pair, `pair_given`: that for which it got one; 0: none."""
 
     id: int
     slot: int
@@ -91,6 +94,8 @@ class Client:
     renewed_ns: int
     opened_ns: int
     attach: int = 1
+    pair_asked: int = 0
+    pair_given: int = 0
     opening: bool = True
     reinitialising: bool = False
     early: bool = False
@@ -135,6 +140,7 @@ class Sessions:
         self._leaving: dict[int, Client] = {}  # by slot: ended, but the slot is not free yet
         self._by_slot: dict[int, Client] = {}  # all of them, those that are leaving too
         self._bound: dict[int, Client] = {}  # connection -> its session
+        self.verbs = config.verbs  # RDMA is served
 
     @property
     def gauges(self) -> dict[str, int]:
@@ -236,7 +242,7 @@ class Sessions:
         return m.Welcome(
             DlockStatus.SUCCESS, version, client.id, client.slot, client.secret, client.attach,
             config.data_port, config.epoch, config.incarnation, config.session_ttl_ms,
-            config.max_lease_ms, client.declared_lease_ms)
+            config.max_lease_ms, client.declared_lease_ms, int(self.verbs))
 
     def reinit(self, call: Call, message: m.ClientReinit, version: int) -> None:
         """ClientReinit at a server that is ready. The secret stays what it was: were it changed,

@@ -299,7 +299,8 @@ class Operators:
                 break
             lines.append(m.ClientLine(
                 client.id, client.info, client.connection is not None, client.gone,
-                len(client.locks), _ms(call.now_ns - client.opened_ns)))
+                len(client.locks), _ms(call.now_ns - client.opened_ns),
+                client.pair_given == client.attach))
         more = after < self._sessions.slots
         self._answer(call, m.ClientList(
             DlockStatus.SUCCESS, tuple(lines), after if more else m.NONE))
