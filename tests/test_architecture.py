@@ -101,6 +101,7 @@ PUBLIC = (
     "dlock.dserver",
     "dlock.errors",
     "dlock.linear",
+    "dlock.rdma",
     "dlock.server",
     "dlock.types",
 )
@@ -161,6 +162,16 @@ PYTHON_RULES = {
         tuple(f"dlock.linear.{name}" for name in ("history", "models", "checker", "lines")),
         (*IMPURE_MODULES, "dlock"),
         ("os", *(f"dlock.linear.{name}" for name in ("history", "models", "checker"))),
+    ),
+    "only the binding imports pyverbs": PythonRule(
+        ("dlock",), ("pyverbs",), excused=("dlock.rdma.binding",)
+    ),
+    "RDMA in Python knows no server and no client": PythonRule(
+        ("dlock.rdma",), ("dlock",),
+        ("dlock.rdma", "dlock._core", "dlock._verbs", "dlock._frozen"),
+    ),
+    "what is missing for RDMA, and what is chosen, is pure": PythonRule(
+        ("dlock.rdma.facts", "dlock.rdma.choice", "dlock.rdma.advice"), IMPURE_MODULES
     ),
     "_core stands alone": PythonRule(("dlock._core",), ("dlock",), ("dlock._native",)),
     "what is thin above _core knows nothing else": PythonRule(

@@ -16,7 +16,7 @@ from dlock import __version__
 SUBCOMMANDS: Final = {
     "run": "run", "ls": "ls", "show": "show", "watch": "watch", "break": "break_",
     "recover": "recover", "stats": "stats", "top": "top", "serve": "serve", "bench": "bench",
-    "drill": "drill",
+    "drill": "drill", "rdma": "rdma",
     "completion": "completion",
 }
 DASHES: Final = "--"
