@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from dlock._pairing import NewEnd
 from dlock._session import REPLY_TIMEOUT_MS, Attach, Connect, Settle, Step, Steps
 from dlock.control.link import ControlLink, LinkError
 
@@ -56,6 +57,9 @@ class Driver:
                     outcome = self._carry_out(step)
                 except LinkError as problem:
                     step = steps.throw(problem)
+                except BaseException:
+                    steps.close()  # now: what it has of a device is given back
+                    raise
                 else:
                     step = steps.send(outcome)
         except StopIteration as end:
@@ -76,8 +80,10 @@ class Driver:
             endpoint = step.endpoint
             self.link = ControlLink.connect(endpoint.host, endpoint.port, step.timeout_s)
             return self.link.peer
+        if isinstance(step, NewEnd):
+            return step.make()
         if isinstance(step, Attach):
-            return step.session.attach(step.host, step.welcome, step.timeout_s)
+            return step.session.attach(step.host, step.welcome, step.timeout_s, step.end)
         if isinstance(step, Settle):
             return step.session.settle(step.timeout_s)
         if step.seeker is None:

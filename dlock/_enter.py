@@ -9,21 +9,25 @@ same one.
 - A new primary knows nothing of the session but that it may come back: it is told everything first
   (_claims.py), so that nothing is sent that it could take for something else. Then the links serve
   again; that the primary serves everything is awaited afterwards (`awaiting_ready`).
+- What carries the data plane is chosen anew each time (_pairing.py). A server that accepted a queue
+  pair and is not reached over it is entered once more at once, over TCP.
 - A client that has seen an epoch never obeys a lower one, nor the same one of another start of the
   server: whoever answers so is a primary of the past, and what it says counts for nothing.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from dlock import _core
 from dlock._claims import claiming
 from dlock._core import lib
+from dlock._pairing import NoVerbs, OwnEnd, Unreached, how, pairing, unreached
 from dlock._retry import Backoff
 from dlock._search import REST_S, Seeker
 from dlock._session import (
@@ -36,6 +40,7 @@ from dlock._session import (
     Steps,
     expect_success,
 )
+from dlock._transport import Transport, Wish
 from dlock.address import Address, Endpoint
 from dlock.control.link import LinkError
 from dlock.control.messages import (
@@ -76,21 +81,26 @@ _ADVICE: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a client was told. `wait_mode`: enum dlk_wait_mode; `info`: who it is."""
+    """What a client was told. `wait_mode`: enum dlk_wait_mode; `info`: who it is; `wish`: over what
+    its data plane is to be; `log`: where it is said what that has become."""
 
     address: Address
     wait_mode: int
     info: Mapping[str, str | int]
+    wish: Wish = field(default_factory=Wish)
+    log: logging.Logger = field(default_factory=lambda: logging.getLogger("dlock.client"))
 
 
 @dataclass(slots=True)
 class Seen:
     """The newest primary that a client has heard of; 0: none yet. `problems`: why none could be
-    had when it was looked for last; empty while there is one."""
+    had when it was looked for last; empty while there is one. `transport`: what was said last of
+    how its data plane is reached."""
 
     epoch: int = 0
     incarnation: int = 0
     problems: tuple[str, ...] = ()
+    transport: Transport | None = None
 
     def check(self, welcome: Welcome) -> None:
         """Refuses a primary of the past."""
@@ -124,10 +134,14 @@ def entering(
             for endpoint in endpoints:
                 place = _Place(endpoint, try_s, len(endpoints) == 1, seeker)
                 try:
-                    session = yield from _enter(place, options, seen, old, deadline)
+                    session = yield from _enter_somehow(place, options, seen, old, deadline)
                     seen.problems = ()
                     return session
-                except (LinkError, Unfit, UnicodeError) as problem:
+                except NoVerbs as problem:
+                    if problem.here and old is None:  # no server could help
+                        raise ConnectError(_at(endpoint, str(problem))) from None
+                    problems.append(_at(endpoint, str(problem)))
+                except (LinkError, Unfit, Unreached, UnicodeError) as problem:
                     problems.append(_at(endpoint, str(problem)))
                 except Refusal as refusal:
                     problems.append(_at(endpoint, _ADVICE.get(refusal.status, str(refusal))))
@@ -166,6 +180,28 @@ class _Place:
     seeker: Seeker
 
 
+def _enter_somehow(
+    place: _Place, options: Options, seen: Seen, old: Session | None, deadline: float | None
+) -> Steps[Session]:
+    """At one server; if it is not reached over a queue pair, a second time."""
+    try:
+        session = yield from _enter(place, options, seen, old, deadline)
+    except Unreached as problem:
+        options.log.warning("%s", _at(place.endpoint, str(problem)))
+        if not problem.again:
+            raise
+        try:
+            session = yield from _enter(place, options, seen, old, deadline)
+        except BaseException:
+            problem.forget()
+            raise
+    said = how(options.wish, str(place.endpoint), session.transport, seen.transport)
+    if said:
+        options.log.info("%s", said)
+    seen.transport = session.transport
+    return session
+
+
 def _enter(
     place: _Place, options: Options, seen: Seen, old: Session | None, deadline: float | None
 ) -> Steps[Session]:
@@ -178,8 +214,8 @@ def _enter(
         welcome = yield from _ask_until_ready(request, place, deadline)
         if welcome.status is not _REMOVED:
             _check(welcome, seen)
-            yield from _take_up(old, host, welcome)
             old.endpoint = place.endpoint
+            yield from _take_up(old, options.wish, host, welcome)
             return old
     # A primary of the past must not end a session, so nothing is believed before its Welcome.
     init = ClientInit(*VERSIONS, options.info)
@@ -187,12 +223,10 @@ def _enter(
     expect_success(welcome.status)
     try:
         _check(welcome, seen)
-        session = yield from _begin(options.wait_mode, host, welcome)
-    except Unfit:
+        return (yield from _begin(place.endpoint, options, host, welcome))
+    except (NoVerbs, Unfit, Unreached):
         yield [ClientDeinit()]
         raise
-    session.endpoint = place.endpoint
-    return session
 
 
 def _ask_until_ready(
@@ -222,18 +256,22 @@ def _check(welcome: Welcome, seen: Seen) -> None:
     seen.check(welcome)
 
 
-def _begin(wait_mode: int, host: str, welcome: Welcome) -> Steps[Session]:
-    session = Session(wait_mode)
+def _begin(
+    endpoint: Endpoint, options: Options, host: str, welcome: Welcome
+) -> Steps[Session]:
+    session = Session(options.wait_mode)
+    session.endpoint = endpoint
     session.welcome(welcome)
-    status = yield Attach(session, host, welcome, TRY_S)
-    if status != DlockStatus.SUCCESS:
+    try:
+        yield from _attach(session, options.wish, host, welcome, TRY_S)
+    except (NoVerbs, Unfit, Unreached):
         session.end()
-        raise _no_data_link(welcome)
+        raise
     session.home = (welcome.epoch, welcome.incarnation)
     return session
 
 
-def _take_up(session: Session, host: str, welcome: Welcome) -> Steps[None]:
+def _take_up(session: Session, wish: Wish, host: str, welcome: Welcome) -> Steps[None]:
     """The session goes on. One primary may have to be told several times, if a link is lost before
     it has said that it knows everything: what it knows already stays as it is. Once it has said so
     it is not told again: there may be holds by now that it has granted itself, which are no claims
@@ -246,7 +284,7 @@ def _take_up(session: Session, host: str, welcome: Welcome) -> Steps[None]:
     if primary not in (session.home, session.told):
         yield from claiming(session)
         session.told = primary
-    yield from _attach(session, host, welcome)
+    yield from _attach_again(session, wish, host, welcome)
     lib.dlk_client_unverify(session.client)
     status = yield Settle(session, SETTLE_S)
     # A recovering server answers debts with NOT_READY: they are kept and sent again later.
@@ -258,13 +296,36 @@ def _take_up(session: Session, host: str, welcome: Welcome) -> Steps[None]:
     lib.dlk_client_verify(session.client)
 
 
-def _attach(session: Session, host: str, welcome: Welcome) -> Steps[None]:
+def _attach_again(session: Session, wish: Wish, host: str, welcome: Welcome) -> Steps[None]:
     """The data link. While none can be had, the control plane keeps the session alive."""
     timeout_s = min(max(welcome.session_ttl_ms / 4000, ATTACH_LEAST_S), TRY_S)
-    status = yield Attach(session, host, welcome, timeout_s)
-    if status != DlockStatus.SUCCESS:
+    try:
+        yield from _attach(session, wish, host, welcome, timeout_s)
+    except (NoVerbs, Unfit, Unreached):
         yield from session.beat()
-        raise _no_data_link(welcome)
+        raise
+
+
+def _attach(
+    session: Session, wish: Wish, host: str, welcome: Welcome, timeout_s: float
+) -> Steps[None]:
+    """Over a queue pair, or TCP. NoVerbs; Unreached; Unfit."""
+    where = str(session.endpoint)
+    way = yield from pairing(wish, where, host, welcome)
+    if not isinstance(way, OwnEnd):
+        status = yield Attach(session, host, welcome, timeout_s)
+        if status != DlockStatus.SUCCESS:
+            raise _no_data_link(welcome)
+        session.transport = way
+        return
+    try:
+        status = yield Attach(session, host, welcome, timeout_s, way)
+    finally:
+        way.free()
+    if status != DlockStatus.SUCCESS:
+        # One that was closed meanwhile says nothing about the device.
+        raise _no_data_link(welcome) if session.ended else unreached(wish, where, way)
+    session.transport = way.transport
 
 
 def _no_data_link(welcome: Welcome) -> Unfit:

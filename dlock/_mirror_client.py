@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 from dlock import _core, _mirror_data
 from dlock._core import lib
+from dlock._transport import Transport, Wish
 from dlock.control.link import ControlLink, LinkError
 from dlock.control.messages import DeclareLease, Message, Request, Welcome
 from dlock.types import DebugStats, DlockStatus, State
@@ -80,6 +81,7 @@ class Settings:
     wait_mode: int
     lock_wait_ms: int
     reply_timeout_s: float
+    wish: Wish
 
 
 class MirrorClient:
@@ -93,6 +95,7 @@ class MirrorClient:
         )
         self.id = 0
         self.link: ControlLink | None = None
+        self.transport: Transport | None = None  # over which its data plane was reached last
         self.secret = b""
         self.epoch = 0
         self.incarnation = 0
@@ -227,8 +230,8 @@ class MirrorClient:
             self.mark_removed()
         return status
 
-    def welcome(self, welcome: Welcome, link: ControlLink) -> int:
-        """Takes the session over and opens its data connection; the status of that."""
+    def welcome(self, welcome: Welcome, link: ControlLink) -> None:
+        """Takes over the session and its control link, and what the server has promised."""
         self.link = link
         self.id = welcome.client_id
         self.secret = welcome.secret
@@ -236,8 +239,6 @@ class MirrorClient:
         self.incarnation = welcome.incarnation
         self.max_lease_ms = welcome.max_lease_ms
         self.free_lease_s = min(welcome.declared_lease_ms, welcome.max_lease_ms) // 1000
-        timeout_ms = round(self.settings.reply_timeout_s * 1000)
-        return _mirror_data.attach(self.pointer, link.peer, timeout_ms, welcome)
 
     def lease_refusal(self, lock: LockEntry, expire_s: int) -> DlockStatus | None:
         """Makes sure that a lease of this length may be asked for; a status if it may not."""

@@ -12,6 +12,8 @@ from typing import Any, Final, NamedTuple
 from dlock import _core
 from dlock._core import ffi, lib
 from dlock._owned import own_client
+from dlock._pairing import OwnEnd, data_link, handed_over
+from dlock.control.messages import Welcome
 from dlock.types import AtomicState, FairState, RwState, State
 
 PENDING: Final = _core.DLK_STATUS_PENDING
@@ -196,25 +198,15 @@ def new_client(wait_mode: int, reply_timeout_ms: int) -> Any:
     return own_client(pointer)
 
 
-def attach(client: Any, host: str, timeout_ms: int, welcome: Any) -> int:
-    """Opens the data connection that a Welcome of the control plane speaks of; a status."""
-    link = ffi.new(
-        "struct dlk_link *",
-        {
-            "host": host.encode("ascii"),
-            "port": welcome.data_port,
-            "client_id": welcome.client_id,
-            "session_slot": welcome.session_slot,
-            "attach": welcome.attach,
-            "epoch": welcome.epoch,
-            "session_ttl_ms": welcome.session_ttl_ms,
-            "max_lease_ms": welcome.max_lease_ms,
-            "timeout_ms": timeout_ms,
-            "secret": welcome.secret,
-        },
-    )
+def attach(
+    client: Any, host: str, timeout_ms: int, welcome: Welcome, end: OwnEnd | None = None
+) -> int:
+    """Opens the data connection that a Welcome of the control plane speaks of, over this end of a
+    queue pair, which the client takes, or over TCP; a status."""
+    link = data_link(host, welcome, timeout_ms / 1000, end)
     try:
         status: int = lib.dlk_client_attach(client, link)
+        handed_over(link)
         while status == PENDING:
             status = lib.dlk_client_attach(client, link)
     except BaseException:

@@ -7,14 +7,17 @@ from __future__ import annotations
 import logging
 import os
 import time
+from functools import partial
 from typing import Final
 
 from dlock import _core, _mirror_table
 from dlock._core import lib
 from dlock._info import client_info
+from dlock._mirror_attach import attach, entered
 from dlock._mirror_check import bad_address, bad_number, bad_seconds
 from dlock._mirror_client import VERSIONS, MirrorClient, Settings, judge
 from dlock._mirror_enter import Refusal, enter_client
+from dlock._transport import Wish, wished_by_cfg
 from dlock.control.link import ControlLink, LinkError
 from dlock.control.messages import ClientDeinit, ClientInit, Heartbeat
 from dlock.types import ClientCfg, DebugStats, DlockStatus, TransMode
@@ -73,6 +76,9 @@ def _settings(cfg: ClientCfg) -> Settings | None:
     if mode not in WAIT_MODES:
         _log.error("wait_mode %r is not one of %s", mode, ", ".join(WAIT_MODES))
         return None
+    wish = _wish(cfg)
+    if wish is None:
+        return None
     if (
         bad_number(cfg.primary_port, "primary_port", -(2**31), 2**16 - 1)
         | bad_number(cfg.tp_mode, "tp_mode", min(TransMode), max(TransMode))
@@ -86,7 +92,20 @@ def _settings(cfg: ClientCfg) -> Settings | None:
         wait_mode=WAIT_MODES[mode],
         lock_wait_ms=round(cfg.lock_wait * 1000),
         reply_timeout_s=max(cfg.reply_timeout, 0.001),
+        wish=wish,
     )
+
+
+def _wish(cfg: ClientCfg) -> Wish | None:
+    """Over what the data plane is to be; None, logged: that is nothing there could be."""
+    for name, value, kinds in (("dev_name", cfg.dev_name, (str,)), ("eid", cfg.eid, (str, bytes))):
+        if value is not None and not isinstance(value, kinds):
+            raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    try:
+        return wished_by_cfg(cfg.dev_name, cfg.eid)
+    except ValueError as problem:
+        _log.error("%s", problem)
+        return None
 
 
 # ---- Clients -------------------------------------------------------------------------------------
@@ -96,7 +115,8 @@ def client_init(ip_str: str | None) -> tuple[DlockStatus, int | None]:
     """Opens a client at the server of this address; `(SUCCESS, client_id)`.
 
     EINVAL (no address); NOT_READY (the server recovers); BAD_RESPONSE (no server answers); ERROR
-    (the 33rd client of this process); SERVER_NO_RESOURCE; PROTO_VERSION_NEGOTIATION_FAIL;
+    (the 33rd client of this process; no RDMA device, where one is asked for); SERVER_NO_RESOURCE
+    (also: it serves no RDMA, where that is asked for); PROTO_VERSION_NEGOTIATION_FAIL;
     CLIENTMGR_NOT_INIT. Section 4.
     """
     settings = _mirror_table.settings()
@@ -109,7 +129,7 @@ def client_init(ip_str: str | None) -> tuple[DlockStatus, int | None]:
         return DlockStatus.ERROR, None
     client: MirrorClient | None = None
     try:
-        opened = _open_client(settings, ip_str)
+        opened = entered("client_init", partial(_open_client, settings, ip_str))
         if isinstance(opened, DlockStatus):
             return opened, None
         client = opened
@@ -122,6 +142,7 @@ def client_init(ip_str: str | None) -> tuple[DlockStatus, int | None]:
 
 
 def _open_client(settings: Settings, address: str) -> MirrorClient | DlockStatus:
+    """Unreached."""
     timeout_s = settings.reply_timeout_s
     client = MirrorClient(settings)
     try:
@@ -129,20 +150,26 @@ def _open_client(settings: Settings, address: str) -> MirrorClient | DlockStatus
     except LinkError as problem:
         _log.info("client_init: %s", problem)
         return DlockStatus.BAD_RESPONSE
-    entered = False
+    kept = False
     try:
         welcome = client.ask(ClientInit(*VERSIONS, client_info()))
         status = judge(welcome)
         if welcome is None or status is not DlockStatus.SUCCESS:
             return status
         client.sealed_epoch = welcome.epoch
-        if client.welcome(welcome, client.link) != DlockStatus.SUCCESS:
-            client.ask(ClientDeinit())
-            return DlockStatus.BAD_RESPONSE
-        entered = True
+        client.welcome(welcome, client.link)
+        status = DlockStatus.BAD_RESPONSE
+        try:
+            status = attach(client, welcome, client.link)
+        finally:
+            if status is not DlockStatus.SUCCESS:
+                client.ask(ClientDeinit())
+        if status is not DlockStatus.SUCCESS:
+            return status
+        kept = True
         return client
     finally:
-        if not entered:
+        if not kept:
             client.leave()
 
 

@@ -12,12 +12,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Final
 
 from dlock import _core, _mirror_data
 from dlock._core import lib
 from dlock._info import client_info
+from dlock._mirror_attach import attach, entered
 from dlock._mirror_check import bad_address
 from dlock._mirror_client import STATUSES, VERSIONS, MirrorClient, judge
 from dlock._mirror_data import Claims
@@ -41,6 +43,12 @@ _after_size: Final = itemgetter(*map(_core.Claim._fields.index, LockClaim._field
 _FIRST_PAUSE_S: Final = 0.01
 _LONGEST_PAUSE_S: Final = 0.2
 
+# What client_reinit says of a data connection; whatever else became of it may pass.
+_SAID_OF_LINKS: Final = frozenset({
+    DlockStatus.SUCCESS, DlockStatus.ERROR, DlockStatus.SERVER_NO_RESOURCE,
+    DlockStatus.CLIENT_REMOVED_BY_SERVER,
+})
+
 # What the book is told where the server has the lock and this client has got it. FAIL is among
 # them: the hold is lost, but the local state stays until `lock_extend`, or the first call on a rw
 # lock, asks and hears so (section 7).
@@ -55,7 +63,7 @@ def client_reinit(client_id: int, ip_str: str | None) -> DlockStatus:
 
     Locks, tickets and re-entry counts stay. EINVAL (no address, unknown client); NOT_READY (no
     server answers, or one that is older than what this client has seen); CLIENT_REMOVED_BY_SERVER;
-    SERVER_NO_RESOURCE. Sections 4 and 7.
+    SERVER_NO_RESOURCE; where RDMA is asked for, this and ERROR as in client_init. Sections 4 and 7.
     """
     try:
         client = enter_client(client_id, lambda: bad_address(ip_str), counts_invalid=False)
@@ -65,7 +73,8 @@ def client_reinit(client_id: int, ip_str: str | None) -> DlockStatus:
     assert ip_str is not None
     with client.lifecycle:
         client.end_async()
-        status = client.said(_reopen(client, ip_str))
+        reopened = entered(f"client_reinit of {client_id}", partial(_reopen, client, ip_str))
+        status = client.said(reopened)
     client.count(status)
     return status
 
@@ -149,9 +158,12 @@ def _take_up(client: MirrorClient, welcome: Welcome, link: ControlLink) -> Dlock
         client.forget_objects()
     client.reported.clear()
     client.reinitialising = True
-    attached = client.welcome(welcome, link)
-    lib.dlk_client_unverify(client.pointer)
-    return DlockStatus.SUCCESS if attached == DlockStatus.SUCCESS else DlockStatus.NOT_READY
+    client.welcome(welcome, link)
+    try:
+        attached = attach(client, welcome, link)
+    finally:
+        lib.dlk_client_unverify(client.pointer)
+    return attached if attached in _SAID_OF_LINKS else DlockStatus.NOT_READY
 
 
 # ---- The end of a re-initialisation --------------------------------------------------------------

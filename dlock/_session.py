@@ -21,7 +21,9 @@ from dlock._core import ffi, lib
 from dlock._frozen import Frozen
 from dlock._handle import RELEASE_BATCH, Key, NameTable
 from dlock._owned import own_client
+from dlock._pairing import NewEnd, OwnEnd, data_link, handed_over
 from dlock._search import Seeker
+from dlock._transport import TCP, Transport
 from dlock.address import Endpoint
 from dlock.control.messages import (
     DeclareLease,
@@ -63,12 +65,14 @@ class Connect(Frozen):
 
 class Attach(Frozen):
     """Open the data connection of this session that the Welcome of the server at this numeric
-    address speaks of. Sent back: a status, SUCCESS or BAD_RESPONSE."""
+    address speaks of: over this end of a queue pair, which the session takes, or over TCP. Sent
+    back: a status, SUCCESS or BAD_RESPONSE."""
 
     session: Session
     host: str
     welcome: Welcome
     timeout_s: float
+    end: OwnEnd | None = None
 
 
 class Settle(Frozen):
@@ -88,7 +92,7 @@ class Pause(Frozen):
 
 # A list of requests: exchange them on the link; sent back: the replies in the same order. LinkError
 # is thrown in when there is no answer.
-Step = Connect | Attach | Settle | Pause | list[Request[Any]]
+Step = Connect | NewEnd | Attach | Settle | Pause | list[Request[Any]]
 Steps = Generator[Step, Any, T]
 
 
@@ -129,7 +133,8 @@ class Session:
     them out and their ids. `home`: epoch and incarnation of the primary that knows all of it;
     `told`: of the last one that knows what it held under former ones. `ready`: as far as is known,
     `home` serves everything, and not only locks of whose state it is certain. `endpoint`: where it
-    is. `link`: the control link that speaks for the session; whoever drives it sets it."""
+    is. `transport`: what carries, or carried last, its data plane. `link`: the control link that
+    speaks for the session; whoever drives it sets it."""
 
     def __init__(self, wait_mode: int) -> None:
         self.number = next(_numbers)
@@ -147,6 +152,7 @@ class Session:
         self.told = (0, 0)
         self.ready = True
         self.endpoint: Endpoint | None = None
+        self.transport = Transport(TCP, None, "there was no connection yet")
         self.link: Any = None
 
     @property
@@ -186,29 +192,14 @@ class Session:
         self.max_lease_ms = welcome.max_lease_ms
         self.free_lease_ms = min(welcome.declared_lease_ms, welcome.max_lease_ms)
 
-    def data_link(self, host: str, welcome: Welcome, timeout_s: float) -> Any:
-        """What C has to know for a data connection: a struct dlk_link."""
-        return ffi.new(
-            "struct dlk_link *",
-            {
-                "host": host.encode("ascii"),
-                "port": welcome.data_port,
-                "client_id": welcome.client_id,
-                "session_slot": welcome.session_slot,
-                "attach": welcome.attach,
-                "epoch": welcome.epoch,
-                "session_ttl_ms": welcome.session_ttl_ms,
-                "max_lease_ms": welcome.max_lease_ms,
-                "timeout_ms": round(timeout_s * 1000),
-                "secret": welcome.secret,
-            },
-        )
-
-    def attach(self, host: str, welcome: Welcome, timeout_s: float) -> int:
+    def attach(
+        self, host: str, welcome: Welcome, timeout_s: float, end: OwnEnd | None = None
+    ) -> int:
         """Blocks: opens the data connection that the Welcome speaks of; a status."""
-        link = self.data_link(host, welcome, timeout_s)
+        link = data_link(host, welcome, timeout_s, end)
         try:
             status: int = lib.dlk_client_attach(self.client, link)
+            handed_over(link)
             while status == _PENDING and not self.ended:
                 status = lib.dlk_client_attach(self.client, link)
             if self.ended:

@@ -34,6 +34,7 @@ from dlock._info import client_info
 from dlock._notices import Notice
 from dlock._retry import Backoff
 from dlock._session import Refusal, Session, Steps, wait_mode
+from dlock._transport import Transport, wished
 from dlock._watch import Told
 from dlock.address import Address, parse
 from dlock.control.link import ControlLink, LinkError
@@ -69,6 +70,9 @@ def connect(
     timeout: float = TIMEOUT_S,
     name: str | None = None,
     wait: str | None = None,
+    transport: str | None = None,
+    device: str | None = None,
+    gid: str | bytes | None = None,
     on_lost: Told | None = None,
     on_suspended: Told | None = None,
 ) -> Client:
@@ -78,12 +82,21 @@ def connect(
     else 127.0.0.1:21616. `timeout`: seconds in which a server must have answered; an address file
     that does not exist yet is waited for as long. `name`: what operators see in the place of the
     program's name. `wait`: how threads wait for answers, "adaptive", "block" or "poll"; None:
-    DLOCK_WAIT, else adaptive. `on_lost(lock)` and `on_suspended(lock)`: for every lock object of
-    this client that has none of its own; see `Factory`.
+    DLOCK_WAIT, else adaptive.
 
-    ConnectError: no server answered in time; ValueError: no address, no such mode.
+    `transport`: over what the data plane is to be: "auto" (RDMA where this machine and the server
+    have it, else TCP), "verbs" (RDMA or nothing), "tcp"; None: DLOCK_TRANSPORT, else auto.
+    `device`, `gid`: which RDMA device, and which of its addresses (an IPv4 or IPv6 address, or 16
+    bytes); None: DLOCK_DEVICE and DLOCK_GID, else the best there is. See `Client.transport`.
+
+    `on_lost(lock)` and `on_suspended(lock)`: for every lock object of this client that has none of
+    its own; see `Factory`.
+
+    ConnectError: no server answered in time, or none over RDMA where nothing else was wanted;
+    ValueError: no address, no such mode, transport or GID.
     """
-    options = Options(parse(address), wait_mode(wait), client_info(name))
+    options = Options(parse(address), wait_mode(wait), client_info(name),
+                      wished(transport, device, gid))
     return Client(options, timeout, on_lost, on_suspended)
 
 
@@ -139,6 +152,13 @@ class Client(Factory):
     def address(self) -> str:
         """The address that it was given, in a form that `connect` understands anywhere."""
         return str(self._options.address)
+
+    @property
+    def transport(self) -> Transport:
+        """What carries what is asked of locks and numbers, or carried it last: `kind`, "verbs" or
+        "tcp"; `device`, the RDMA device or None; `why`, in words. It may be another one after each
+        reconnect."""
+        return self._session.transport
 
     @property
     def closed(self) -> bool:

@@ -157,6 +157,12 @@ PYTHON_RULES = {
         ("dlock.fence",), ("dlock",), ("dlock.errors",)
     ),
     "the types stand alone": PythonRule(("dlock.types",), ("dlock",), ("dlock._core",)),
+    "the words for transports know nothing else": PythonRule(
+        ("dlock._transport",), ("dlock",), ("dlock._core", "dlock._frozen")
+    ),
+    "how a queue pair comes about is known to both APIs, and knows neither": PythonRule(
+        ("dlock._pairing",), (*MIRROR, *API, "threading", "asyncio", "dlock.control.link")
+    ),
     "what a value is stands alone": PythonRule(("dlock._frozen",), (*IMPURE_MODULES, "dlock")),
     "a history is checked without dlock": PythonRule(
         tuple(f"dlock.linear.{name}" for name in ("history", "models", "checker", "lines")),

@@ -13,6 +13,7 @@ from dlock import _claims, _core, _enter
 from dlock._calls import look
 from dlock._core import lib
 from dlock._session import Attach, Refusal, Settle
+from dlock._transport import Wish
 from dlock.control.link import LinkError
 from dlock.control.messages import (
     BATCH_MAX,
@@ -111,7 +112,7 @@ def test_a_primary_that_knows_everything_is_not_told_again(hand: ByHand) -> None
     welcome, later = (
         Welcome(S.SUCCESS, 1, hand.session.id, 0, hand.session.secret, 2, 1, one, 77, 10_000,
                 10_000, 10_000) for one in (epoch, epoch + 1))
-    steps = _enter._take_up(hand.session, "127.0.0.1", welcome)
+    steps = _enter._take_up(hand.session, Wish(), "127.0.0.1", welcome)
     (update,) = next(steps)
     assert isinstance(update, UpdateLocks)
     assert isinstance(steps.send([Statuses(S.SUCCESS, (S.SUCCESS,))]), Attach)  # the data link
@@ -120,8 +121,8 @@ def test_a_primary_that_knows_everything_is_not_told_again(hand: ByHand) -> None
     assert isinstance(done, ReinitDone)
     with pytest.raises(LinkError):
         steps.throw(LinkError("lost"))
-    assert isinstance(next(_enter._take_up(hand.session, "127.0.0.1", welcome)), Attach)
-    (update,) = next(_enter._take_up(hand.session, "127.0.0.1", later))
+    assert isinstance(next(_enter._take_up(hand.session, Wish(), "127.0.0.1", welcome)), Attach)
+    (update,) = next(_enter._take_up(hand.session, Wish(), "127.0.0.1", later))
     assert isinstance(update, UpdateLocks)
 
 

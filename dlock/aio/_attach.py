@@ -16,11 +16,14 @@ from typing import Final
 
 from dlock import _core
 from dlock._core import ffi, lib
+from dlock._pairing import OwnEnd, data_link, handed_over
 from dlock._session import Attach, Settle, forked_or
 
 PENDING: Final[int] = _core.DLK_STATUS_PENDING
 BAD_RESPONSE: Final[int] = _core.DLK_STATUS_BAD_RESPONSE
 FLAGS: Final[int] = _core.DLK_LINK_ADOPT | _core.DLK_LINK_NOWAIT
+# A queue pair of which nothing can be watched at this moment is looked at so often.
+LOOK_S: Final = 0.01
 # Answers to debts are read by the collector, or by whoever waits: between two looks it rests.
 SETTLE_FIRST_S: Final = 0.001
 SETTLE_MOST_S: Final = 0.032
@@ -31,11 +34,14 @@ async def attach(loop: asyncio.AbstractEventLoop, step: Attach) -> int:
     session, deadline = step.session, time.monotonic() + step.timeout_s
     lib.dlk_client_drop_link(session.client)
     try:
-        sock = await _connect(loop, step.host, step.welcome.data_port, step.timeout_s)
-        if sock is None:
-            return BAD_RESPONSE
-        with sock:
-            status = await _prove(loop, step, sock, deadline)
+        if step.end is not None:
+            status = await _attach_pair(loop, step, step.end, deadline)
+        else:
+            sock = await _connect(loop, step.host, step.welcome.data_port, step.timeout_s)
+            if sock is None:
+                return BAD_RESPONSE
+            with sock:
+                status = await _prove(loop, step, sock, deadline)
     except BaseException:
         lib.dlk_client_detach(session.client)
         raise
@@ -80,7 +86,7 @@ async def _prove(
     """Hands a duplicate of the socket to C, and waits with the other one until C is satisfied."""
     session = step.session
     left_s = max(deadline - time.monotonic(), 0)
-    link = session.data_link(step.host, step.welcome, left_s)
+    link = data_link(step.host, step.welcome, left_s)
     link.flags = FLAGS
     try:
         link.fd = os.dup(sock.fileno())
@@ -88,7 +94,7 @@ async def _prove(
         return BAD_RESPONSE
     for_room = ffi.new("int *")
     status: int = lib.dlk_client_attach(session.client, link)
-    link.fd = -1
+    handed_over(link)
     while status == PENDING and not session.ended:
         left_s = deadline - time.monotonic()
         if left_s <= 0:
@@ -100,8 +106,37 @@ async def _prove(
     return status
 
 
+async def _attach_pair(
+    loop: asyncio.AbstractEventLoop, step: Attach, end: OwnEnd, deadline: float
+) -> int:
+    """Has C use this end of a queue pair, and waits until C is satisfied."""
+    session = step.session
+    link = data_link(step.host, step.welcome, step.timeout_s, end)
+    link.flags |= _core.DLK_LINK_NOWAIT
+    for_room = ffi.new("int *")
+    status: int = lib.dlk_client_attach(session.client, link)
+    handed_over(link)
+    while status == PENDING and not session.ended:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            lib.dlk_client_drop_link(session.client)
+            return BAD_RESPONSE
+        watched = lib.dlk_client_attach_fd(session.client, for_room)
+        try:
+            duplicate = os.dup(watched)
+        except OSError:  # it has ended meanwhile, or there are no descriptors left
+            await asyncio.sleep(min(LOOK_S, left_s))
+        else:
+            try:
+                await _ready(loop, duplicate, bool(for_room[0]), left_s)
+            finally:
+                os.close(duplicate)
+        status = lib.dlk_client_attach(session.client, link)
+    return status
+
+
 async def _ready(
-    loop: asyncio.AbstractEventLoop, sock: socket.socket, for_room: bool, timeout_s: float
+    loop: asyncio.AbstractEventLoop, sock: socket.socket | int, for_room: bool, timeout_s: float
 ) -> None:
     """Until the socket can be written to, or read from; at most so long."""
     ready = loop.create_future()

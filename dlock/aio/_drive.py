@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from dlock import _core
+from dlock._pairing import NewEnd
 from dlock._session import Attach, Connect, Pause, Settle, Steps
 from dlock.aio._attach import attach, settle
 from dlock.aio.link import AsyncLink
@@ -57,6 +58,8 @@ class Driver:
             return await self.exchange(step, timeout_s)
         if isinstance(step, Connect):
             return await self._connect(step)
+        if isinstance(step, NewEnd):
+            return step.make()
         if isinstance(step, Attach):
             return await attach(self._loop, step)
         if isinstance(step, Settle):

@@ -5,6 +5,7 @@ are brought back, is in dlock/aio/_connection.py.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Awaitable, Generator, Iterable
@@ -17,6 +18,7 @@ from dlock._enter import Options
 from dlock._info import client_info
 from dlock._objects import OnRecover
 from dlock._session import Session, Steps
+from dlock._transport import Transport, wished
 from dlock.address import Address, parse
 from dlock.aio import kinds
 from dlock.aio._connection import Connection
@@ -36,6 +38,9 @@ def connect(
     *,
     timeout: float = TIMEOUT_S,
     name: str | None = None,
+    transport: str | None = None,
+    device: str | None = None,
+    gid: str | bytes | None = None,
     on_lost: Told | None = None,
     on_suspended: Told | None = None,
 ) -> Connecting:
@@ -45,13 +50,22 @@ def connect(
     `address`: HOST:PORT, the path of an address file, or several with commas between them; None:
     DLOCK_ADDRESS, else 127.0.0.1:21616. `timeout`: seconds in which a server must have answered; an
     address file that does not exist yet is waited for as long. `name`: shown to operators in the
-    place of the program's. `on_lost(lock)` and `on_suspended(lock)`: called by the event loop for
-    every lock object of this client that has none of its own.
+    place of the program's.
 
-    ConnectError: no server answered in time; ValueError: no address.
+    `transport`: over what the data plane is to be: "auto" (RDMA where this machine and the server
+    have it, else TCP), "verbs" (RDMA or nothing), "tcp"; None: DLOCK_TRANSPORT, else auto.
+    `device`, `gid`: which RDMA device, and which of its addresses (an IPv4 or IPv6 address, or 16
+    bytes); None: DLOCK_DEVICE and DLOCK_GID, else the best there is. See `Client.transport`.
+
+    `on_lost(lock)` and `on_suspended(lock)`: called by the event loop for every lock object of this
+    client that has none of its own.
+
+    ConnectError: no server answered in time, or none over RDMA where nothing else was wanted;
+    ValueError: no address, no such transport or GID.
     """
     # No thread waits in C, so that its waiting mode does not matter.
-    options = Options(parse(address), _core.DLK_WAIT_BLOCK, client_info(name))
+    options = Options(parse(address), _core.DLK_WAIT_BLOCK, client_info(name),
+                      wished(transport, device, gid), logging.getLogger("dlock.aio"))
     return Connecting(options, timeout, on_lost, on_suspended)
 
 
@@ -204,6 +218,13 @@ class Client:
     def address(self) -> str:
         """The address that it was given, such that `connect` understands it anywhere."""
         return str(self._connection.options.address)
+
+    @property
+    def transport(self) -> Transport:
+        """What carries what is asked of locks and numbers, or carried it last: `kind`, "verbs" or
+        "tcp"; `device`, the RDMA device or None; `why`, in words. It may be another one after each
+        reconnect."""
+        return self._connection.session.transport
 
     @property
     def closed(self) -> bool:
