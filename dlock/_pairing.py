@@ -9,21 +9,22 @@ one for a while: the network between the two devices may drop what TCP carries.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Generator
 from typing import Any, Final
 
-from dlock import _core
-from dlock._core import ffi, lib
+from dlock import _core, _verbs
+from dlock._core import ffi
 from dlock._frozen import Frozen
-from dlock._transport import ANY_GID, TCP, VERBS, Transport, Wish
+from dlock._transport import TCP, VERBS, Transport, Wish
+from dlock._verbs import Port, VerbsError
 from dlock.control.messages import OpenQueuePair, QueuePair, Request, Welcome
 from dlock.types import DlockStatus
 
 AVOID_S: Final = 60.0  # how long a server that could not be reached over RDMA is reached over TCP
 AVOIDED_MAX: Final = 1024  # servers that are remembered
 
-_TELLS: Final = OpenQueuePair._fields  # what one end tells the other, as struct dlk_verbs_address
 _ASKED: Final = "TCP was asked for"
 _NO_SERVER: Final = ("the server has no RDMA: `dlock serve --transport auto` uses a device where "
                      "there is one, and its log says what is missing")
@@ -64,32 +65,35 @@ class Unreached(Exception):  # noqa: N818 - an outcome, not an error
 
 
 class OwnEnd:
-    """This client's end of a queue pair, freed unless a C client has taken it. `tells`: what the
-    other end is told; `peer`: what that has answered."""
+    """This client's end of a queue pair at a port, freed unless a C client takes it. `peer`: the
+    server's end, when that has answered."""
 
-    def __init__(
-        self, pointer: Any, tells: dict[str, Any], transport: Transport,
-        free: Callable[[Any], None] = lib.dlk_queue_pair_free,
-    ) -> None:
-        # Freed with the last reference to it. In a forked child C does nothing then.
-        self._pointer: Any = ffi.gc(pointer, free)
-        self.tells = tells
-        self.transport = transport
+    __slots__ = ("pair", "peer", "port")
+
+    def __init__(self, port: Port, pair: _verbs.QueuePair) -> None:
+        self.port = port
+        self.pair = pair
         self.peer: QueuePair | None = None
+
+    @property
+    def transport(self) -> Transport:
+        """What carries a data plane that goes over it."""
+        return Transport(VERBS, self.port.name, f"{self.port} is up")
+
+    def asks(self) -> OpenQueuePair:
+        """What the server is asked."""
+        own: dict[str, Any] = self.pair.own._asdict()
+        return OpenQueuePair(**{name: own[name] for name in OpenQueuePair._fields})
 
     def give_away(self) -> dict[str, Any]:
         """What it is of a struct dlk_link: from here on it is the C client's that gets that."""
         assert self.peer is not None
-        peer = {name: getattr(self.peer, name) for name in (*_TELLS, "cells")}
-        pointer, self._pointer = self._pointer, None
-        ffi.gc(pointer, None)
-        return {"flags": _core.DLK_LINK_VERBS, "queue_pair": pointer, "peer": peer}
+        peer = {name: getattr(self.peer, name) for name in _verbs.Address._fields}
+        return {"flags": _core.DLK_LINK_VERBS, "queue_pair": self.pair.hand_over(), "peer": peer}
 
     def free(self) -> None:
         """Gives it back; nothing if a C client has taken it."""
-        pointer, self._pointer = self._pointer, None
-        if pointer is not None:
-            ffi.release(pointer)
+        self.pair.free()
 
 
 class NewEnd(Frozen):
@@ -101,39 +105,26 @@ class NewEnd(Frozen):
 
     def make(self) -> OwnEnd | str:
         """See the class."""
-        wish: dict[str, Any] = {"device": self.wish.device.encode("utf-8", "surrogateescape"),
-                                "gid": self.wish.gid}
-        if self.wish.gid == ANY_GID:
-            wish["version"] = _version(self.host)
-        reason = ffi.new("char[]", _core.DLK_REASON_BYTES)
-        port = ffi.new("struct dlk_verbs_port *")
-        if not lib.dlk_verbs_choose(ffi.new("struct dlk_verbs_wish *", wish), port, reason):
-            return _text(reason)
-        own = ffi.new("struct dlk_verbs_address *")
-        pointer = lib.dlk_queue_pair_new(port, own, reason)
-        if pointer == ffi.NULL:
-            return _text(reason)
-        tells = {name: getattr(own, name) for name in _TELLS}
-        tells["gid"] = bytes(own.gid)
-        return OwnEnd(pointer, tells, Transport(VERBS, _text(port.device), _describe(port)))
+        try:
+            port = self._choose()
+            return OwnEnd(port, _verbs.QueuePair(port))
+        except VerbsError as problem:
+            return str(problem)
+
+    def _choose(self) -> Port:
+        """With the addresses of the internet protocol that leads to the server, if there are any:
+        its device is more likely to be reached from there."""
+        wish = self.wish.device
+        if wish.gid == _verbs.NO_GID:
+            with contextlib.suppress(VerbsError):
+                return _verbs.choose(wish._replace(version=_version(self.host)))
+        return _verbs.choose(wish)
 
 
 def _version(host: str) -> int:
-    """Of the internet protocol. A server that listens on both sees and is seen in the newer one's
-    form of an IPv4 address."""
+    """Of the internet protocol. A server that listens with both shows an IPv4 address in the form
+    of the newer one."""
     return 6 if ":" in host and not host.startswith("::ffff:") else 4
-
-
-def _text(array: Any) -> str:
-    return str(ffi.string(array).decode("utf-8", "replace"))
-
-
-def _describe(port: Any) -> str:
-    kind = "made of software" if port.soft else "hardware"
-    way = "InfiniBand"
-    if port.ethernet:
-        way = "RoCE 2" if port.gid_type == _core.DLK_GID_ROCE_2 else "RoCE 1"
-    return f"port {port.port} of {_text(port.device)} is up ({kind}, {way})"
 
 
 # ---- The data link, of either kind ---------------------------------------------------------------
@@ -220,7 +211,7 @@ def pairing(wish: Wish, place: str, host: str, welcome: Welcome) -> PairingSteps
         return _tcp_instead(wish, made, DlockStatus.ERROR, here=True)
     connected = False
     try:
-        (made.peer,) = yield [OpenQueuePair(**made.tells)]
+        (made.peer,) = yield [made.asks()]
         status = made.peer.status
         connected = status is DlockStatus.SUCCESS
     finally:

@@ -1,41 +1,31 @@
-"""What carries the data plane: what a client or a server was told to use, and what a client has.
+"""What carries the data plane: what a client was told to use, and what it has. The one place that
+checks these words, wherever they come from: an argument, a configuration, the environment.
 
-The one place that checks these words, wherever they come from: an argument, the environment, a
-setting. Nothing here looks at a device.
+Nothing here looks at a device.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Mapping
 from typing import Final
 
-from dlock import _core
+from dlock import _verbs
 from dlock._frozen import Frozen
 
-AUTO: Final = "auto"
-VERBS: Final = "verbs"
-TCP: Final = "tcp"
-TRANSPORTS: Final = (AUTO, VERBS, TCP)
+AUTO, VERBS, TCP = _verbs.TRANSPORTS
 
 TRANSPORT_ENVIRONMENT: Final = "DLOCK_TRANSPORT"
 DEVICE_ENVIRONMENT: Final = "DLOCK_DEVICE"
 GID_ENVIRONMENT: Final = "DLOCK_GID"
 
-GID_BYTES: Final[int] = _core.DLK_GID_BYTES
-DEVICE_BYTES_MAX: Final[int] = _core.DLK_DEVICE_NAME_BYTES - 1
-ANY_GID: Final = bytes(GID_BYTES)
-_IPV4_MAPPED: Final = bytes(10) + b"\xff\xff"
-
 
 class Wish(Frozen):
-    """What was asked for. `transport`: one of TRANSPORTS; `device`: the name of an RDMA device,
-    empty: any; `gid`: 16 bytes, ANY_GID: any."""
+    """What was asked for. `transport`: "auto", "verbs" or "tcp"; `device`: which device, and which
+    of its GIDs."""
 
     transport: str = AUTO
-    device: str = ""
-    gid: bytes = ANY_GID
+    device: _verbs.Wish = _verbs.Wish()
 
 
 class Transport(Frozen):
@@ -59,42 +49,18 @@ def wished(
     Where TCP is asked for, a device means nothing. So an operator turns RDMA off with one word.
     """
     word = transport or environment.get(TRANSPORT_ENVIRONMENT) or AUTO
-    if word not in TRANSPORTS:
-        raise ValueError(f"the transport {word!r} is not one of {', '.join(TRANSPORTS)} "
+    if word not in _verbs.TRANSPORTS:
+        raise ValueError(f"the transport {word!r} is not one of {', '.join(_verbs.TRANSPORTS)} "
                          f"(transport=..., {TRANSPORT_ENVIRONMENT})")
-    return Wish(word, device_name(device or environment.get(DEVICE_ENVIRONMENT) or ""),
-                gid_bytes(gid or environment.get(GID_ENVIRONMENT) or ANY_GID))
+    return Wish(word, _verbs.wish_of(device or environment.get(DEVICE_ENVIRONMENT),
+                                     gid or environment.get(GID_ENVIRONMENT)))
 
 
-def wished_by_cfg(dev_name: str | None, eid: str | bytes | None) -> Wish:
-    """What a ServerCfg or a ClientCfg of the mirror says: with a device or an address RDMA, else
-    what the environment says, or TCP. ValueError."""
+def wished_by_cfg(
+    dev_name: str | None, eid: str | bytes | None, environment: Mapping[str, str] = os.environ
+) -> Wish:
+    """What a ClientCfg of the mirror says: with a device or an address RDMA, else what the
+    environment says, or TCP. ValueError."""
     if dev_name or eid:
-        return wished(VERBS, dev_name, eid)
-    return wished(os.environ.get(TRANSPORT_ENVIRONMENT) or TCP)
-
-
-def device_name(text: str) -> str:
-    """The name of a device, checked for its form. ValueError."""
-    name = text.encode("utf-8", "surrogateescape")
-    if len(name) > DEVICE_BYTES_MAX or b"\0" in name or b"/" in name:
-        raise ValueError(f"{text!r} is no name of an RDMA device: `dlock rdma` lists those there "
-                         f"are (device=..., {DEVICE_ENVIRONMENT})")
-    return text
-
-
-def gid_bytes(gid: str | bytes) -> bytes:
-    """The 16 bytes of a GID: an IPv4 or IPv6 address, a GID in the form of one, or the bytes.
-    ValueError."""
-    if isinstance(gid, bytes):
-        if len(gid) == GID_BYTES:
-            return gid
-    else:
-        for family, prefix in ((socket.AF_INET, _IPV4_MAPPED), (socket.AF_INET6, b"")):
-            try:
-                return prefix + socket.inet_pton(family, gid)
-            except (OSError, UnicodeError, ValueError):
-                continue
-    raise ValueError(f"{gid!r} is no GID: write the IPv4 or IPv6 address of a port, a GID as "
-                     f"`dlock rdma` shows it, or its {GID_BYTES} bytes (gid=..., "
-                     f"{GID_ENVIRONMENT})")
+        return wished(VERBS, dev_name, eid, environment)
+    return wished(environment.get(TRANSPORT_ENVIRONMENT) or TCP, environment=environment)

@@ -211,4 +211,11 @@ class QueuePair:
     def hand_over(self) -> Any:
         """The struct dlk_queue_pair *, from now on the caller's."""
         pointer, self._pointer = self._pointer, None
-        return ffi.gc(pointer, None)
+        ffi.gc(pointer, None)
+        return pointer
+
+    def free(self) -> None:
+        """Frees it now; nothing if it was handed over."""
+        pointer, self._pointer = self._pointer, None
+        if pointer is not None:
+            ffi.release(pointer)

@@ -158,7 +158,7 @@ PYTHON_RULES = {
     ),
     "the types stand alone": PythonRule(("dlock.types",), ("dlock",), ("dlock._core",)),
     "the words for transports know nothing else": PythonRule(
-        ("dlock._transport",), ("dlock",), ("dlock._core", "dlock._frozen")
+        ("dlock._transport",), ("dlock",), ("dlock._verbs", "dlock._frozen")
     ),
     "how a queue pair comes about is known to both APIs, and knows neither": PythonRule(
         ("dlock._pairing",), (*MIRROR, *API, "threading", "asyncio", "dlock.control.link")
