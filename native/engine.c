@@ -240,7 +240,7 @@ static void cell_request(struct dlk_engine *engine, const struct dlk_request *re
 {
     if (request->slot >= engine->limits.max_cells || request->lock_id == 0
         || engine->cells[request->slot] != request->lock_id) {
-        engine->counters[DLK_COUNT_OBJECT_NOT_GET]++;
+        dlk_count(engine, DLK_COUNT_OBJECT_NOT_GET, 1);
         dlk_reply_push(engine, request, DLK_RESULT_NO_OBJECT);
         return;
     }
@@ -264,7 +264,7 @@ static void step_one(struct dlk_engine *engine, const struct dlk_request *reques
         dlk_reply_push(engine, request, DLK_RESULT_DONE);
     } else if (readiness != DLK_READY_ALL
                && (readiness == DLK_READY_NONE || !dlk_claim_serves(engine, request))) {
-        engine->counters[DLK_COUNT_NOT_READY]++;
+        dlk_count(engine, DLK_COUNT_NOT_READY, 1);
         dlk_reply_push(engine, request, DLK_RESULT_NOT_READY);
     } else if (is_lock_op(request->op)) {
         dlk_lock_request(engine, request, now_ns);
@@ -321,7 +321,7 @@ void dlk_engine_step(struct dlk_engine *engine, const struct dlk_request *reques
         }
         step_one(engine, &requests[i], now_ns, readiness);
     }
-    engine->counters[DLK_COUNT_REQUESTS] += count;
+    dlk_count(engine, DLK_COUNT_REQUESTS, count);
 }
 
 void dlk_engine_stop(struct dlk_engine *engine)

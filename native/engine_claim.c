@@ -179,8 +179,8 @@ static uint32_t take_place(struct dlk_engine *engine, const struct dlk_request *
         return entry->state == DLK_ENTRY_TICKET ? DLK_RESULT_TICKETED : DLK_RESULT_QUEUED;
     }
     if (full || entry == NULL) {
-        engine->counters[DLK_COUNT_CLAIMS_LOST]++;
-        engine->counters[DLK_COUNT_NO_RESOURCE]++;
+        dlk_count(engine, DLK_COUNT_CLAIMS_LOST, 1);
+        dlk_count(engine, DLK_COUNT_NO_RESOURCE, 1);
         return DLK_RESULT_NO_RESOURCE;
     }
     if (waits) {

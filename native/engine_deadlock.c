@@ -360,9 +360,9 @@ uint64_t dlk_deadlock_closed(struct dlk_engine *engine, const struct entry *entr
     deadlocks->steps = 0;
     deadlocks->n_nodes = deadlocks->n_waits = deadlocks->n_edges = deadlocks->n_turns = 0;
     collect(engine, entry, now_ns);
-    engine->counters[DLK_COUNT_DEADLOCK_STEPS] += deadlocks->steps;
+    dlk_count(engine, DLK_COUNT_DEADLOCK_STEPS, deadlocks->steps);
     if (given_up(deadlocks)) {
-        engine->counters[DLK_COUNT_DEADLOCK_GIVEN_UP]++;
+        dlk_count(engine, DLK_COUNT_DEADLOCK_GIVEN_UP, 1);
         return 0;
     }
     if (deadlocks->nodes[0].edges == DLK_NONE) {
@@ -376,7 +376,7 @@ uint64_t dlk_deadlock_closed(struct dlk_engine *engine, const struct entry *entr
     if (first == DLK_NONE) {
         return 0;
     }
-    engine->counters[DLK_COUNT_DEADLOCKS]++;
+    dlk_count(engine, DLK_COUNT_DEADLOCKS, 1);
     deadlocks->cycles++;
     tell_cycle(engine, entry_index(engine, entry), first);
     return deadlocks->cycles;

@@ -178,7 +178,7 @@ void dlk_entry_hold(struct dlk_engine *engine, struct entry *entry, uint64_t now
     entry->end_ns = lease_end_ns(now_ns, (uint32_t)entry->end_ns);
     entry->since_ns = now_ns;
     holder_link(engine, lock, entry, index);
-    engine->counters[DLK_COUNT_GRANTS]++;
+    dlk_count(engine, DLK_COUNT_GRANTS, 1);
 }
 
 /* A new entry holds again what it held under a former server. */

@@ -108,6 +108,14 @@ struct dlk_engine {
     uint64_t counters[DLK_COUNT_MAX];
 };
 
+/* Anyone may read a counter meanwhile (plane_control.c): one writer, so that nothing but the store
+ * has to be whole. */
+static inline void dlk_count(struct dlk_engine *engine, enum dlk_counter counter, uint64_t more)
+{
+    uint64_t count = engine->counters[counter] + more;
+    __atomic_store_n(&engine->counters[counter], count, __ATOMIC_RELAXED);
+}
+
 static inline uint32_t lock_index(const struct dlk_engine *engine, const struct lock *lock)
 {
     return (uint32_t)(lock - engine->locks);

@@ -5,7 +5,7 @@
 static void refuse(struct dlk_engine *engine, const struct dlk_request *request, uint32_t result,
                    enum dlk_counter counter)
 {
-    engine->counters[counter]++;
+    dlk_count(engine, counter, 1);
     dlk_reply_push(engine, request, result);
 }
 
@@ -47,7 +47,7 @@ static const uint32_t result_of_state[] = {
 static void no_resource(struct dlk_engine *engine, const struct dlk_request *request)
 {
     if (engine->locks[request->slot].kind == DLK_KIND_FAIR) {
-        engine->counters[DLK_COUNT_FAIR_QUEUE_LIMIT]++;
+        dlk_count(engine, DLK_COUNT_FAIR_QUEUE_LIMIT, 1);
     }
     refuse(engine, request, DLK_RESULT_NO_RESOURCE, DLK_COUNT_NO_RESOURCE);
 }
@@ -65,7 +65,7 @@ void dlk_wait_set(struct dlk_engine *engine, const struct entry *entry, uint32_t
 
 static void count_ticketed(struct dlk_engine *engine)
 {
-    engine->counters[DLK_COUNT_EAGAIN]++;
+    dlk_count(engine, DLK_COUNT_EAGAIN, 1);
 }
 
 /* The entry, which stands in the queue, waits there from now on; unless the request wants to know
@@ -109,7 +109,7 @@ static void lock_by_queue(struct dlk_engine *engine, const struct dlk_request *r
         return; /* settling has sent GRANTED */
     }
     if (waits) {
-        engine->counters[DLK_COUNT_WAITS] += wait_in_queue(engine, request, lock, entry, now_ns);
+        dlk_count(engine, DLK_COUNT_WAITS, wait_in_queue(engine, request, lock, entry, now_ns));
     } else if ((request->flags & DLK_FLAG_TICKET) != 0) {
         dlk_entry_to_ticket(engine, entry);
         count_ticketed(engine);
@@ -391,7 +391,7 @@ void dlk_lock_request(struct dlk_engine *engine, const struct dlk_request *reque
 void dlk_wait_over(struct dlk_engine *engine, struct entry *entry, uint64_t now_ns)
 {
     struct lock *lock = &engine->locks[entry->lock];
-    engine->counters[dlk_rule_busy_counter(lock->kind, entry->mode)]++;
+    dlk_count(engine, dlk_rule_busy_counter(lock->kind, entry->mode), 1);
     if ((entry->flags & DLK_FLAG_TICKET) != 0) {
         dlk_entry_to_ticket(engine, entry);
         dlk_reply_entry(engine, entry, DLK_RESULT_TICKETED, now_ns);

@@ -48,7 +48,7 @@ static struct rank rank_of_floor(const struct floor *floor)
 /* A hold that was believed and is not any more: its client is told. */
 void dlk_merge_displace(struct dlk_engine *engine, struct entry *entry, uint64_t now_ns)
 {
-    engine->counters[DLK_COUNT_CLAIMS_DISPLACED] += entry_claimed(entry);
+    dlk_count(engine, DLK_COUNT_CLAIMS_DISPLACED, entry_claimed(entry));
     dlk_reply_notice(engine, entry, DLK_RESULT_NOT_HELD, now_ns);
     dlk_entry_remove(engine, entry);
 }
@@ -162,8 +162,8 @@ static uint32_t take_hold(struct dlk_engine *engine, const struct dlk_request *a
 {
     struct entry *entry = dlk_entry_new(engine, as);
     if (entry == NULL) {
-        engine->counters[DLK_COUNT_CLAIMS_LOST]++;
-        engine->counters[DLK_COUNT_NO_RESOURCE]++;
+        dlk_count(engine, DLK_COUNT_CLAIMS_LOST, 1);
+        dlk_count(engine, DLK_COUNT_NO_RESOURCE, 1);
         return DLK_RESULT_NO_RESOURCE;
     }
     uint32_t least_ms = claim->remaining_ms != 0 ? claim->remaining_ms : 1;
@@ -171,7 +171,7 @@ static uint32_t take_hold(struct dlk_engine *engine, const struct dlk_request *a
         .lease_ms = claim->leased != 0 ? least_ms : 0, .live = claim->lapsed == 0};
     entry->flags = (uint16_t)((claim->flags & DLK_FLAG_FINAL_EXPIRY) | DLK_ENTRY_CLAIMED);
     dlk_entry_take_hold(engine, entry, claim->token, now_ns);
-    engine->counters[claim->lapsed == 0 ? DLK_COUNT_CLAIMS_LIVE : DLK_COUNT_CLAIMS_LAPSED]++;
+    dlk_count(engine, claim->lapsed == 0 ? DLK_COUNT_CLAIMS_LIVE : DLK_COUNT_CLAIMS_LAPSED, 1);
     return DLK_RESULT_GRANTED;
 }
 
@@ -202,7 +202,7 @@ uint32_t dlk_merge_hold(struct dlk_engine *engine, const struct dlk_request *as,
         result = take_hold(engine, as, claim, now_ns);
         changed = true;
     } else {
-        engine->counters[DLK_COUNT_CLAIMS_LOST]++;
+        dlk_count(engine, DLK_COUNT_CLAIMS_LOST, 1);
     }
     if (changed && floor->moved == 0) {
         floor->certain = is_filled(engine, lock);

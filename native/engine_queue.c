@@ -11,7 +11,7 @@ void dlk_lock_purge(struct dlk_engine *engine, struct lock *lock, uint64_t now_n
         index = entry->lock_next;
         if (entry->end_ns <= now_ns) {
             dlk_entry_remove(engine, entry);
-            engine->counters[DLK_COUNT_LEASES_EXPIRED]++;
+            dlk_count(engine, DLK_COUNT_LEASES_EXPIRED, 1);
         } else if (entry->end_ns < min_end_ns) {
             min_end_ns = entry->end_ns;
         }

@@ -93,7 +93,7 @@ void dlk_session_expire(struct dlk_engine *engine, uint32_t slot, uint64_t now_n
 {
     struct session *session = &engine->sessions[slot];
     dlk_heap_remove(&engine->expiries, slot);
-    engine->counters[DLK_COUNT_SESSIONS_EXPIRED]++;
+    dlk_count(engine, DLK_COUNT_SESSIONS_EXPIRED, 1);
     dlk_event_push(engine, DLK_EVENT_SESSION_ENDED, slot, session->client_id);
     end_waits(engine, slot, now_ns);
     session->state = SESSION_ENDED;
@@ -353,7 +353,7 @@ void dlk_run_ends(struct dlk_engine *engine, uint64_t now_ns)
         }
         struct entry *entry = &engine->entries[id - engine->limits.max_locks];
         struct lock *lock = &engine->locks[entry->lock];
-        engine->counters[DLK_COUNT_LEASES_EXPIRED]++;
+        dlk_count(engine, DLK_COUNT_LEASES_EXPIRED, 1);
         dlk_entry_remove(engine, entry);
         dlk_lock_settle_later(engine, lock, now_ns);
     }

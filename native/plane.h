@@ -88,7 +88,7 @@ struct dlk_plane {
     struct dlk_ring events;
     atomic_bool stop;
     _Atomic uint64_t confirmed_ns;             /* CONFIRMED, as the control thread wrote it */
-    _Atomic uint64_t published[DLK_COUNT_MAX]; /* the counters, as anyone reads them */
+    _Atomic uint64_t published[DLK_COUNT_MAX]; /* the plane's counters, as anyone reads them */
     int event_fd;
     int failed; /* errno that made the plane stop by itself */
 

@@ -55,21 +55,20 @@ void dlk_plane_event_fd_clear(struct dlk_plane *plane)
 
 void dlk_plane_counters(const struct dlk_plane *plane, uint64_t *out, size_t count)
 {
+    const uint64_t *engine = dlk_engine_counters(plane->engine);
+
     for (size_t i = 0; i < count && i < DLK_COUNT_MAX; i++) {
-        out[i] = atomic_load_explicit(&plane->published[i], memory_order_relaxed);
+        out[i] = i < DLK_COUNT_CONNECTIONS
+                     ? __atomic_load_n(&engine[i], __ATOMIC_RELAXED)
+                     : atomic_load_explicit(&plane->published[i], memory_order_relaxed);
     }
 }
 
 /* ---- The plane thread's side ---- */
 
-/* The engine counts what stands before CONNECTIONS, the plane the rest. */
+/* The engine counts what stands before CONNECTIONS, where anyone can read it; the plane the rest. */
 void dlk_plane_publish(struct dlk_plane *plane)
 {
-    const uint64_t *engine = dlk_engine_counters(plane->engine);
-
-    for (size_t i = 0; i < DLK_COUNT_CONNECTIONS; i++) {
-        atomic_store_explicit(&plane->published[i], engine[i], memory_order_relaxed);
-    }
     for (size_t i = DLK_COUNT_CONNECTIONS; i < DLK_COUNT_MAX; i++) {
         atomic_store_explicit(&plane->published[i], plane->counters[i], memory_order_relaxed);
     }
