@@ -66,7 +66,7 @@ void dlk_plane_counters(const struct dlk_plane *plane, uint64_t *out, size_t cou
 
 /* ---- The plane thread's side ---- */
 
-/* The engine counts what stands before CONNECTIONS, for anyone to read there; the plane the rest. */
+/* The engine counts what stands before CONNECTIONS, where all may read it; the plane the rest. */
 void dlk_plane_publish(struct dlk_plane *plane)
 {
     for (size_t i = DLK_COUNT_CONNECTIONS; i < DLK_COUNT_MAX; i++) {
