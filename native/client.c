@@ -54,8 +54,6 @@ struct dlk_client *dlk_client_new(const struct dlk_client_config *config)
         client->config.reply_timeout_ms = DLK_REPLY_TIMEOUT_MS_DEFAULT;
     }
     client->inbox = inbox;
-    client->fd = -1;
-    client->attaching.fd = -1;
     client->keep_at_ns = DLK_NEVER_NS;
     dlk_collect_init(&client->collect);
     dlk_book_init(&client->book, client->config.reply_timeout_ms);
@@ -215,8 +213,8 @@ int dlk_client_start(struct dlk_client *client, struct dlk_call *call)
     return status;
 }
 
-/* Looks once at the socket, and for those whose turn has come. A missing answer ends nothing here:
- * whoever polls keeps the time. */
+/* Looks once at the connection, and for those whose turn has come. A missing answer ends nothing
+ * here: whoever polls keeps the time. */
 static void look_for(struct dlk_client *client, struct dlk_call *calls, size_t count)
 {
     uint64_t now_ns = dlk_now_ns();

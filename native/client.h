@@ -1,6 +1,6 @@
 /*
- * The client's shell: one TCP connection that any number of threads share (docs/client.md). It has
- * the clock, the socket, the waiting; what a reply means is the book's to decide.
+ * The client's shell: one connection that any number of threads share (docs/client.md). It has the
+ * clock, the connection, the waiting; what a reply means is the book's to decide.
  *
  * Everything in struct dlk_client is guarded by its mutex, except what the holder of a role has to
  * itself while it is outside: the leader the inbox, the sender the outbox `sending`. Nobody holds
@@ -17,13 +17,13 @@
 #include "adaptive.h"
 #include "client_book.h"
 #include "clock.h"
+#include "connection.h"
 #include "abi_client.h"
 
 enum {
     DLK_INBOX_BYTES = 65536,
     DLK_BACKLOG_BYTES_MAX = 1 << 20, /* with more than this unsent, callers wait */
-    DLK_WAKES_MAX = 64,
-    DLK_SLEEP_MS = 40 /* one sleep in recv, so that a slice is kept even if one follows another */
+    DLK_WAKES_MAX = 64
 };
 
 /* A thread that waits, on its own stack. */
@@ -47,9 +47,8 @@ struct dlk_outbox {
 /* A connection that is not yet proven. */
 struct dlk_attaching {
     bool busy; /* a thread is in dlk_client_attach */
-    int fd;    /* -1: none */
+    struct dlk_connection *connection; /* NULL: none */
     uint32_t attach;
-    bool connected;
     size_t sent;
     size_t received;
     uint64_t deadline_ns;
@@ -76,8 +75,8 @@ struct dlk_client {
     uint32_t slice_ms; /* DLK_WAIT_SLICE_MS; a test that looks for missed wake-ups makes it long */
     struct dlk_book book;
     struct dlk_adaptive adaptive;
-    int fd;
-    bool up;     /* fd is a proven connection that has not failed */
+    struct dlk_connection *connection; /* NULL: none; it stays until no role uses it */
+    bool up;     /* it is proven, and has not failed */
     bool leader; /* a thread is outside, reading */
     bool sender; /* a thread is outside, sending */
     struct dlk_outbox filling;
@@ -123,8 +122,8 @@ size_t dlk_wire_backlog(const struct dlk_client *client);
 /* Sends what it can without waiting; lets the mutex go meanwhile. */
 void dlk_wire_flush(struct dlk_client *client);
 /* The leader only, without the mutex: bytes, 0 at the end of the connection, or -errno. Spins for
- * spin_ns, then sleeps; -EAGAIN at until_ns or after DLK_SLEEP_MS, or when push and the socket
- * takes more. */
+ * spin_ns, then sleeps; -EAGAIN at until_ns or after DLK_SLEEP_MS, or when push and there is
+ * room to send. */
 ssize_t dlk_wire_receive(struct dlk_client *client, uint64_t spin_ns, uint64_t now_ns,
                          uint64_t until_ns, bool push, bool *slept);
 /* What dlk_wire_receive returned: replies go to their calls, a failure breaks the connection. */
@@ -180,7 +179,7 @@ void dlk_posted_complete(struct dlk_client *client, struct dlk_call *call);
 void dlk_posted_go_on(struct dlk_client *client, uint64_t now_ns);
 
 /* client_link.c */
-/* Ends the connection and waits until no thread uses its descriptor. */
+/* Ends the connection and waits until no thread uses it. */
 void dlk_link_drop(struct dlk_client *client, bool over);
 
 /* client_notice.c */

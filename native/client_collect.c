@@ -77,7 +77,7 @@ static bool change_set(struct dlk_client *client, int operation, uint32_t events
     if (collect->set_fd < 0) {
         return true;
     }
-    if (epoll_ctl(collect->set_fd, operation, client->fd, &event) != 0) {
+    if (epoll_ctl(collect->set_fd, operation, client->connection->fd, &event) != 0) {
         return false;
     }
     collect->link_events = events;

@@ -139,7 +139,7 @@ static void watch(const struct dlk_client *client, uint64_t now_ns, struct dlk_k
         return;
     }
     if (!client->leader && !collected && (quiet || awaits(client))) {
-        kept->watch_fd = client->fd;
+        kept->watch_fd = client->connection->fd;
     } else {
         kept->again_ns = sooner(kept->again_ns, now_ns + LATER_NS);
     }

@@ -1,18 +1,11 @@
 /*
- * How a client gets a connection and loses it: connect, prove the session, hand the descriptor to
+ * How a client gets a connection and loses it: connect, prove the session, hand the connection to
  * the wire. It may not be used by two threads at once for one client (EASYNC).
  */
 #include "client.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 /* ---- The end of a connection ---- */
@@ -27,10 +20,10 @@ void dlk_link_drop(struct dlk_client *client, bool over)
 
 static void attaching_end(struct dlk_attaching *attaching)
 {
-    if (attaching->fd >= 0) {
-        close(attaching->fd);
+    if (attaching->connection != NULL) {
+        attaching->connection->calls->free(attaching->connection);
     }
-    *attaching = (struct dlk_attaching){.fd = -1};
+    *attaching = (struct dlk_attaching){.connection = NULL};
 }
 
 void dlk_client_detach(struct dlk_client *client)
@@ -57,72 +50,24 @@ int dlk_client_attached(struct dlk_client *client)
     return up;
 }
 
-/* ---- A new connection, step by step, each without waiting ---- */
+/* ---- A new connection, step by step ---- */
 
-/* The socket that was handed over; -1: none was. */
-static int adopted_socket(const struct dlk_link *link)
+static struct dlk_connection *open_connection(const struct dlk_link *link)
 {
-    const int on = 1;
-    if (link->fd >= 0) { /* of another family than TCP's it has no such option, nor needs it */
-        (void)setsockopt(link->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    }
-    return link->fd;
-}
-
-/* A socket that connects; -1: no such address, or refused at once. */
-static int open_socket(const struct dlk_link *link)
-{
-    struct addrinfo hints = {.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV,
-                             .ai_socktype = SOCK_STREAM};
-    struct addrinfo *address = NULL;
     char host[sizeof(link->host) + 1] = {0};
-    char port[16];
+    if ((link->flags & DLK_LINK_ADOPT) != 0) {
+        return link->fd >= 0 ? dlk_stream_adopt(link->fd) : NULL;
+    }
     memcpy(host, link->host, sizeof(link->host));
-    snprintf(port, sizeof(port), "%u", link->port);
-    if (getaddrinfo(host, port, &hints, &address) != 0) {
-        return -1;
-    }
-    int fd = socket(address->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    int on = 1;
-    if (fd >= 0
-        && (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) != 0
-            || (connect(fd, address->ai_addr, address->ai_addrlen) != 0
-                && errno != EINPROGRESS))) {
-        close(fd);
-        fd = -1;
-    }
-    freeaddrinfo(address);
-    return fd;
+    return dlk_stream_open(host, link->port);
 }
 
-/* What a step came to: done, to be tried again when the socket is ready, or failed. */
-enum step { STEP_DONE, STEP_WAIT, STEP_FAILED };
+/* Each step is 0: done, or an errno below 0, as those of a connection. */
 
-static enum step step_of_errno(void)
+static int send_proof(struct dlk_attaching *attaching, const struct dlk_link *link,
+                      uint64_t sleep_ns)
 {
-    return errno == EAGAIN || errno == EINTR ? STEP_WAIT : STEP_FAILED;
-}
-
-static enum step finish_connecting(struct dlk_attaching *attaching)
-{
-    struct pollfd ready = {.fd = attaching->fd, .events = POLLOUT};
-    int problem = 0;
-    socklen_t size = sizeof(problem);
-    if (attaching->connected) {
-        return STEP_DONE;
-    }
-    if (poll(&ready, 1, 0) <= 0) {
-        return STEP_WAIT;
-    }
-    if (getsockopt(attaching->fd, SOL_SOCKET, SO_ERROR, &problem, &size) != 0 || problem != 0) {
-        return STEP_FAILED;
-    }
-    attaching->connected = true;
-    return STEP_DONE;
-}
-
-static enum step send_proof(struct dlk_attaching *attaching, const struct dlk_link *link)
-{
+    struct dlk_connection *connection = attaching->connection;
     struct dlk_attach frame = {
         .op = DLK_OP_ATTACH,
         .version = DLK_PROTOCOL_VERSION_MAX,
@@ -132,90 +77,77 @@ static enum step send_proof(struct dlk_attaching *attaching, const struct dlk_li
         .magic = DLK_ATTACH_MAGIC,
     };
     memcpy(frame.secret, link->secret, sizeof(frame.secret));
+    int problem = connection->calls->ready(connection, sleep_ns);
+    if (problem != 0) {
+        return problem;
+    }
     if (attaching->sent == 0) {
         attaching->sent_ns = dlk_now_ns();
     }
-    while (attaching->sent < sizeof(frame)) {
-        ssize_t sent = send(attaching->fd, (const char *)&frame + attaching->sent,
-                            sizeof(frame) - attaching->sent, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (sent < 0) {
-            return step_of_errno();
-        }
-        attaching->sent += (size_t)sent;
-    }
-    return STEP_DONE;
+    ssize_t sent = connection->calls->send(connection, (const char *)&frame + attaching->sent,
+                                           sizeof(frame) - attaching->sent);
+    attaching->sent += sent > 0 ? (size_t)sent : 0;
+    return sent < 0 ? (int)sent : attaching->sent < sizeof(frame) ? -EAGAIN : 0;
 }
 
-static enum step take_answer(struct dlk_attaching *attaching, const struct dlk_link *link)
+static int take_answer(struct dlk_attaching *attaching, uint64_t sleep_ns)
 {
-    while (attaching->received < sizeof(attaching->reply)) {
-        ssize_t received = recv(attaching->fd, attaching->reply + attaching->received,
-                                sizeof(attaching->reply) - attaching->received, MSG_DONTWAIT);
-        if (received == 0) {
-            return STEP_FAILED;
-        }
-        if (received < 0) {
-            return step_of_errno();
-        }
-        attaching->received += (size_t)received;
+    struct dlk_connection *connection = attaching->connection;
+    unsigned char *frames = attaching->reply + attaching->received;
+    size_t room = sizeof(attaching->reply) - attaching->received;
+    ssize_t received = sleep_ns != 0
+                           ? connection->calls->sleep(connection, frames, room, sleep_ns, false)
+                           : connection->calls->receive(connection, frames, room);
+    if (received == 0) {
+        return -ECONNRESET;
     }
+    attaching->received += received > 0 ? (size_t)received : 0;
+    return received < 0                                      ? (int)received
+           : attaching->received < sizeof(attaching->reply) ? -EAGAIN
+                                                             : 0;
+}
+
+static bool proven(const struct dlk_attaching *attaching, const struct dlk_link *link)
+{
     struct dlk_reply reply;
     memcpy(&reply, attaching->reply, sizeof(reply));
-    bool proven = reply.op == DLK_OP_ATTACH && reply.result == DLK_RESULT_DONE
-                  && reply.session == link->client_id && reply.epoch == link->epoch;
-    return proven ? STEP_DONE : STEP_FAILED;
+    return reply.op == DLK_OP_ATTACH && reply.result == DLK_RESULT_DONE
+           && reply.session == link->client_id && reply.epoch == link->epoch;
 }
 
 /* Until the connection is proven, or until_ns. */
-static enum step advance(struct dlk_attaching *attaching, const struct dlk_link *link,
-                         uint64_t until_ns)
+static int advance(struct dlk_attaching *attaching, const struct dlk_link *link,
+                   uint64_t until_ns)
 {
+    uint64_t now_ns = dlk_now_ns();
     for (;;) {
-        short events = POLLOUT;
-        enum step step = finish_connecting(attaching);
-        if (step == STEP_DONE) {
-            step = send_proof(attaching, link);
+        uint64_t sleep_ns = until_ns > now_ns ? until_ns - now_ns : 0;
+        bool sent = attaching->sent == DLK_FRAME_BYTES;
+        int problem = sent ? take_answer(attaching, sleep_ns)
+                           : send_proof(attaching, link, sleep_ns);
+        if (problem == 0 && sent) {
+            return proven(attaching, link) ? 0 : -EACCES;
         }
-        if (step == STEP_DONE) {
-            events = POLLIN;
-            step = take_answer(attaching, link);
-        }
-        uint64_t now_ns = dlk_now_ns();
-        if (step != STEP_WAIT || now_ns >= until_ns) {
-            return step;
-        }
-        struct pollfd ready = {.fd = attaching->fd, .events = events};
-        struct timespec timeout = {.tv_nsec = (long)(until_ns - now_ns)};
-        if (ppoll(&ready, 1, &timeout, NULL) < 0) {
-            return STEP_WAIT;
+        now_ns = dlk_now_ns();
+        if (problem != 0 && (problem != -EAGAIN || now_ns >= until_ns)) {
+            return problem;
         }
     }
-}
-
-/* From here on threads block in recv, but never longer than SO_RCVTIMEO. */
-static bool make_blocking(int fd)
-{
-    struct timeval timeout = {.tv_usec = DLK_SLEEP_MS * 1000};
-    int flags = fcntl(fd, F_GETFL);
-    return flags >= 0 && fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) == 0
-           && setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout)) == 0;
 }
 
 /* ---- Attaching ---- */
 
 static bool begin_attaching(struct dlk_client *client, const struct dlk_link *link)
 {
-    bool adopts = (link->flags & DLK_LINK_ADOPT) != 0;
     dlk_link_drop(client, false);
     attaching_end(&client->attaching);
-    int fd = adopts ? adopted_socket(link) : open_socket(link);
-    if (fd < 0) {
+    struct dlk_connection *connection = open_connection(link);
+    if (connection == NULL) {
         return false;
     }
     client->attaching = (struct dlk_attaching){
-        .fd = fd,
+        .connection = connection,
         .attach = link->attach,
-        .connected = adopts,
         .deadline_ns = dlk_now_ns() + (uint64_t)link->timeout_ms * DLK_NS_PER_MS,
     };
     return true;
@@ -237,18 +169,15 @@ static void enter_epoch(struct dlk_client *client, const struct dlk_link *link, 
 static bool install(struct dlk_client *client, const struct dlk_link *link)
 {
     struct dlk_attaching *attaching = &client->attaching;
-    if (!make_blocking(attaching->fd)) {
-        return false;
-    }
-    client->fd = attaching->fd;
+    client->connection = attaching->connection;
     if (!dlk_collect_link_up(client)) {
-        client->fd = -1;
+        client->connection = NULL;
         return false;
     }
     uint64_t now_ns = dlk_now_ns();
     enter_epoch(client, link, now_ns);
     client->up = true;
-    attaching->fd = -1;
+    attaching->connection = NULL;
     if (client->book.parked.count != 0) {
         dlk_wire_put_debts(client, now_ns); /* before anything that is asked from now on */
     }
@@ -278,20 +207,21 @@ static bool given(const struct dlk_link *link)
 static int attach_step(struct dlk_client *client, const struct dlk_link *link)
 {
     struct dlk_attaching *attaching = &client->attaching;
-    bool under_way = attaching->fd >= 0 && attaching->attach == link->attach;
+    bool under_way = attaching->connection != NULL && attaching->attach == link->attach;
     if ((given(link) || !under_way) && !begin_attaching(client, link)) {
         return DLK_STATUS_BAD_RESPONSE;
     }
     uint64_t until_ns = attach_until_ns(client, link);
     attaching->busy = true;
     dlk_client_unlock(client);
-    enum step step = advance(attaching, link, until_ns);
+    int problem = advance(attaching, link, until_ns);
     dlk_client_lock(client);
     attaching->busy = false;
-    if (step == STEP_WAIT && dlk_now_ns() < attaching->deadline_ns) {
+    bool goes_on = problem == -EAGAIN || problem == -EINTR;
+    if (goes_on && dlk_now_ns() < attaching->deadline_ns) {
         return DLK_STATUS_PENDING;
     }
-    bool installed = step == STEP_DONE && install(client, link);
+    bool installed = problem == 0 && install(client, link);
     attaching_end(attaching);
     return installed ? DLK_STATUS_SUCCESS : DLK_STATUS_BAD_RESPONSE;
 }
@@ -336,9 +266,10 @@ int dlk_client_attach_fd(struct dlk_client *client, int *for_room)
     dlk_client_lock(client);
     const struct dlk_attaching *attaching = &client->attaching;
     int fd = -1;
-    if (!attaching->busy) { /* else a thread waits for it, and writes what is asked here */
-        fd = attaching->fd;
-        *for_room = fd >= 0 && (!attaching->connected || attaching->sent < DLK_FRAME_BYTES);
+    /* While it is busy a thread waits for it, and writes what is asked here. */
+    if (!attaching->busy && attaching->connection != NULL) {
+        fd = attaching->connection->fd;
+        *for_room = attaching->sent < DLK_FRAME_BYTES;
     }
     dlk_client_unlock(client);
     return fd;

@@ -5,11 +5,8 @@
 #include "client.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 enum { OUTBOX_FIRST = 4096 };
 
@@ -83,12 +80,11 @@ void dlk_wire_flush(struct dlk_client *client)
 {
     while (client->up && !client->sender && turn_outboxes(client)) {
         struct dlk_outbox *out = &client->sending;
-        int fd = client->fd;
+        struct dlk_connection *connection = client->connection;
         client->sender = true;
         dlk_client_unlock(client);
-        ssize_t sent = send(fd, out->data + out->sent, out->length - out->sent,
-                            MSG_DONTWAIT | MSG_NOSIGNAL);
-        int problem = errno;
+        ssize_t sent =
+            connection->calls->send(connection, out->data + out->sent, out->length - out->sent);
         dlk_client_lock(client);
         client->sender = false;
         if (!client->up) {
@@ -97,8 +93,8 @@ void dlk_wire_flush(struct dlk_client *client)
         }
         if (sent > 0) {
             out->sent += (size_t)sent;
-        } else if (problem != EINTR) {
-            if (problem == EAGAIN || problem == ENOBUFS) {
+        } else if (sent != -EINTR) {
+            if (sent == -EAGAIN) {
                 dlk_collect_want_room(client, true);
             } else {
                 dlk_wire_break(client, dlk_now_ns());
@@ -113,39 +109,16 @@ void dlk_wire_flush(struct dlk_client *client)
 
 /* ---- In ---- */
 
-static ssize_t receive_once(struct dlk_client *client, int flags)
-{
-    ssize_t received = recv(client->fd, client->inbox + client->inbox_length,
-                            DLK_INBOX_BYTES - client->inbox_length, flags);
-    return received >= 0 ? received : -errno;
-}
-
-static ssize_t sleep_for_more(struct dlk_client *client, uint64_t now_ns, uint64_t until_ns,
-                              bool push)
-{
-    const uint64_t sleep_ns = (uint64_t)DLK_SLEEP_MS * DLK_NS_PER_MS;
-    uint64_t left_ns = until_ns > now_ns ? until_ns - now_ns : 0;
-    if (!push && left_ns >= sleep_ns) {
-        return receive_once(client, 0); /* SO_RCVTIMEO is DLK_SLEEP_MS */
-    }
-    struct pollfd ready = {.fd = client->fd, .events = POLLIN};
-    struct timespec timeout = {.tv_nsec = (long)(left_ns < sleep_ns ? left_ns : sleep_ns)};
-    ready.events = (short)(ready.events | (push ? POLLOUT : 0));
-    int count = ppoll(&ready, 1, &timeout, NULL);
-    if (count < 0) {
-        return -errno;
-    }
-    return count == 0 || (ready.revents & ~POLLOUT) == 0 ? -EAGAIN
-                                                         : receive_once(client, MSG_DONTWAIT);
-}
-
 ssize_t dlk_wire_receive(struct dlk_client *client, uint64_t spin_ns, uint64_t now_ns,
                          uint64_t until_ns, bool push, bool *slept)
 {
+    struct dlk_connection *connection = client->connection;
+    unsigned char *frames = client->inbox + client->inbox_length;
+    const size_t room = DLK_INBOX_BYTES - client->inbox_length;
     uint64_t started_ns = now_ns;
     *slept = false;
     while (spin_ns != 0 && !push) {
-        ssize_t received = receive_once(client, MSG_DONTWAIT);
+        ssize_t received = connection->calls->receive(connection, frames, room);
         if (received != -EAGAIN) {
             return received;
         }
@@ -159,7 +132,8 @@ ssize_t dlk_wire_receive(struct dlk_client *client, uint64_t spin_ns, uint64_t n
         dlk_cpu_relax();
     }
     *slept = true;
-    return sleep_for_more(client, now_ns, until_ns, push);
+    uint64_t left_ns = until_ns > now_ns ? until_ns - now_ns : 0;
+    return connection->calls->sleep(connection, frames, room, left_ns, push);
 }
 
 static void dispatch(struct dlk_client *client, uint64_t now_ns)
@@ -208,7 +182,7 @@ void dlk_wire_end(struct dlk_client *client, bool over, uint64_t now_ns)
     if (client->up) {
         client->up = false;
         dlk_collect_link_down(client);
-        shutdown(client->fd, SHUT_RDWR); /* wakes the leader, and tells the server */
+        client->connection->calls->shut(client->connection); /* wakes the leader */
     }
     for (uint32_t index = 0; index < client->book.pending_high; index++) {
         struct dlk_call *ended = dlk_book_disconnect(&client->book, index, over, now_ns);
@@ -226,9 +200,9 @@ void dlk_wire_role_free(struct dlk_client *client)
     if (client->up || client->leader || client->sender) {
         return;
     }
-    if (client->fd >= 0) {
-        close(client->fd);
-        client->fd = -1;
+    if (client->connection != NULL) {
+        client->connection->calls->free(client->connection);
+        client->connection = NULL;
     }
     client->inbox_length = 0;
     client->filling.length = 0;

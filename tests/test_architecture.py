@@ -60,11 +60,14 @@ C_LAYERS = {
     "adaptive": _layer("adaptive.[ch]", "abi", pure=True),
     "machine": _layer("clock.[ch] overload.c signals.c", "abi adaptive"),
     "transport": _layer("transport*.[ch]", "abi adaptive machine"),
-    "verbs": _layer("verbs*.[ch]", "abi adaptive machine transport"),
+    "verbs": _layer("verbs*.[ch]", "abi adaptive machine transport connection"),
     "plane": _layer("plane*.[ch]", "abi engine codec ring adaptive machine transport verbs"),
+    "connection": _layer("connection*.[ch]", "abi"),
     "book": _layer("client_book*.[ch]", "abi codec heap", pure=True),
     "client": _layer(
-        "client*.[ch] keeper.[ch]", "abi codec heap adaptive machine transport book verbs"),
+        "client*.[ch] keeper.[ch]",
+        "abi codec heap adaptive machine transport connection book verbs",
+    ),
     "bench": _layer("bench*.[ch]", "abi engine adaptive machine"),
 }
 

@@ -91,7 +91,8 @@ static void test_unsent(void)
     uint32_t posted = 0;
     const int small = 4096;
     assert(setsockopt(peer.fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small)) == 0);
-    assert(setsockopt(user.client->fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)) == 0);
+    int fd = user.client->connection->fd;
+    assert(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)) == 0);
     assert(dlk_client_add_object(user.client, 9, 0) == S(SUCCESS));
     assert(dlk_client_collect_fd(user.client) >= 0);
     do {
@@ -184,7 +185,8 @@ static void test_detached_with_much_unsent(void)
     struct user user = join_silent(&peer, REPLY_TIMEOUT_MS);
     const int small = 4096;
     assert(setsockopt(peer.fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small)) == 0);
-    assert(setsockopt(user.client->fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)) == 0);
+    int fd = user.client->connection->fd;
+    assert(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)) == 0);
     for (uint32_t i = 0; i < 14000; i++) { /* a LOCK and a CANCEL each, until it is too much */
         get_lock(&user, 4, DLK_KIND_ATOMIC, i);
         reads[i] = make_call(WAIT, 4, i, WAIT_LONG_MS);

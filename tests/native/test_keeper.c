@@ -387,7 +387,7 @@ static void test_who_is_watched(struct world *world)
     assert(kept.watch_fd >= 0 || kept.again_ns < dlk_now_ns() + soon_ns); /* busy just now */
     usleep(60000);
     kept = dlk_client_keep(user.client, false);
-    assert(kept.watch_fd == user.client->fd && kept.again_ns > dlk_now_ns() + soon_ns);
+    assert(kept.watch_fd == user.client->connection->fd && kept.again_ns > dlk_now_ns() + soon_ns);
     kept = dlk_client_keep(other.client, false); /* without a number */
     assert(kept.watch_fd == -1 && kept.again_ns > dlk_now_ns() + soon_ns);
     /* A leader reads. */
@@ -428,7 +428,7 @@ static void test_when_it_is_wanted(struct world *world)
     assert(dlk_client_keep_at_ns(user.client) < lease_end_ns); /* it is to be renewed */
     usleep(60000);
     kept = dlk_client_keep(user.client, false);
-    assert(kept.watch_fd == user.client->fd);
+    assert(kept.watch_fd == user.client->connection->fd);
     assert(kept.again_ns < lease_end_ns);
     dlk_client_verify(user.client);
     assert(dlk_client_keep_at_ns(user.client) == 0);
