@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from dlock import _core
 from dlock.server import Server, ServerConfig, ServerError
@@ -241,7 +241,20 @@ def _config_of(cfg: ServerCfg) -> ServerConfig:
         trusted=cfg.state_dir is None,
         recovery_deadline_ms=(
             None if deadline_s is None else _milliseconds(deadline_s, "recovery_deadline")),
+        **_transport(cfg),
     )
+
+
+def _transport(cfg: ServerCfg) -> dict[str, Any]:
+    """A device that is named is what DLock serves on; without one the environment may ask for
+    it."""
+    environment = os.environ
+    named = bool(cfg.dev_name or cfg.eid)
+    return {
+        "transport": "verbs" if named else environment.get("DLOCK_TRANSPORT") or "tcp",
+        "device": cfg.dev_name or (None if named else environment.get("DLOCK_DEVICE")),
+        "gid": cfg.eid or (None if named else environment.get("DLOCK_GID")),
+    }
 
 
 def _refuse_unsupported(cfg: ServerCfg) -> None:
@@ -253,10 +266,6 @@ def _refuse_unsupported(cfg: ServerCfg) -> None:
         raise ServerError(
             "ssl_enable is set, but TLS is not supported yet: nothing is served rather than "
             "served in the clear. Set ssl_enable to False on a network that you trust")
-    if cfg.dev_name is not None or cfg.eid is not None:
-        raise ServerError(
-            "dev_name or eid asks for an RDMA device, but RDMA is not supported yet. Leave both "
-            "None to serve over TCP")
     if not cfg.primary.server_ip_str:
         raise ServerError("server_ip_str is empty; give the address to listen on")
 

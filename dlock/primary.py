@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from dlock import _core, _plane
+from dlock import _core, _plane, _verbs
 from dlock.control.loop import MS_NS, SERVES_PER_TTL, ControlLoop, log_event
 from dlock.control.messages import EPOCH_MAX
 from dlock.control.registry import Registry
@@ -31,6 +31,7 @@ WAIT_MODES: Final = {
     "adaptive": _core.DLK_WAIT_ADAPTIVE,
     "poll": _core.DLK_WAIT_POLL,
 }
+TRANSPORTS: Final = _verbs.TRANSPORTS
 BACKLOG: Final = 1024
 EXTRA_CONNECTIONS: Final = 256  # above two a client: re-initialisations, tools
 
@@ -43,6 +44,10 @@ class AddressError(ServerError):
     """The address cannot be listened on."""
 
 
+class TransportError(ServerError):
+    """RDMA is asked for and cannot be had, or what is asked for is no device or GID."""
+
+
 class StateError(ServerError):
     """The state directory cannot be used."""
 
@@ -53,6 +58,11 @@ class ServerConfig:
 
     `host` is a name or number, `port` and `data_port` 0 are any. `wait_mode` is a key of
     WAIT_MODES. `control_cpus` and `data_cpus` pin the two threads ("0-3,8"; None: not).
+
+    `transport` is one of TRANSPORTS. TCP is always served; "auto" serves RDMA too where it can be
+    had, "verbs" does not start where it cannot, "tcp" does not look for it. `device` is the name of
+    an RDMA device, `gid` one of its addresses (IPv4, IPv6, or a GID of 16 bytes); None: the best
+    there is.
 
     With a `state_dir` a start waits for the clients that the former primary has written there;
     `take_over` says that it may start while that one has its lock still. Without one, or with one
@@ -80,6 +90,9 @@ class ServerConfig:
     recovery_client_num: int = 0
     trusted: bool = False
     recovery_deadline_ms: int | None = None
+    transport: str = "auto"
+    device: str | None = None
+    gid: str | bytes | None = None
 
     def check(self) -> None:
         """ServerError names the first value that is out of range."""
@@ -106,6 +119,18 @@ class ServerConfig:
         if self.wait_mode not in WAIT_MODES:
             raise ServerError(
                 f"the waiting mode is {self.wait_mode!r}, not one of {', '.join(WAIT_MODES)}")
+        if self.transport not in TRANSPORTS:
+            raise TransportError(
+                f"the transport is {self.transport!r}, not one of {', '.join(TRANSPORTS)}")
+        _ = self.wish
+
+    @property
+    def wish(self) -> _verbs.Wish:
+        """The RDMA port that is asked for."""
+        try:
+            return _verbs.wish_of(self.device, self.gid)
+        except ValueError as problem:
+            raise TransportError(str(problem)) from None
 
     @property
     def engine_limits(self) -> _core.Limits:
@@ -246,6 +271,7 @@ class Primary:
         self.plane = self._new_plane()
         try:
             self.data_port = self.plane.port
+            self.verbs_port = self._open_verbs()
             self.registry = self._new_registry()
             self.loop = ControlLoop(
                 self._listener, self.plane, self.registry, self.state, self.config.session_ttl_ms,
@@ -276,6 +302,28 @@ class Primary:
                 f"cannot listen on {self.host}:{config.data_port} for data: {problem.strerror}. "
                 f"Choose another data port, or 0 for any") from None
 
+    def _open_verbs(self) -> _verbs.Port | None:
+        """The plane serves RDMA at this port; None: only TCP. Says in one line which, and why. A
+        server that has served goes on over TCP: nobody is helped by its end."""
+        transport = self.config.transport
+        port, why = None, "nothing else is asked for"
+        if transport != "tcp":
+            try:
+                port = _verbs.choose(self.config.wish)
+                opened, why = self.plane.verbs_open(port)
+            except _verbs.VerbsError as problem:
+                opened, why = False, str(problem)
+            if not opened and transport == "verbs" and self._last_stats is None:
+                raise TransportError(
+                    f"RDMA is asked for and cannot be had: {why}. `dlock rdma` says what is "
+                    f"missing; with the transport auto or tcp it starts without")
+            port = port if opened else None
+        missed = port is None and transport == "verbs"
+        log_event(logging.WARNING if missed else logging.INFO, "transport", {
+            "serves": "TCP" if port is None else f"RDMA at {port}, and TCP",
+            "asked": transport, "why": why})
+        return port
+
     def _new_registry(self) -> Registry:
         config = self.config
         return Registry(RegistryConfig(
@@ -291,6 +339,7 @@ class Primary:
             recovery=self.recovery,
             durable=self.state is not None,
             trusted=config.trusted,
+            verbs=self.verbs_port is not None,
         ))
 
     # ---- Its life --------------------------------------------------------------------------------

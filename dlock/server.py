@@ -20,18 +20,20 @@ from dlock.control.loop import log_event
 from dlock.control.registry_recovery import RecoveryPlan
 from dlock.control.state_dir import StateDirError
 from dlock.primary import (
+    TRANSPORTS,
     WAIT_MODES,
     AddressError,
     Primary,
     ServerConfig,
     ServerError,
     StateError,
+    TransportError,
     listen,
 )
 
 __all__ = [
-    "WAIT_MODES", "AddressError", "CpuSetError", "Server", "ServerConfig", "ServerError",
-    "StateError", "listen", "parse_cpus",
+    "TRANSPORTS", "WAIT_MODES", "AddressError", "CpuSetError", "Server", "ServerConfig",
+    "ServerError", "StateError", "TransportError", "listen", "parse_cpus",
 ]
 
 STOP_SECONDS: Final = 5.0  # both threads end within one; this is when we say that they do not
@@ -181,6 +183,17 @@ class Server:
     def data_port(self) -> int:
         """Of its data plane; another one in each epoch, unless the configuration names it."""
         return self._primary.data_port
+
+    @property
+    def transport(self) -> str:
+        """What its data plane serves: "tcp", or "verbs": that too."""
+        return "tcp" if self._primary.verbs_port is None else "verbs"
+
+    @property
+    def rdma(self) -> str | None:
+        """Where it serves RDMA, in words; None: nowhere."""
+        port = self._primary.verbs_port
+        return None if port is None else str(port)
 
     @property
     def epoch(self) -> int:

@@ -145,6 +145,8 @@ class PrimaryCfg:
 class ServerCfg:
     """What `dserver.server_start` takes.
 
+    `dev_name`, `eid`: the RDMA device to serve on, and its address (text, or 16 bytes). Both None:
+    TCP only, unless DLOCK_TRANSPORT says otherwise.
     `sleep_mode_enable`: None waits adaptively, True sleeps, False polls. `session_ttl`, `max_lease`
     and `recovery_deadline` are seconds; `recovery_deadline` None: the longest that an absent client
     could still believe in its holds. `state_dir` None: nothing is kept over a restart.

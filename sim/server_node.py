@@ -85,7 +85,8 @@ class ServerNode(Node):
             host=self.place, port=self.PORT, data_port=self.DATA_PORT,
             max_locks=LOCKS_MAX, max_clients=CLIENTS_MAX, max_objects=OBJECTS_MAX,
             session_ttl_ms=settings.session_ttl_ms, max_lease_ms=settings.max_lease_ms,
-            wait_mode="block", state_dir=self.world.folder / "state", take_over=take_over)
+            wait_mode="block", state_dir=self.world.folder / "state", take_over=take_over,
+            transport="tcp")
         self.world.say(self.name, "starts" + (" and takes over" if take_over else ""))
         control, data = _listening(), _listening()
         with self.world.running_as(self._plane):

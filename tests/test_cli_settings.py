@@ -37,6 +37,9 @@ EXAMPLES: dict[str, tuple[str, str, object]] = {
     "max-lease": ("60", "60", 60_000),
     "recovery-deadline": ("30", "30", 30_000),
     "wait": ("poll", '"poll"', "poll"),
+    "transport": ("verbs", '"verbs"', "verbs"),
+    "device": ("rxe0", '"rxe0"', "rxe0"),
+    "gid": ("fe80::1", '"fe80::1"', "fe80::1"),
     "control-cpus": ("0-3", '"0-3"', "0-3"),
     "data-cpus": ("1", '"1"', "1"),
     "log-level": ("debug", '"debug"', "debug"),
@@ -86,8 +89,8 @@ def test_flags_stand_over_the_environment_and_that_over_the_file(
     setting: Any, tmp_path: Path
 ) -> None:
     text, toml, value = EXAMPLES[setting.name]
-    low = {"listen": "low:1", "wait": "block", "log-level": "error", "take-over": "false"}.get(
-        setting.name, "4")
+    low = {"listen": "low:1", "wait": "block", "log-level": "error", "take-over": "false",
+           "transport": "tcp"}.get(setting.name, "4")
     others = (value,) if isinstance(value, bool) else (value, setting.default)
     quoted = low if setting.kind.toml != (str,) else f'"{low}"'
     variable = {setting.variable: text}

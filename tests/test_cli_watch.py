@@ -15,7 +15,7 @@ from dlock import dclient, dserver
 from dlock.admin import ClientSummary, Holder, LockDetails, LockSummary, Waiter
 from dlock.cli.activity import Activity, Sample, compare
 from dlock.cli.changes import Change, History
-from dlock.cli.plain import bars, text
+from dlock.cli.plain import bars, parts, state, text
 from dlock.cli.screen import frame
 from dlock.cli.text import columns_of
 from dlock.types import LockDesc
@@ -123,6 +123,18 @@ def test_rates_are_a_second() -> None:
     assert [(one.summary.key, one.rate) for one in found.hot] == [(b"a", 2.0), (b"b", 0.0)]
     assert [one.summary.key for one in found.crowded] == [b"b"]
     assert (found.busy, found.lines, found.sessions) == (2, 1, 1)
+
+
+def test_rdma_is_shown_of_the_server_and_of_each_client() -> None:
+    over_tcp = compare(sample(1.0), sample(2.0), 10)
+    assert state(over_tcp) == "epoch 2, ready"
+    over_verbs = compare(sample(1.0), Sample(
+        2.0, {"epoch": 2, "ready": 1, "verbs": 1}, {},
+        (ClientSummary(1, connected=True, transport="verbs"), ClientSummary(2))), 10)
+    assert state(over_verbs) == "epoch 2, ready, RDMA"
+    clients = parts(over_verbs)[2]
+    at = clients.head.index("OVER")
+    assert [row[at] for row in clients.rows] == ["verbs", "tcp"]
 
 
 def test_a_server_that_started_anew_has_no_negative_rates() -> None:

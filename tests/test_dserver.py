@@ -106,7 +106,6 @@ def test_the_port_is_free_at_once() -> None:
     (cfg(type=7), "type 7"),
     (cfg(tp_mode=5), "tp_mode"),
     (cfg(ssl=SslCfg(ssl_enable=True)), "TLS is not supported yet"),
-    (cfg(dev_name="mlx5_0"), "RDMA is not supported yet"),
     (cfg(primary={"recovery_client_num": -1}), "recovery_client_num is -1"),
     (cfg(primary={"recovery_client_num": 1001}), "recovery_client_num is 1001"),
     (cfg(primary={"server_ip_str": None}), "server_ip_str"),

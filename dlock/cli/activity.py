@@ -19,7 +19,10 @@ RATES: Final[Mapping[str, tuple[str, ...]]] = {
     "expired": ("LEASES_EXPIRED", "SESSIONS_EXPIRED"),
 }
 GAUGES: Final = ("locks", "clients", "objects", "connections")
-FAULTS: Final = ("STALLS", "BAD_REQUEST", "NO_RESOURCE", "DEADLOCKS", "NETWORK_FAIL")
+FAULTS: Final = (
+    "STALLS", "BAD_REQUEST", "NO_RESOURCE", "DEADLOCKS", "NETWORK_FAIL", "VERBS_DEVICE_LOST",
+    "VERBS_ACCESS", "VERBS_WINDOW_FULL", "VERBS_PAIR_ERROR",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class Activity:
     """What is to be shown. Rates are a second; `faults` are counts since the start that are not 0.
     `hot` are the busiest locks first, `crowded` those with the longest lines first; of both, and of
     the clients, only the first are here, and `busy`, `lines` and `sessions` say how many there
-    are."""
+    are. `verbs`: RDMA is served too."""
 
     rates: Mapping[str, float]
     gauges: Mapping[str, int]
@@ -62,6 +65,7 @@ class Activity:
     lines: int = 0
     sessions: int = 0
     partial: bool = False
+    verbs: bool = False
     history: tuple[float, ...] = field(default=())
 
 
@@ -89,6 +93,7 @@ def compare(before: Sample, now: Sample, most: int) -> Activity:
         lines=len(crowded),
         sessions=len(clients),
         partial=now.partial,
+        verbs=bool(now.stats.get("verbs", 0)),
     )
 
 

@@ -36,8 +36,9 @@ def parts(activity: Activity) -> tuple[Part, Part, Part]:
              [_hot(one) for one in activity.hot], activity.busy),
         Part("WAITS", ("NAME", "IN LINE", "FIRST IN LINE", "SINCE"), ("IN LINE", "SINCE"),
              [_wait(one) for one in activity.crowded], activity.lines),
-        Part("CLIENTS", ("CLIENT", "USER", "JOB", "NAMES", "AGE"), ("NAMES", "AGE"),
-             [(who(one), safe(one.user) or NOTHING, safe(one.job) or NOTHING, str(one.locks),
+        Part("CLIENTS", ("CLIENT", "USER", "JOB", "OVER", "NAMES", "AGE"), ("NAMES", "AGE"),
+             [(who(one), safe(one.user) or NOTHING, safe(one.job) or NOTHING, one.transport,
+               str(one.locks),
                duration(one.since_s) + ("" if one.connected else " (away)"))
               for one in activity.clients], activity.sessions),
     )
@@ -73,8 +74,9 @@ def gauges(activity: Activity) -> str:
 
 
 def state(activity: Activity) -> str:
-    """Some words: epoch, and whether it serves."""
-    return f"epoch {activity.epoch}, {'ready' if activity.ready else 'settling after a restart'}"
+    """Some words: epoch, whether it serves, and whether over RDMA too."""
+    ready = "ready" if activity.ready else "settling after a restart"
+    return f"epoch {activity.epoch}, {ready}{', RDMA' * activity.verbs}"
 
 
 def bars(values: Sequence[float]) -> str:

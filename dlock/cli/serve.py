@@ -45,7 +45,8 @@ state directory:
 exit codes:
   {EXIT_CLEAN}  ended by SIGTERM or SIGINT
   {EXIT_FAILED}  stopped by itself: another primary took the state directory, or a fault (see log)
-  {EXIT_USAGE}  a flag, variable, key or value is wrong, a CPU set included
+  {EXIT_USAGE}  a flag, variable, key or value is wrong, a CPU set included; or RDMA is asked for
+     (--transport verbs) and cannot be had
   {EXIT_ADDRESS}  the address or port cannot be listened on
   {EXIT_STATE}  the state directory or the address file is in use, damaged or cannot be written
   {EXIT_MEMORY}  not enough memory for tables of these sizes
@@ -153,6 +154,9 @@ def _config(settings: argparse.Namespace) -> ServerConfig:
         settle_blindly=settings.state_dir == NO_STATE_DIR,
         take_over=settings.take_over,
         recovery_deadline_ms=settings.recovery_deadline,
+        transport=settings.transport,
+        device=settings.device,
+        gid=settings.gid,
     )
 
 
@@ -177,6 +181,8 @@ def _greet(server: Server) -> None:
     state = server.state_path or "none"
     greeting = (f"dlock serves on {server.address} (data port {server.data_port}, epoch "
                 f"{server.epoch}, state directory {state}, waiting {server.config.wait_mode})")
+    if server.rdma is not None:
+        greeting += f"; RDMA at {server.rdma}"
     recovery = server.recovery
     if recovery is not None and recovery.roster:
         count = len(recovery.roster)

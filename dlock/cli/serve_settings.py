@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from dlock.cli.settings import COUNT, PATH, SECONDS, TEXT, YES_OR_NO, Kind, Setting, one_of
-from dlock.server import WAIT_MODES, ServerConfig
+from dlock.server import TRANSPORTS, WAIT_MODES, ServerConfig
 
 DEFAULTS: Final = ServerConfig()
 NO_STATE_DIR: Final = "none"
@@ -66,6 +66,14 @@ SETTINGS: Final = (
     Setting("wait", "MODE", one_of(*WAIT_MODES), DEFAULTS.wait_mode,
             "how the data plane waits: block sleeps, adaptive spins for a while and then sleeps, "
             "poll never sleeps"),
+    Setting("transport", "WORD", one_of(*TRANSPORTS), DEFAULTS.transport,
+            "auto serves RDMA too where it can be had, verbs does not start where it cannot, tcp "
+            "does not look for it; TCP is always served"),
+    Setting("device", "NAME", TEXT, DEFAULTS.device,
+            "the RDMA device to serve on; dlock rdma lists them",
+            "the best: hardware before soft-RoCE"),
+    Setting("gid", "ADDRESS", TEXT, DEFAULTS.gid,
+            "the address of the RDMA device to serve on: IPv4, IPv6 or a GID", "the best"),
     Setting("control-cpus", "CPUS", TEXT, DEFAULTS.control_cpus,
             "pins the control thread, as in 0-3,8", "not pinned"),
     Setting("data-cpus", "CPUS", TEXT, DEFAULTS.data_cpus,
