@@ -20,6 +20,7 @@ struct dlk_verbs_device {
     struct dlk_verbs_port port; /* the one that it was opened for; inline_max is known */
     enum ibv_mtu mtu;           /* of a path through that port */
     /* verbs_device.c's own */
+    uint32_t process; /* dlk_verbs_process when it was opened */
     uint32_t users;
     bool shared;
     struct dlk_verbs_device *next;
@@ -36,5 +37,18 @@ struct dlk_verbs_device *dlk_verbs_device_open(const struct dlk_verbs_port *port
 /* Closed when its last user has said so, who has destroyed all that was made of it before. In a
  * forked child: does nothing. */
 void dlk_verbs_device_close(struct dlk_verbs_device *device);
+
+/* In a child, before all else: forgets what its parent had open. */
+void dlk_verbs_device_in_child(void);
+
+/* ---- For verbs_choose.c ---- */
+
+/* Of an open device: everything of a port but inline_max, with the GID there that is best of those
+ * that are wished for. True: there is such a GID. */
+bool dlk_verbs_port_describe(struct ibv_context *context, uint8_t number,
+                             const struct dlk_verbs_wish *wish, struct dlk_verbs_port *out);
+/* Finds out inline_max by making queue pairs. False: none can be made of which dlock has any use;
+ * `reason`. */
+bool dlk_verbs_inline_probe(struct ibv_pd *pd, struct dlk_verbs_port *port, char *reason);
 
 #endif

@@ -65,10 +65,18 @@ extern const struct dlk_verbs_library *dlk_ibv;
 int dlk_verbs_query_port(struct ibv_context *context, uint8_t port,
                          struct ibv_port_attr *attributes);
 
-/* Is this process a child, forked after the library was loaded? Then it may make no verbs call. */
-bool dlk_verbs_forked(void);
+/* Counts the forks that led to this process since the library was loaded. Whatever was opened under
+ * another number belongs to a parent: no verbs call may be made with it. A child may load and open
+ * for itself. */
+uint32_t dlk_verbs_process(void);
 
-/* Writes a text for people. */
+/* Writes a text for people (DLK_REASON_BYTES). */
 void dlk_verbs_say(char *reason, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The same after "; ", unless nothing stands there yet; what does not fit is cut off. */
+void dlk_verbs_say_more(char *reason, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+/* "cannot WHAT: why", with what mends it where that is known: ENOMEM is the limit of locked memory
+ * as a rule, EACCES and EPERM the rights of the device's file. */
+void dlk_verbs_say_errno(char *reason, const char *what, int error);
 
 #endif
