@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from dlock._pairing import NewEnd
-from dlock._session import REPLY_TIMEOUT_MS, Attach, Connect, Settle, Step, Steps
+from dlock._session import REPLY_TIMEOUT_MS, Attach, Connect, Pause, Settle, Step, Steps
 from dlock.control.link import ControlLink, LinkError
 
 T = TypeVar("T")
@@ -20,10 +20,14 @@ _LEAST_S: Final = 0.05
 
 
 def exchange(link: ControlLink, steps: Steps[T], timeout_s: float) -> T:
-    """The value of steps that are exchanges only. LinkError."""
+    """The value of steps that are exchanges and pauses only. LinkError."""
     try:
         step = next(steps)
         while True:
+            if isinstance(step, Pause):
+                time.sleep(step.seconds)
+                step = steps.send(None)
+                continue
             assert isinstance(step, list)
             step = steps.send(link.exchange(step, timeout_s))
     except StopIteration as end:

@@ -311,7 +311,7 @@ def _attach(
 ) -> Steps[None]:
     """Over a queue pair, or TCP. NoVerbs; Unreached; Unfit."""
     where = str(session.endpoint)
-    way = yield from pairing(wish, where, host, welcome)
+    way = yield from pairing(wish, where, welcome)
     if not isinstance(way, OwnEnd):
         status = yield Attach(session, host, welcome, timeout_s)
         if status != DlockStatus.SUCCESS:

@@ -29,7 +29,7 @@ def attach(client: MirrorClient, welcome: Welcome, link: ControlLink) -> DlockSt
     try:
         host = link.peer
         place = f"{host}:{client.settings.port}"
-        way = _pair(client, place, host, welcome, link)
+        way = _pair(client, place, welcome, link)
     except NoVerbs as problem:
         _log.error("client %d: %s", client.id, problem)
         return problem.status
@@ -56,9 +56,9 @@ def attach(client: MirrorClient, welcome: Welcome, link: ControlLink) -> DlockSt
 
 
 def _pair(
-    client: MirrorClient, place: str, host: str, welcome: Welcome, link: ControlLink
+    client: MirrorClient, place: str, welcome: Welcome, link: ControlLink
 ) -> OwnEnd | Transport:
-    steps = pairing(client.settings.wish, place, host, welcome)
+    steps = pairing(client.settings.wish, place, welcome)
     try:
         step = next(steps)
         while True:

@@ -107,7 +107,7 @@ class MirrorClient:
         # What a call may use without further checks: `locks`, or nothing while the client is
         # removed or an asynchronous operation runs.
         self.open_locks: dict[int, LockEntry] = self.locks
-        self.objects: dict[int, int] = {}
+        self.objects: dict[int, int] = {}  # their keys, by id
         self.open_objects: dict[int, int] = self.objects
         self.removed = False
         self.reinitialising = False
@@ -295,11 +295,13 @@ class MirrorClient:
         status: int = lib.dlk_client_may_drop_lock(self.pointer, lock.id, 0)
         return status != DlockStatus.LOCK_NOT_GET
 
-    def add_object(self, object_id: int, slot: int) -> DlockStatus:
-        """Enters an object that the server has given out."""
+    def add_object(self, object_id: int, slot: int, key: int) -> DlockStatus:
+        """Enters an object that the server has given out, and the key with which it is operated on
+        over RDMA (0: none)."""
         status = STATUSES[lib.dlk_client_add_object(self.pointer, object_id, slot)]
         if status is DlockStatus.SUCCESS:
-            self.objects[object_id] = slot
+            lib.dlk_client_object_key(self.pointer, object_id, key)
+            self.objects[object_id] = key
         return status
 
     def drop_object(self, object_id: int | None) -> None:

@@ -7,10 +7,12 @@ outcome (BAD_RESPONSE): nothing here repeats one.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Final
 
 from dlock import _core, _mirror_data, _mirror_table
+from dlock._core import lib
 from dlock._mirror_check import U64_MAX, bad_atomic_desc, bad_id, bad_number
 from dlock._mirror_client import STATUSES, MirrorClient
 from dlock._mirror_enter import Refusal, enter_client
@@ -30,6 +32,7 @@ _READ: Final = _core.DLK_VERB_READ
 _NOT_GET: Final = DlockStatus.OBJECT_NOT_GET
 _CAS_FAILED: Final = DlockStatus.OBJECT_CAS_FAILED
 _REMOVED: Final = DlockStatus.CLIENT_REMOVED_BY_SERVER
+_LOOK_S: Final = 0.001  # so often it is looked whether a client's own operations have ended
 _UNTOUCHED: Final = _mirror_data.UNTOUCHED
 
 _clients: Final = _mirror_table.clients
@@ -59,8 +62,8 @@ def umo_atomic64_create(client_id: int, desc: AtomicDesc | None, init_val: int |
     assert desc is not None
     assert init_val is not None
     request = ObjectCreate(desc.p_desc or b"", int(init_val), int(desc.lease_time))
-    status, obj_id, _ = _ask(client, request)
-    return _end(client, status), obj_id
+    status, reply = _ask(client, request)
+    return _end(client, status), None if reply is None else reply.object_id
 
 
 def umo_atomic64_get(client_id: int, desc: AtomicDesc | None) -> Value:
@@ -71,19 +74,22 @@ def umo_atomic64_get(client_id: int, desc: AtomicDesc | None) -> Value:
     except Refusal as refusal:
         return refusal.status, None
     assert desc is not None
-    status, obj_id, slot = _ask(client, ObjectGet(desc.p_desc or b"", int(desc.lease_time)))
-    if obj_id is not None:
-        status = client.add_object(obj_id, slot)
-    return _end(client, status), obj_id if status is DlockStatus.SUCCESS else None
+    status, reply = _ask(client, ObjectGet(desc.p_desc or b"", int(desc.lease_time)))
+    if reply is None:
+        return _end(client, status), None
+    status = client.add_object(reply.object_id, reply.slot, reply.key)
+    return _end(client, status), reply.object_id if status is DlockStatus.SUCCESS else None
 
 
-def _ask(client: MirrorClient, request: Request[ObjectId]) -> tuple[DlockStatus, int | None, int]:
-    """Status, id (None without success) and slot of an object."""
+def _ask(
+    client: MirrorClient, request: Request[ObjectId]
+) -> tuple[DlockStatus, ObjectId | None]:
+    """The status, and with success the object."""
     reply = client.ask(request)
     if reply is None or (reply.status is DlockStatus.SUCCESS and reply.object_id == -1):
-        return DlockStatus.BAD_RESPONSE, None, _core.DLK_NONE
+        return DlockStatus.BAD_RESPONSE, None
     status = client.said(reply.status)
-    return status, reply.object_id if status is DlockStatus.SUCCESS else None, reply.slot
+    return status, reply if status is DlockStatus.SUCCESS else None
 
 
 def umo_atomic64_release(client_id: int, obj_id: int | None) -> DlockStatus:
@@ -94,6 +100,7 @@ def umo_atomic64_release(client_id: int, obj_id: int | None) -> DlockStatus:
         return refusal.status
     if obj_id is None or obj_id not in client.objects:
         return _end(client, _NOT_GET)
+    _without_key(client, obj_id)
     reply = client.ask(ObjectRelease(obj_id))
     status = DlockStatus.BAD_RESPONSE if reply is None else client.said(reply.status)
     if status in (DlockStatus.SUCCESS, _NOT_GET):
@@ -110,9 +117,22 @@ def umo_atomic64_destroy(client_id: int, obj_id: int | None) -> DlockStatus:
         return refusal.status
     if not obj_id:
         return _end(client, DlockStatus.OBJECT_NOT_CREATE)
+    _without_key(client, obj_id)
     reply = client.ask(ObjectDestroy(int(obj_id)))
     status = DlockStatus.BAD_RESPONSE if reply is None else client.said(reply.status)
+    if status is not DlockStatus.SUCCESS and obj_id in client.objects:
+        lib.dlk_client_object_key(client.pointer, obj_id, client.objects[obj_id])
     return _end(client, status)
+
+
+def _without_key(client: MirrorClient, obj_id: int) -> None:
+    """From now on the server is asked for what is wanted of this object. Returns when nothing is
+    under way any more that the client operates by itself: such an operation would meet an object
+    that is gone, which ends the connection. Waits no longer than for an answer."""
+    deadline = time.monotonic() + client.settings.reply_timeout_s
+    while (lib.dlk_client_object_key(client.pointer, obj_id, 0) == _mirror_data.PENDING
+           and time.monotonic() < deadline):
+        time.sleep(_LOOK_S)
 
 
 def umo_atomic64_faa(client_id: int, obj_id: int | None, add_val: int | None) -> Value:

@@ -15,7 +15,8 @@ from dlock import _core
 from dlock._calls import ATOMIC, from_word, shown, to_word
 from dlock._core import ffi, lib
 from dlock._handle import Key
-from dlock._session import Refusal, Session, Steps
+from dlock._retry import Backoff
+from dlock._session import Pause, Refusal, Session, Steps
 from dlock.control.messages import ObjectCreate, ObjectDestroy, ObjectGet
 from dlock.errors import DlockError, ObjectLost, ServerFull
 from dlock.types import DlockStatus
@@ -29,6 +30,7 @@ _KNOWN: Final = (
     DlockStatus.OBJECT_ALREADY_CREATED,
     DlockStatus.OBJECT_ALREADY_EXISTED,
 )
+_PENDING: Final[int] = _core.DLK_STATUS_PENDING
 _GUARD: Final = b"dlock:on_recover:"
 
 # What a number is to be at a new primary: itself, or who says it.
@@ -66,6 +68,8 @@ def getting(session: Session, name: bytes, initial: int | None) -> Steps[bool]:
     if got.status is DlockStatus.SUCCESS:
         session.objects[name] = (epoch, got.object_id)
         lib.dlk_client_add_object(session.client, got.object_id, got.slot)
+        # For as long as this primary lives: over whatever connection comes that can make use of it.
+        lib.dlk_client_object_key(session.client, got.object_id, got.key)
         return True
     status = got.status if created_status in _KNOWN else created_status
     if status is DlockStatus.OBJECT_TOO_MANY:
@@ -84,10 +88,25 @@ def destroying(session: Session, name: bytes) -> Steps[DlockStatus]:
         if got.status is not DlockStatus.SUCCESS:
             return DlockStatus(got.status)
         object_id = got.object_id
+    yield from _without_key(session, object_id)
     (done,) = yield [ObjectDestroy(object_id)]
     session.objects.pop(name, None)
     lib.dlk_client_drop_object(session.client, object_id)
     return DlockStatus(done.status)
+
+
+def _without_key(session: Session, object_id: int) -> Steps[None]:
+    """From now on this client asks the server for what it wants of the object. Returns when nothing
+    is under way any more that it operates by itself: such an operation would meet an object that is
+    gone, which ends the connection. Others' calls are waited for no longer than one may take."""
+    pauses = Backoff()
+    waited_s = 0.0
+    while waited_s < TIMEOUT_S:
+        if lib.dlk_client_object_key(session.client, object_id, 0) != _PENDING:
+            return
+        pause_s = pauses.pause_s()
+        yield Pause(pause_s)
+        waited_s += pause_s
 
 
 def new_call(session: Session, name: bytes, verb: int, operand: int, swap: int) -> Any:

@@ -9,7 +9,6 @@ one for a while: the network between the two devices may drop what TCP carries.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Generator
 from typing import Any, Final
@@ -97,34 +96,21 @@ class OwnEnd:
 
 
 class NewEnd(Frozen):
-    """A step: make this end of a queue pair, for a server at this numeric address. Sent back: an
-    OwnEnd; or why there can be none (str). `make` does it, and waits for nothing but the device."""
+    """A step: make this end of a queue pair. Sent back: an OwnEnd; or why there can be none (str).
+    `make` does it, and waits for nothing but the device.
+
+    The server chooses by the same rule (docs/rdma.md). So both take an address of the same internet
+    protocol, where both have one, whichever of them the control connection goes over."""
 
     wish: Wish
-    host: str
 
     def make(self) -> OwnEnd | str:
         """See the class."""
         try:
-            port = self._choose()
+            port = _verbs.choose(self.wish.device)
             return OwnEnd(port, _verbs.QueuePair(port))
         except VerbsError as problem:
             return str(problem)
-
-    def _choose(self) -> Port:
-        """With the addresses of the internet protocol that leads to the server, if there are any:
-        its device is more likely to be reached from there."""
-        wish = self.wish.device
-        if wish.gid == _verbs.NO_GID:
-            with contextlib.suppress(VerbsError):
-                return _verbs.choose(wish._replace(version=_version(self.host)))
-        return _verbs.choose(wish)
-
-
-def _version(host: str) -> int:
-    """Of the internet protocol. A server that listens with both shows an IPv4 address in the form
-    of the newer one."""
-    return 6 if ":" in host and not host.startswith("::ffff:") else 4
 
 
 # ---- The data link, of either kind ---------------------------------------------------------------
@@ -191,10 +177,10 @@ avoided: Final = Avoided()
 PairingSteps = Generator[NewEnd | list[Request[Any]], Any, OwnEnd | Transport]
 
 
-def pairing(wish: Wish, place: str, host: str, welcome: Welcome) -> PairingSteps:
+def pairing(wish: Wish, place: str, welcome: Welcome) -> PairingSteps:
     """What the data connection that this Welcome stands for is to be: an end that the server has
-    connected its own to; or TCP. `place`: the server as the client knows it; `host`: its numeric
-    address. NoVerbs, where it may not be TCP.
+    connected its own to; or TCP. `place`: the server as the client knows it. NoVerbs, where it may
+    not be TCP.
 
     Whatever ends it in the middle, this end is freed.
     """
@@ -206,7 +192,7 @@ def pairing(wish: Wish, place: str, host: str, welcome: Welcome) -> PairingSteps
     if left_s and wish.transport != VERBS:
         return Transport(TCP, None, "the server was not reached over RDMA a moment ago; it is "
                          f"tried again in {left_s:.0f} s at the earliest")
-    made = yield NewEnd(wish, host)
+    made = yield NewEnd(wish)
     if not isinstance(made, OwnEnd):
         return _tcp_instead(wish, made, DlockStatus.ERROR, here=True)
     connected = False
