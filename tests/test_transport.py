@@ -29,7 +29,7 @@ def nothing_is_set(monkeypatch) -> None:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    one = Server(ServerConfig(port=0, wait_mode="block"))
+    one = Server(ServerConfig(port=0, wait_mode="block", transport="tcp"))
     yield one
     one.stop()
 
