@@ -55,7 +55,8 @@ def start(words: Sequence[str], core: int | None = None, **options: Any) -> subp
 
 @contextlib.contextmanager
 def dlock_server(wait: str, core: int | None = None, *, max_locks: int | None = None,
-                 max_clients: int | None = None) -> Iterator[Address]:
+                 max_clients: int | None = None, transport: str | None = None,
+                 device: str | None = None) -> Iterator[Address]:
     """`dlock serve`, both threads on one core."""
     words = [sys.executable, "-c", "import sys; from dlock.cli import main; sys.exit(main())",
              "serve", "--listen", "127.0.0.1:0", "--wait", wait, "--session-ttl", "60",
@@ -66,6 +67,10 @@ def dlock_server(wait: str, core: int | None = None, *, max_locks: int | None = 
         words += ["--max-locks", str(max_locks)]
     if max_clients is not None:
         words += ["--max-clients", str(max_clients)]
+    if transport is not None:
+        words += ["--transport", transport]
+    if device is not None:
+        words += ["--device", device]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "address"
         process = start([*words, "--address-file", str(file)], stdout=subprocess.DEVNULL)

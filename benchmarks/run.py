@@ -14,7 +14,7 @@ from benchmarks import machine, peers, report
 from benchmarks.plan import Plan
 
 PARTS: Final = ("engine", "floor", "latency", "throughput", "handover", "crowd", "api", "recovery",
-                "failover", "judge", "linear")
+                "failover", "judge", "linear", "rdma")
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 
 
@@ -31,6 +31,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="used once each in the part api (default 20,000; try 1,000,000)")
     parser.add_argument("--large", action="store_true",
                         help="recover 1,000,000 locks too (several GiB, many minutes)")
+    parser.add_argument("--device", metavar="NAME",
+                        help="of RDMA, in the part rdma (default: what dlock would choose)")
     parser.add_argument("--quick", action="store_true",
                         help="one short run of everything, small; its figures mean nothing")
     parser.add_argument("--install-peers", action="store_true",
@@ -51,9 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     if arguments.install_peers:
         peers.install()
-    plan = Plan(arguments.runs, arguments.seconds, names=arguments.names, large=arguments.large)
+    plan = Plan(arguments.runs, arguments.seconds, names=arguments.names, large=arguments.large,
+                device=arguments.device)
     if arguments.quick:
-        plan = Plan(1, min(arguments.seconds, 0.05), quick=True)
+        plan = Plan(1, min(arguments.seconds, 0.05), quick=True, device=arguments.device)
     facts = {**machine.facts(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
              "runs": plan.runs, "seconds": plan.seconds, "quick": plan.quick}
     output = arguments.output or RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}.json"

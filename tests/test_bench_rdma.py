@@ -11,7 +11,17 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import native, peers, perftest, processes, sessions  # noqa: E402
+from benchmarks import (  # noqa: E402
+    linked,
+    native,
+    part_rdma,
+    peers,
+    perftest,
+    processes,
+    report,
+    sessions,
+)
+from benchmarks.plan import Plan  # noqa: E402
 from dlock._core import lib  # noqa: E402
 
 SECONDS = 0.05
@@ -94,3 +104,53 @@ def test_an_object_that_others_change_is_noticed() -> None:
             lib.dlk_client_add_object(pointer, 1, 0)
         with pytest.raises(RuntimeError, match="wrong answers"):
             native.calls("faa", pointers, [1, 1], SECONDS)  # there is no such object
+
+
+# ---- The part ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wait", ["block", "adaptive"])
+def test_both_languages_are_measured_over_one_link(wait: str) -> None:
+    with (processes.dlock_server(wait, transport="tcp") as server,
+          linked.linked(server, 3, "name", wait, "tcp") as clients):
+        for work in native.CALL_WORKS:
+            assert linked.in_c(clients, work, SECONDS).result.count > 0
+            assert linked.in_c(clients[:1], work, SECONDS).result.count > 0
+        found = clients[0].in_python(SECONDS)
+        assert sorted(found) == sorted(part_rdma.OPERATIONS)
+        assert min(found.values()) > 0
+
+
+def test_a_client_over_something_else_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DLOCK_TRANSPORT", "tcp")
+    with (processes.dlock_server("adaptive", transport="tcp") as server,
+          pytest.raises(RuntimeError, match="goes over tcp")):
+        linked.Linked(server, "name", "adaptive", "auto")
+
+
+def test_goals_are_compared_within_a_run() -> None:
+    figures = report.Figures("rdma")
+    floor = {"send": 20.0, "faa": 16.0, "cas": 16.0, "read": 26.0}
+    of_c = {"verbs": {"lock": 24.0, "unlock": 26.0, "pair": 50.0, "faa": 20.0, "cas": 20.0,
+                      "read": 26.0},
+            "tcp": {"lock": 50.0, "unlock": 50.0, "pair": 100.0, "faa": 50.0, "cas": 50.0,
+                    "read": 50.0}}
+    of_python = {"verbs": dict.fromkeys(part_rdma.OPERATIONS, 46.0),
+                 "tcp": dict.fromkeys(part_rdma.OPERATIONS, 70.0)}
+    part_rdma.show(figures, "poll", floor, of_c, of_python)
+    part_rdma.compare(figures, "poll", floor, of_c, of_python)
+    part_rdma.compare(figures, "block", floor, of_c, of_python)
+    assert {figure.name: (figure.value, figure.met) for figure in figures
+            if figure.target is not None} == {
+        "both poll: lock operation, verbs, C / two of ib_send_lat's": (1.25, True),
+        "both poll: fetch-and-add, verbs, C / ib_atomic_lat": (1.25, False),
+        "both poll: lock operation, C, tcp / verbs": (2.0, True),
+        "both poll: what Python adds, verbs / tcp": (1.05, True),
+    }
+
+
+def test_without_a_device_the_part_says_what_to_do() -> None:
+    figures = report.Figures("rdma")
+    part_rdma.measure(Plan(1, SECONDS, quick=True, device="none0"), figures)
+    (skipped,) = figures
+    assert "make guest" in skipped.note
