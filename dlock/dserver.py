@@ -163,7 +163,7 @@ def get_server_debug_stats(server_id: int) -> tuple[DlockStatus, DebugStats | No
         baseline = library.baselines.get(number, Counter())
     if server is None:
         return DlockStatus.ERROR, None
-    counted = server.stats()
+    counted = _counted(server)
     return DlockStatus.SUCCESS, DebugStats(**{
         name: counted.get(name, 0) - baseline[name] for name in STATS_NAMES})
 
@@ -178,8 +178,15 @@ def clear_server_debug_stats(server_id: int) -> DlockStatus:
         server = library.servers.get(number)
         if server is None:
             return DlockStatus.ERROR
-        library.baselines[number] = Counter(server.stats())
+        library.baselines[number] = _counted(server)
     return DlockStatus.SUCCESS
+
+
+def _counted(server: Server) -> Counter[str]:
+    """Under the names of DebugStats, too: what DLock runs out of are buffers for messages."""
+    counted = Counter(server.stats())
+    counted["NO_URMA_BUF"] = counted["VERBS_NO_ROOM"]
+    return counted
 
 
 # ---- ServerCfg -> ServerConfig -------------------------------------------------------------------

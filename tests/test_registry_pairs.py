@@ -314,7 +314,7 @@ def happened(world: World, what: int, client_id: int = 0, code: int = 0, links: 
     (_core.DLK_VERBS_PEER_GONE, "does not answer", "VERBS_PEER_GONE", logging.INFO),
     (_core.DLK_VERBS_ACCESS, "key", "VERBS_ACCESS", logging.WARNING),
     (_core.DLK_VERBS_WINDOW_FULL, "more than there is room", "VERBS_WINDOW_FULL", logging.WARNING),
-    (_core.DLK_VERBS_PAIR_ERROR, "broken", "VERBS_PAIR_ERROR", logging.WARNING),
+    (_core.DLK_VERBS_PAIR_ERROR, "broken", "VERBS_BROKEN", logging.WARNING),
 ])
 def test_what_ends_a_clients_queue_pair_is_one_line_with_the_client(
     world: PairWorld, what: int, words: str, counter: str, level: int
@@ -322,10 +322,19 @@ def test_what_ends_a_clients_queue_pair_is_one_line_with_the_client(
     client_id = world.init(1).client_id
     note = happened(world, what, client_id, 12)
     assert words in note.event
-    assert note.fields == {"client_id": client_id, "info": {"host": "here"}, "verbs_code": 12}
+    assert note.fields == {"client_id": client_id, "info": {"host": "here"},
+                           "reason": "IBV_WC_RETRY_EXC_ERR"}
     assert note.level == level
     assert world.stats()[counter] == 1
     assert world.ask(1, m.Heartbeat()).status is S.SUCCESS, "the session lives"
+
+
+def test_what_verbs_have_no_name_for_is_told_by_its_number(world: PairWorld) -> None:
+    client_id = world.init(1).client_id
+    assert happened(world, _core.DLK_VERBS_PAIR_ERROR, client_id, 77).fields["reason"] == (
+        "IBV_WC_77")
+    assert happened(world, _core.DLK_VERBS_PORT_DOWN, 0, 99).fields["reason"] == "IBV_EVENT_99"
+    assert "reason" not in happened(world, _core.DLK_VERBS_WINDOW_FULL, client_id).fields
 
 
 def test_every_event_of_verbs_has_its_line() -> None:
@@ -346,7 +355,7 @@ def test_when_the_device_is_lost_nobody_is_offered_rdma_any_more() -> None:
     world.refuse_links = True
     note = happened(world, _core.DLK_VERBS_DEVICE_LOST, 0, 8, 3)
     assert "TCP" in note.event
-    assert note.fields == {"verbs_code": 8, "links_ended": 3}
+    assert note.fields == {"reason": "IBV_EVENT_DEVICE_FATAL", "links_ended": 3}
     assert note.level == logging.ERROR
     world.run()
     assert world.status(under_way) is S.SERVER_NO_RESOURCE

@@ -205,6 +205,24 @@ def test_without_a_name_the_environment_says_what_dlock_serves(
     assert (named.transport, named.device, named.gid) == ("verbs", "mlx5_0", None)
 
 
+@pytest.mark.usefixtures("_library")
+def test_clients_without_room_at_the_device_are_dlocks_missing_buffers(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, server_id = dserver.server_start(cfg())
+    assert status is S.SUCCESS
+    assert server_id is not None
+    real = Server.stats
+    for more, shown in ((3, 3), (5, 5), (9, 4)):
+        monkeypatch.setattr(Server, "stats", lambda one, more=more: {
+            **real(one), "VERBS_NO_ROOM": more})
+        stats = dserver.get_server_debug_stats(server_id)[1]
+        assert stats is not None
+        assert stats.NO_URMA_BUF == shown
+        if more == 5:
+            assert dserver.clear_server_debug_stats(server_id) is S.SUCCESS
+
+
 # ---- `dlock serve` -------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ RATES: Final[Mapping[str, tuple[str, ...]]] = {
 GAUGES: Final = ("locks", "clients", "objects", "connections")
 FAULTS: Final = (
     "STALLS", "BAD_REQUEST", "NO_RESOURCE", "DEADLOCKS", "NETWORK_FAIL", "VERBS_DEVICE_LOST",
-    "VERBS_ACCESS", "VERBS_WINDOW_FULL", "VERBS_PAIR_ERROR",
+    "VERBS_ACCESS", "VERBS_WINDOW_FULL", "VERBS_BROKEN",
 )
 
 

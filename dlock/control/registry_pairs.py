@@ -39,7 +39,7 @@ EVENTS: Final = {
     _core.DLK_VERBS_WINDOW_FULL: Happened(
         "a client sent more than there is room for", "VERBS_WINDOW_FULL", logging.WARNING),
     _core.DLK_VERBS_PAIR_ERROR: Happened(
-        "a queue pair is broken", "VERBS_PAIR_ERROR", logging.WARNING),
+        "a queue pair is broken", "VERBS_BROKEN", logging.WARNING),
     _core.DLK_VERBS_PORT_DOWN: Happened(
         "the RDMA port is down", "VERBS_PORT_DOWN", logging.WARNING),
     _core.DLK_VERBS_PORT_UP: Happened(
@@ -48,6 +48,26 @@ EVENTS: Final = {
         "the RDMA device is lost: from now on everybody is served over TCP", "VERBS_DEVICE_LOST",
         logging.ERROR),
 }
+
+# What verbs call it (<infiniband/verbs.h>), by number: enum ibv_wc_status, of what ended a client's
+# queue pair, and enum ibv_event_type, of what happened to the device.
+WC_STATUSES: Final = (
+    "SUCCESS", "LOC_LEN_ERR", "LOC_QP_OP_ERR", "LOC_EEC_OP_ERR", "LOC_PROT_ERR", "WR_FLUSH_ERR",
+    "MW_BIND_ERR", "BAD_RESP_ERR", "LOC_ACCESS_ERR", "REM_INV_REQ_ERR", "REM_ACCESS_ERR",
+    "REM_OP_ERR", "RETRY_EXC_ERR", "RNR_RETRY_EXC_ERR", "LOC_RDD_VIOL_ERR", "REM_INV_RD_REQ_ERR",
+    "REM_ABORT_ERR", "INV_EECN_ERR", "INV_EEC_STATE_ERR", "FATAL_ERR", "RESP_TIMEOUT_ERR",
+    "GENERAL_ERR",
+)
+DEVICE_EVENTS: Final = (
+    "CQ_ERR", "QP_FATAL", "QP_REQ_ERR", "QP_ACCESS_ERR", "COMM_EST", "SQ_DRAINED", "PATH_MIG",
+    "PATH_MIG_ERR", "DEVICE_FATAL", "PORT_ACTIVE", "PORT_ERR", "LID_CHANGE", "PKEY_CHANGE",
+    "SM_CHANGE", "SRQ_ERR", "SRQ_LIMIT_REACHED", "QP_LAST_WQE_REACHED", "CLIENT_REREGISTER",
+    "GID_CHANGE", "WQ_FATAL",
+)
+
+
+def _named(prefix: str, names: tuple[str, ...], number: int) -> str:
+    return prefix + names[number] if number < len(names) else f"{prefix}{number}"
 
 
 class _Asked(NamedTuple):
@@ -147,11 +167,13 @@ class Pairs:
         if event.result == _core.DLK_VERBS_DEVICE_LOST:
             self._sessions.verbs = False
         self._out.counters[happened.counter] += 1
-        fields: dict[str, object] = {"verbs_code": event.cookie}
         if event.id:
-            fields = {"client_id": event.id, "info": self._sessions.info_of(event.id), **fields}
+            fields = {"client_id": event.id, "info": self._sessions.info_of(event.id)}
+            if event.cookie:
+                fields["reason"] = _named("IBV_WC_", WC_STATUSES, event.cookie)
         else:
-            fields["links_ended"] = event.value
+            fields = {"reason": _named("IBV_EVENT_", DEVICE_EVENTS, event.cookie),
+                      "links_ended": event.value}
         self._out.add(Note(happened.words, fields, happened.level))
 
     def check(self) -> None:
