@@ -218,7 +218,7 @@ def test_clients_without_room_at_the_device_are_dlocks_missing_buffers(
             **real(one), "VERBS_NO_ROOM": more})
         stats = dserver.get_server_debug_stats(server_id)[1]
         assert stats is not None
-        assert stats.NO_URMA_BUF == shown
+        assert shown == stats.NO_URMA_BUF
         if more == 5:
             assert dserver.clear_server_debug_stats(server_id) is S.SUCCESS
 
