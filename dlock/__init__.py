@@ -32,6 +32,7 @@ from dlock.errors import (
 )
 
 if TYPE_CHECKING:
+    from dlock._transport import Transport
     from dlock.atomic import AtomicInt64
     from dlock.client import Client, connect, shared
     from dlock.fence import FenceGuard
@@ -66,6 +67,7 @@ __all__ = [
     "Semaphore",
     "ServerFull",
     "StaleToken",
+    "Transport",
     "WrongLoop",
     "__version__",
     "connect",
@@ -76,7 +78,7 @@ __all__ = [
 _NAMES: Final = {
     "AtomicInt64": "atomic", "Client": "client", "FairLock": "locks", "FenceGuard": "fence",
     "Lock": "locks", "Multi": "multi", "RWLock": "rwlock", "Semaphore": "semaphore",
-    "connect": "client", "shared": "client",
+    "Transport": "_transport", "connect": "client", "shared": "client",
 }
 _MODULES: Final = frozenset({"address", "admin", "aio", "dclient", "dserver", "server", "types"})
 

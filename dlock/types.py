@@ -178,7 +178,9 @@ class ClientCfg:
     `primary_port` <= 0: the default control port. `wait_mode`: "adaptive" (spin for a learned time,
     then sleep), "block" or "poll"; the environment variable DLOCK_WAIT takes the place of the
     default. `lock_wait`: seconds that `lock` waits at the server. `reply_timeout`: seconds without
-    an answer until a call returns BAD_RESPONSE.
+    an answer until a call returns BAD_RESPONSE. `dev_name`, `eid`: an RDMA device and its address
+    (IPv4 or IPv6, or a GID of 16 bytes); with either RDMA alone is used, with neither what the
+    environment says, or TCP.
     """
 
     dev_name: str | None = None

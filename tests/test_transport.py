@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from aio_tools import run
 from mirror_tools import HOST, S, client_cfg, free_port, start_server
+from pairing_tools import OWN, PORT, THEIRS
 
 import dlock
 import dlock.aio
-from dlock import _verbs, dclient, dserver
+from dlock import _core, _pairing, _verbs, dclient, dserver
 from dlock._transport import Wish, wished, wished_by_cfg
+from dlock.control.registry_pairs import Pairs
+from dlock.primary import Primary
 from dlock.server import Server, ServerConfig
 from dlock.types import ClientCfg
 
@@ -197,3 +201,121 @@ def test_the_environment_lets_a_mirror_client_choose(mirror_port: int, caplog, m
     assert dclient.client_reinit(client_id, HOST) is S.SUCCESS
     assert len(lines(caplog)) == 1
     assert dclient.client_deinit(client_id) is S.SUCCESS
+
+
+# ---- At a server that says that it has RDMA, and a machine that says so --------------------------
+
+
+class PretendPair:
+    """Stands for what a device would have made; the core gets no pointer from it. `freed`: how
+    often, of all."""
+
+    freed = 0
+
+    def __init__(self, _port: _verbs.Port) -> None:
+        self.own = OWN
+
+    def hand_over(self) -> Any:
+        return _core.ffi.NULL
+
+    def free(self) -> None:
+        PretendPair.freed += 1
+
+
+@pytest.fixture
+def pretending(monkeypatch) -> None:
+    """Servers that say that they have RDMA, and whose planes have none; clients with a device."""
+    monkeypatch.setattr(Primary, "_open_verbs", lambda _self: PORT)
+    monkeypatch.setattr(_verbs, "choose", lambda _wish: PORT)
+    monkeypatch.setattr(_verbs, "QueuePair", PretendPair)
+    monkeypatch.setattr(_pairing, "avoided", _pairing.Avoided())
+    monkeypatch.setattr(PretendPair, "freed", 0)
+
+
+@pytest.fixture
+def given(pretending, monkeypatch) -> None:
+    """The same, but every queue pair is promised: nothing answers over it."""
+    monkeypatch.setattr(
+        Pairs, "open", lambda self, _client, call: self._out.answer(call, THEIRS))
+
+
+def uses(address: str, **options: Any) -> dlock.Transport:
+    """A lock of a client, blocking and asyncio, and over what."""
+    with dlock.connect(address, **options) as client, client.lock("a"):
+
+        async def program() -> dlock.Transport:
+            async with dlock.aio.connect(address, **options) as another:
+                async with another.lock("b"):
+                    pass
+                return another.transport
+
+        assert run(program()).kind == client.transport.kind
+        return client.transport
+
+
+@pytest.mark.usefixtures("pretending")
+def test_a_queue_pair_that_is_refused_is_tcp(server: Server, caplog) -> None:
+    caplog.set_level(logging.INFO)
+    way = uses(server.address)
+    assert way.kind == "tcp"
+    assert "the server's device cannot be used" in way.why
+    assert PretendPair.freed == 2
+    assert len(lines(caplog)) == 2
+    assert server.stats()["QUEUE_PAIRS_REFUSED"] == 2
+
+
+@pytest.mark.usefixtures("pretending")
+def test_a_queue_pair_that_is_refused_is_an_error_for_who_wants_nothing_else(
+    server: Server
+) -> None:
+    with pytest.raises(dlock.ConnectError, match="the server's device cannot be used"):
+        dlock.connect(server.address, transport="verbs", timeout=0.1)
+
+    async def program() -> None:
+        with pytest.raises(dlock.ConnectError, match="the server's device cannot be used"):
+            await dlock.aio.connect(server.address, transport="verbs", timeout=0.1)
+
+    run(program())
+    assert server.stats()["clients"] == 0
+
+
+def test_no_such_device_here(server: Server, monkeypatch, caplog) -> None:
+    """No machine has a device of this name."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(Primary, "_open_verbs", lambda _self: PORT)
+    other = Server(ServerConfig(port=0, wait_mode="block"))
+    assert uses(other.address, device="none_of_ours").kind == "tcp"
+    for connect in (dlock.connect, lambda *given, **named: run(opened(*given, **named))):
+        with pytest.raises(dlock.ConnectError, match=r'RDMA is asked for.*"auto"'):
+            connect(other.address, transport="verbs", device="none_of_ours", timeout=60)
+    assert other.stats()["clients"] == 0
+    other.stop()
+
+
+async def opened(address: str, **options: Any) -> dlock.aio.Client:
+    return await dlock.aio.connect(address, **options)
+
+
+@pytest.mark.usefixtures("pretending")
+def test_the_mirror_over_tcp_where_a_queue_pair_is_refused(
+    mirror_port: int, monkeypatch, caplog
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("DLOCK_TRANSPORT", "auto")
+    assert dclient.dclient_lib_init(client_cfg(mirror_port)) is S.SUCCESS
+    status, client_id = dclient.client_init(HOST)
+    assert status is S.SUCCESS
+    (line,) = lines(caplog)
+    assert "over TCP: the server's device cannot be used" in line
+    assert dclient.client_reinit(client_id, HOST) is S.SUCCESS
+    assert PretendPair.freed == 2
+
+
+@pytest.mark.usefixtures("pretending")
+def test_the_mirror_with_a_device_where_a_queue_pair_is_refused(
+    mirror_port: int, caplog
+) -> None:
+    cfg = client_cfg(mirror_port, dev_name="rxe7")
+    assert dclient.dclient_lib_init(cfg) is S.SUCCESS
+    assert dclient.client_init(HOST) == (S.ERROR, None)
+    assert "the server's device cannot be used" in caplog.text
