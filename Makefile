@@ -100,8 +100,11 @@ clean: ## everything that was made, the virtual environment too
 rdma-tests: export DLOCK_TEST_RDMA = 1
 rdma-tests:
 	cd build/c && ctest --output-on-failure -R verbs
-	$(PY) -m pytest -m rdma $(PYTEST_ARGS)
-	DLOCK_TRANSPORT=verbs $(PY) -m pytest -m data_plane $(PYTEST_ARGS)
+	$(PY) -m pytest -m rdma $(call with_tests_of,rdma) $(PYTEST_ARGS)
+	DLOCK_TRANSPORT=verbs $(PY) -m pytest -m data_plane $(call with_tests_of,data_plane) $(PYTEST_ARGS)
+
+# Only these files: to look through all of them takes minutes in the guest.
+with_tests_of = $(shell grep -ls 'mark[.]$(1)' tests/test_*.py)
 
 # Before the core is built, since it brings the headers of verbs.
 guest-prepared:

@@ -1,14 +1,30 @@
-"""What the tests of RDMA share: is there a device, and which."""
+"""What the tests of RDMA share: is there a device, which, and servers and clients that use it."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import dlock
+from dlock.admin import Admin
+from dlock.server import Server, ServerConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from guest import devices  # noqa: E402
+
 DEVICES = Path("/sys/class/infiniband")
+PATIENCE_S = 60.0
+TTL_MS = 120_000  # nobody is evicted for being slow, where that is not what is tested
 
 
 @functools.cache
@@ -32,3 +48,48 @@ def demand_device() -> None:
     if os.environ.get("DLOCK_TEST_RDMA") == "1":
         pytest.fail(missing)
     pytest.skip(missing)
+
+
+def demand_guest() -> None:
+    """The test that runs changes the network under the guest's devices; it does so nowhere else."""
+    if os.environ.get("DLOCK_GUEST") != "1":
+        pytest.skip("it takes links down and loses packets: only in the guest (make test-rdma)")
+    names = [devices.DUMMY[0], *(device for device, _, _ in devices.VETH)]
+    missing = [name for name in names if not (DEVICES / name).exists()]
+    assert not missing, f"the guest lacks {missing}"
+
+
+def until(condition: Callable[[], object], seconds: float = PATIENCE_S) -> None:
+    """Waits for what must come true; how soon is not asserted."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def serving(**settings: Any) -> Iterator[Server]:
+    """A server in this process that serves RDMA."""
+    config = {"port": 0, "wait_mode": "block", "transport": "verbs", "session_ttl_ms": TTL_MS}
+    server = Server(ServerConfig(**{**config, **settings}))
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def connect(address: Any, **options: Any) -> dlock.Client:
+    """A client that has RDMA, or whatever else these say."""
+    if isinstance(address, Server):
+        address = f"{address.host}:{address.port}"
+    options = {"transport": "verbs", "timeout": PATIENCE_S, "wait": "block", **options}
+    client = dlock.connect(address, **options)
+    if options["transport"] == "verbs":
+        assert client.transport.kind == "verbs", client.transport.why
+    return client
+
+
+def at_server(address: str) -> list[str]:
+    """What carries the data plane of each session there, by what the server says."""
+    with Admin(address) as admin:
+        return [one.transport for one in admin.clients()]

@@ -142,6 +142,7 @@ def test_a_task_cancelled_after_any_number_of_turns(
     run(program())
 
 
+@pytest.mark.data_plane
 def test_a_place_in_the_queue_goes_with_its_task(server: Server, make: Make) -> None:
     async def program() -> None:
         async with connected(server) as client:
@@ -162,6 +163,7 @@ def test_a_place_in_the_queue_goes_with_its_task(server: Server, make: Make) -> 
     run(program())
 
 
+@pytest.mark.data_plane
 def test_a_grant_that_nobody_took_is_given_back(server: Server, make: Make) -> None:
     """Cancelled in the moment between the grant and the task's next step."""
 
@@ -196,6 +198,7 @@ def test_a_grant_that_nobody_took_is_given_back(server: Server, make: Make) -> N
     run(program())
 
 
+@pytest.mark.data_plane
 def test_many_waits_cancelled_at_once(server: Server) -> None:
     async def program() -> None:
         async with connected(server) as client:
@@ -270,6 +273,7 @@ def test_a_cancelled_release_releases(server: Server, make: Make, after_turns: i
     run(program())
 
 
+@pytest.mark.data_plane
 def test_a_release_that_nobody_awaits_releases(server: Server) -> None:
     async def program() -> None:
         async with connected(server) as client, connected(server) as other:
@@ -310,6 +314,7 @@ def test_cancelled_inside_the_block(server: Server, make: Make) -> None:
 # ---- Time limits, groups -------------------------------------------------------------------------
 
 
+@pytest.mark.data_plane
 def test_wait_for(server: Server, make: Make) -> None:
     async def program() -> None:
         async with connected(server) as client:
@@ -323,6 +328,7 @@ def test_wait_for(server: Server, make: Make) -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout came with 3.11")
+@pytest.mark.data_plane
 def test_asyncio_timeout(server: Server, make: Make) -> None:
     async def program() -> None:
         async with connected(server) as client:
@@ -343,6 +349,7 @@ def test_asyncio_timeout(server: Server, make: Make) -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="task groups came with 3.11")
+@pytest.mark.data_plane
 def test_a_task_group_that_fails(server: Server, make: Make) -> None:
     async def program() -> None:
         async with connected(server) as client:

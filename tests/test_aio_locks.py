@@ -39,6 +39,7 @@ async def elsewhere(wait: Coroutine[Any, Any, bool]) -> bool:
 # ---- One holder at a time ------------------------------------------------------------------------
 
 
+@pytest.mark.data_plane
 def test_tasks_exclude_each_other_through_one_object_and_through_many(server: Server) -> None:
     async def program() -> None:
         async with connected(server) as one, connected(server) as two:
@@ -61,6 +62,7 @@ def test_tasks_exclude_each_other_through_one_object_and_through_many(server: Se
     run(program())
 
 
+@pytest.mark.data_plane
 def test_signatures_of_threading(server: Server) -> None:
     async def program() -> None:
         async with connected(server) as client:
@@ -156,6 +158,7 @@ def test_decorated_functions(server: Server) -> None:
     run(program())
 
 
+@pytest.mark.data_plane
 def test_reentrancy_follows_the_task(server: Server) -> None:
     async def program() -> None:
         async with connected(server) as client:
@@ -178,6 +181,7 @@ def test_reentrancy_follows_the_task(server: Server) -> None:
 # ---- Kinds ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.data_plane
 def test_readers_and_a_writer(server: Server) -> None:
     async def program() -> None:
         async with connected(server) as client:
@@ -194,6 +198,7 @@ def test_readers_and_a_writer(server: Server) -> None:
     run(program())
 
 
+@pytest.mark.data_plane
 def test_fair_locks_serve_in_order(server: Server) -> None:
     async def program() -> None:
         async with connected(server) as client:
@@ -218,6 +223,7 @@ def test_fair_locks_serve_in_order(server: Server) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*dropped while it was held:ResourceWarning")
+@pytest.mark.data_plane
 def test_semaphores(server: Server) -> None:
     async def program() -> None:
         async with connected(server) as client:
@@ -242,6 +248,7 @@ def test_semaphores(server: Server) -> None:
 # ---- Leases --------------------------------------------------------------------------------------
 
 
+@pytest.mark.data_plane
 def test_a_lease_ends_unless_it_is_extended(server: Server) -> None:
     async def program() -> None:
         async with connected(server) as client:
@@ -264,6 +271,7 @@ def test_a_lease_ends_unless_it_is_extended(server: Server) -> None:
     run(program())
 
 
+@pytest.mark.data_plane
 def test_a_lease_renews_itself(server: Server) -> None:
     async def program() -> None:
         async with connected(server) as client:
@@ -295,6 +303,7 @@ def test_leases_that_nobody_allows(server: Server) -> None:
 # ---- Deadlocks -----------------------------------------------------------------------------------
 
 
+@pytest.mark.data_plane
 def test_a_cycle_of_waits_between_tasks_is_refused(server: Server) -> None:
     async def program() -> None:
         async with connected(server) as client:
@@ -340,6 +349,7 @@ def test_a_task_that_waits_for_itself_is_refused(server: Server) -> None:
 # ---- Several at once -----------------------------------------------------------------------------
 
 
+@pytest.mark.data_plane
 def test_all_or_none(server: Server) -> None:
     async def program() -> None:
         async with connected(server) as client:
@@ -389,6 +399,7 @@ def test_several_look_for_a_server_as_long_as_the_call_may_wait(
     assert min(deadlines) > 900
 
 
+@pytest.mark.data_plane
 def test_those_who_take_several_in_any_order_do_not_block_each_other(server: Server) -> None:
     async def program() -> None:
         async with connected(server) as client:
@@ -439,6 +450,7 @@ def test_a_multi_struck_at_every_await_point(server: Server, when: str) -> None:
 # ---- Numbers -------------------------------------------------------------------------------------
 
 
+@pytest.mark.data_plane
 def test_atomic_numbers(server: Server) -> None:
     async def program() -> None:
         async with connected(server) as client, connected(server) as other:

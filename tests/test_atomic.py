@@ -16,6 +16,8 @@ from dlock import _attempt
 from dlock._core import lib
 from dlock.client import Client
 
+pytestmark = pytest.mark.data_plane
+
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:

@@ -74,6 +74,7 @@ async def taken(client: aio.Client, lock: BaseLock) -> bool:
     return False
 
 
+@pytest.mark.data_plane
 def test_every_kind_of_hold_comes_back_with_its_token(primary: Primary) -> None:
     async def program() -> None:
         async with connected(primary, 2) as (client, other):

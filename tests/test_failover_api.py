@@ -107,6 +107,7 @@ def all_kinds(client: dlock.Client) -> dict[str, BaseLock]:
     return held
 
 
+@pytest.mark.data_plane
 def test_every_kind_of_hold_comes_back_with_its_token(primary: Primary, connect: Connect) -> None:
     client = connect()
     held = all_kinds(client)
@@ -262,6 +263,7 @@ def test_waiters_keep_their_order(
 
 
 @pytest.mark.parametrize("kind", ["rwlock", "fair", "semaphore"])
+@pytest.mark.data_plane
 def test_waiters_of_every_kind_are_granted(
     primary: Primary, connect: Connect, background: Background, kind: str
 ) -> None:
@@ -351,6 +353,7 @@ def test_a_wait_that_is_over_in_the_outage_leaves_nothing_behind(
 # ---- What is done in the outage ------------------------------------------------------------------
 
 
+@pytest.mark.data_plane
 def test_a_release_in_the_outage_is_made_up_for(
     primary: Primary, connect: Connect, background: Background
 ) -> None:

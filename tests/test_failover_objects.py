@@ -49,6 +49,7 @@ def fail_over(primary: Primary, *clients: dlock.Client) -> None:
         back_at(client, epoch + 1)
 
 
+@pytest.mark.data_plane
 def test_a_number_is_gone_and_says_so_once(primary: Primary, connect: Connect) -> None:
     client, other = connect(), connect()
     jobs, again, unused = (client.atomic("jobs", 5) for _ in range(3))

@@ -15,6 +15,8 @@ from dlock._core import lib
 from dlock.client import Client
 from dlock.futures import Reader, Request, _cookies
 
+pytestmark = pytest.mark.data_plane
+
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:

@@ -111,6 +111,7 @@ def test_a_stopped_client_is_told_both_when_it_goes_on(primary: Primary, far: An
         assert holder.ask("told") in (["suspended", "lost"], ["lost"])
 
 
+@pytest.mark.data_plane
 def test_a_stopped_server_suspends_and_confirms(primary: Primary, background: Background) -> None:
     """Nobody can have had it in between: a server that was stopped handles what has arrived before
     it ends any session."""

@@ -50,6 +50,7 @@ def in_thread(call: Callable[[], object]) -> threading.Thread:
 
 
 @pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.data_plane
 def test_acquire_and_release_are_those_of_threading(service: Service, kind: str) -> None:
     name = fresh_name()
     lock, other = (MAKERS[kind](service.client(), name) for _ in range(2))
@@ -92,6 +93,7 @@ def test_release_of_what_is_not_held_is_a_runtime_error(client: Client, kind: st
 
 
 @pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.data_plane
 def test_with_gives_the_lock_and_takes_it_back(service: Service, kind: str) -> None:
     name = fresh_name()
     with MAKERS[kind](service.client(), name) as lock:
@@ -109,6 +111,7 @@ def test_any_thread_may_release(client: Client) -> None:
     assert not lock.held
 
 
+@pytest.mark.data_plane
 def test_a_semaphore_releases_several(service: Service, client: Client) -> None:
     name = fresh_name()
     semaphore = client.semaphore(name, 3)
@@ -138,6 +141,7 @@ def count_alone(lock: BaseLock, inside: list[int], most: list[int], times: int) 
 
 @pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("objects", ["one object", "one each"])
+@pytest.mark.data_plane
 def test_threads_of_one_client_exclude_each_other(
     client: Client, kind: str, objects: str
 ) -> None:
@@ -157,6 +161,7 @@ def test_threads_of_one_client_exclude_each_other(
     assert max(most) == 1
 
 
+@pytest.mark.data_plane
 def test_readers_share_one_object(service: Service, client: Client) -> None:
     name = fresh_name()
     read = client.rwlock(name).read()
@@ -179,6 +184,7 @@ def test_readers_share_one_object(service: Service, client: Client) -> None:
     assert service.holders(name) == 0
 
 
+@pytest.mark.data_plane
 def test_reentrancy_follows_the_thread(service: Service, client: Client) -> None:
     name = fresh_name()
     lock = client.lock(name, reentrant=True)
@@ -241,6 +247,7 @@ def test_a_coroutine_is_not_decorated(client: Client) -> None:
 # ---- Leases, loss --------------------------------------------------------------------------------
 
 
+@pytest.mark.data_plane
 def test_a_lease_renews_itself(client: Client) -> None:
     lock = client.lock(fresh_name(), lease=6)
     with lock:
@@ -250,6 +257,7 @@ def test_a_lease_renews_itself(client: Client) -> None:
         assert lock.remaining <= 6
 
 
+@pytest.mark.data_plane
 def test_a_lease_that_is_not_renewed_ends(service: Service) -> None:
     name = fresh_name()
     lock = service.client().lock(name, lease=0.1, renew=False)
@@ -280,6 +288,7 @@ def test_with_raises_lock_lost_at_its_end_unless_something_else_was_raised(
         raise KeyError
 
 
+@pytest.mark.data_plane
 def test_extend_makes_a_lease_longer(client: Client) -> None:
     lock = client.lock(fresh_name(), renew=False)
     assert lock.acquire(lease=20)
@@ -302,11 +311,13 @@ def test_what_has_no_lease_is_not_extended(client: Client) -> None:
         client.rwlock(fresh_name()).read().acquire(lease=5)
 
 
+@pytest.mark.data_plane
 def test_a_lease_over_the_servers_limit_is_refused(client: Client) -> None:
     with pytest.raises(dlock.LeaseTooLong):
         client.lock(fresh_name()).acquire(lease=100_000)
 
 
+@pytest.mark.data_plane
 def test_a_broken_lock_is_told(service: Service) -> None:
     name = fresh_name()
     told: list[object] = []
@@ -351,6 +362,7 @@ def test_a_release_without_a_link_is_made_later(service: Service) -> None:
     proxy.close()
 
 
+@pytest.mark.data_plane
 def test_an_acquire_goes_on_over_a_lost_link(service: Service) -> None:
     name = fresh_name()
     client = service.client()
@@ -417,6 +429,7 @@ def test_an_interpreter_that_ends_gives_its_locks_back(service: Service) -> None
     assert service.holders(name) == 0
 
 
+@pytest.mark.data_plane
 def test_a_forked_child_may_not_use_its_parents_lock(service: Service, client: Client) -> None:
     name = fresh_name()
     lock = client.lock(name)
@@ -443,6 +456,7 @@ def test_holder_tells_who_has_it(client: Client) -> None:
         holder = lock.holder()
         assert holder is not None
         assert holder.token == lock.token
+@pytest.mark.data_plane
 def test_deadlock_is_refused_and_named(service: Service) -> None:
     one, two = service.client(), service.client()
     a, b = fresh_name(), fresh_name()

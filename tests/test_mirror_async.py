@@ -23,6 +23,7 @@ def result_of(client: int) -> tuple[S, Any]:
     return answers[-1]
 
 
+@pytest.mark.data_plane
 def test_each_operation_says_what_the_synchronous_call_would(service: Service) -> None:
     one, two = service.client(), service.client()
     lock_id = service.lock(ATOMIC, one, two)
@@ -52,6 +53,7 @@ def test_the_state_comes_with_the_result(service: Service) -> None:
     assert state.token > 0
 
 
+@pytest.mark.data_plane
 def test_it_never_waits_at_the_server(service: Service) -> None:
     one, two = service.client(), service.client()
     lock_id = service.lock(FAIR, one, two)
@@ -63,6 +65,7 @@ def test_it_never_waits_at_the_server(service: Service) -> None:
     assert result_of(two)[0] is S.SUCCESS
 
 
+@pytest.mark.data_plane
 def test_while_it_runs_other_calls_are_refused(service: Service) -> None:
     client = service.client()
     used, other = service.lock(ATOMIC, client), service.lock(ATOMIC, client)
@@ -123,6 +126,7 @@ def test_what_the_client_decides_alone_is_said_at_once(service: Service) -> None
         assert dclient.lock_result_check(one) == (S.NO_ASYNC, None)
 
 
+@pytest.mark.data_plane
 def test_reinit_ends_a_running_one(service: Service) -> None:
     one, two = service.client(), service.client()
     lock_id = service.lock(ATOMIC, one, two)

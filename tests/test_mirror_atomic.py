@@ -29,6 +29,7 @@ INITIAL = AtomicState()
 # ---- getting and releasing -----------------------------------------------------------------------
 
 
+@pytest.mark.data_plane
 def test_the_same_descriptor_is_the_same_lock_for_every_client(service: Service) -> None:
     one, two = service.client(), service.client()
     desc = LockDesc(b"\x00any bytes\xff", ATOMIC)
@@ -65,6 +66,7 @@ def test_the_longest_descriptor(service: Service) -> None:
     get(service.client(), LockDesc(b"x" * 512, ATOMIC))
 
 
+@pytest.mark.data_plane
 def test_release_asks_for_unlock_first(service: Service) -> None:
     client = service.client()
     lock_id = service.lock(ATOMIC, client)
@@ -76,6 +78,7 @@ def test_release_asks_for_unlock_first(service: Service) -> None:
     assert dclient.trylock(client, ex(lock_id)) == (S.LOCK_NOT_GET, None)
 
 
+@pytest.mark.data_plane
 def test_a_lock_that_no_client_has_got_is_destroyed(service: Service) -> None:
     client = service.client()
     desc = LockDesc(b"name", ATOMIC)
@@ -97,6 +100,7 @@ def test_a_released_lock_can_be_got_again(service: Service) -> None:
 # ---- trylock, unlock -----------------------------------------------------------------------------
 
 
+@pytest.mark.data_plane
 def test_trylock_excludes_and_unlock_frees(service: Service) -> None:
     one, two = service.client(), service.client()
     lock_id = service.lock(ATOMIC, one, two)
@@ -110,6 +114,7 @@ def test_trylock_excludes_and_unlock_frees(service: Service) -> None:
     assert dclient.trylock(two, ex(lock_id))[0] is S.SUCCESS
 
 
+@pytest.mark.data_plane
 def test_tokens_only_grow(service: Service) -> None:
     one, two = service.client(), service.client()
     locks = [service.lock(kind, one, two) for kind in (ATOMIC, RW, FAIR)]
@@ -123,6 +128,7 @@ def test_tokens_only_grow(service: Service) -> None:
 
 
 @pytest.mark.parametrize("kind", [ATOMIC, RW, FAIR])
+@pytest.mark.data_plane
 def test_reentry_is_counted_and_keeps_the_token(service: Service, kind: DlockType) -> None:
     client = service.client()
     lock_id = service.lock(kind, client)
@@ -161,6 +167,7 @@ def test_expire_time_0_is_looked_at_before_the_ticket(service: Service) -> None:
     assert dclient.trylock(two, sh(lock_id, 0))[0] is S.SUCCESS
 
 
+@pytest.mark.data_plane
 def test_atomic_locks_know_exclusive_only(service: Service) -> None:
     client = service.client()
     lock_id = service.lock(ATOMIC, client)
@@ -170,6 +177,7 @@ def test_atomic_locks_know_exclusive_only(service: Service) -> None:
     assert dclient.lock_extend(client, extend_sh(lock_id))[0] is S.EINVAL
 
 
+@pytest.mark.data_plane
 def test_a_client_that_leaves_frees_everything_at_once(service: Service) -> None:
     one, two = service.client(), service.client()
     locks = [service.lock(kind, one, two) for kind in (ATOMIC, RW, FAIR)]
@@ -184,6 +192,7 @@ def test_a_client_that_leaves_frees_everything_at_once(service: Service) -> None
 
 
 @pytest.mark.parametrize(("kind", "late"), [(ATOMIC, S.FAIL), (RW, S.FAIL), (FAIR, S.EAGAIN)])
+@pytest.mark.data_plane
 def test_lock_waits_as_long_as_configured(start_service, kind: DlockType, late: S) -> None:
     service = start_service(client={"lock_wait": 0.3})
     one, two = service.client(), service.client()
@@ -197,6 +206,7 @@ def test_lock_waits_as_long_as_configured(start_service, kind: DlockType, late: 
 
 
 @pytest.mark.parametrize("kind", [ATOMIC, RW, FAIR])
+@pytest.mark.data_plane
 def test_lock_is_handed_over_by_unlock(service: Service, background, kind: DlockType) -> None:
     one, two = service.client(), service.client()
     lock_id = service.lock(kind, one, two)
@@ -211,6 +221,7 @@ def test_lock_is_handed_over_by_unlock(service: Service, background, kind: Dlock
     assert dclient.trylock(one, ex(lock_id))[0] is (S.EAGAIN if kind is FAIR else S.FAIL)
 
 
+@pytest.mark.data_plane
 def test_a_waiting_lock_delays_no_other_call_of_its_client(service: Service, background) -> None:
     one, two = service.client(), service.client()
     held, free = service.lock(ATOMIC, one, two), service.lock(ATOMIC, two)
@@ -226,6 +237,7 @@ def test_a_waiting_lock_delays_no_other_call_of_its_client(service: Service, bac
     assert waiting.result(timeout=30)[0] is S.SUCCESS
 
 
+@pytest.mark.data_plane
 def test_a_lease_that_ends_wakes_the_waiter(service: Service) -> None:
     one, two = service.client(), service.client()
     lock_id = service.lock(ATOMIC, one, two)
@@ -251,6 +263,7 @@ def test_a_lapsed_lease_is_still_its_holders_until_somebody_wants_it(service: Se
         assert dclient.unlock(client, unlocked)[0] is S.SUCCESS
 
 
+@pytest.mark.data_plane
 def test_a_lapsed_lease_that_was_taken_is_lost(service: Service) -> None:
     one, two = service.client(), service.client()
     locks = [service.lock(kind, one, two) for kind in (ATOMIC, FAIR) for _ in range(3)]
@@ -268,6 +281,7 @@ def test_a_lapsed_lease_that_was_taken_is_lost(service: Service) -> None:
         assert dclient.trylock(one, ex(lock_id)) == (S.FAIL, INITIAL)  # asks anew, for two has it
 
 
+@pytest.mark.data_plane
 def test_reentry_extends_the_lease(service: Service) -> None:
     one, two = service.client(), service.client()
     lock_id = service.lock(ATOMIC, one, two)
@@ -293,6 +307,7 @@ def test_a_lease_only_grows(service: Service) -> None:
     assert state.token == first.token
 
 
+@pytest.mark.data_plane
 def test_extend_is_refused_on_rw_unheld_and_in_the_other_mode(service: Service) -> None:
     client = service.client()
     atomic, rw, fair = (service.lock(kind, client) for kind in (ATOMIC, RW, FAIR))
@@ -333,6 +348,7 @@ def test_long_leases_are_declared_to_a_server_that_writes_them_down(
     assert dclient.trylock(client, ex(lock_id, 3001))[0] is S.EINVAL
 
 
+@pytest.mark.data_plane
 def test_leased_holds_outlive_the_session_and_others_do_not(start_service) -> None:
     service = start_service(session_ttl=3)
     one, two = service.client(), service.client()

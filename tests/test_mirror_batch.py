@@ -40,6 +40,7 @@ def test_an_unknown_client_is_the_batchs(service: Service, call) -> None:
     assert call(service.client() ^ 1, [item]) == (S.CLIENT_NOT_INIT, None)
 
 
+@pytest.mark.data_plane
 def test_a_full_batch_of_each_kind(service: Service) -> None:
     client = service.client()
     descs = [LockDesc(b"b%d" % index, index % 3) for index in range(31)]
@@ -61,6 +62,7 @@ def test_a_full_batch_of_each_kind(service: Service) -> None:
     assert dclient.batch_release_lock(client, lock_ids) == (S.SUCCESS, [S.LOCK_NOT_GET] * 31)
 
 
+@pytest.mark.data_plane
 def test_items_are_carried_out_in_order_as_single_calls(service: Service) -> None:
     one, two = service.client(), service.client()
     mine, taken, rw, fair = (

@@ -44,6 +44,7 @@ EPOCH_SHIFT = 43  # of a token: its epoch stands above its counter
 # ---- 7.2: what comes back ------------------------------------------------------------------------
 
 
+@pytest.mark.data_plane
 def test_everything_comes_back(start_primary) -> None:
     service = start_primary()
     held = Held(service)
@@ -326,6 +327,7 @@ def test_the_order_of_the_claims_does_not_matter(start_service) -> None:
     assert dclient.trylock(present, ex(lock_id))[0] is S.ALREADY_LOCKED
 
 
+@pytest.mark.data_plane
 def test_tickets_come_back_in_their_order(start_primary) -> None:
     service = start_primary()
     clients = [service.client() for _ in range(4)]
@@ -391,6 +393,7 @@ def test_a_lock_that_nobody_held_has_still_to_be_got(start_service) -> None:
         assert dclient.release_lock(client, lock_id) is S.SUCCESS
 
 
+@pytest.mark.data_plane
 def test_a_waiting_lock_ends_with_the_primary(start_primary, background) -> None:
     service = start_primary(client={"lock_wait": 60})
     one, two = service.client(), service.client()
@@ -417,6 +420,7 @@ def test_reinit_ends_an_asynchronous_operation(start_service) -> None:
     assert dclient.trylock(two, ex(lock_id))[0] is S.SUCCESS
 
 
+@pytest.mark.data_plane
 def test_objects_are_gone(start_primary) -> None:
     service = start_primary()
     one, two = service.client(), service.client()

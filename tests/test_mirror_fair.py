@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from mirror_tools import FAIR, S, Service, ex, sh
 
 from dlock import dclient
 from dlock.types import FairState
+
+pytestmark = pytest.mark.data_plane
 
 
 def test_a_busy_lock_gives_a_ticket_that_is_redeemed_in_turn(service: Service) -> None:

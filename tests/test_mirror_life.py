@@ -92,6 +92,7 @@ def test_wait_mode(monkeypatch: pytest.MonkeyPatch, configured, environment, mod
 
 
 @pytest.mark.parametrize("mode", ["block", "adaptive", "poll"])
+@pytest.mark.data_plane
 def test_each_wait_mode_locks(start_service, mode: str) -> None:
     service = start_service(client={"wait_mode": mode})
     client = service.client()
@@ -117,6 +118,7 @@ def test_client_init_refusals() -> None:
     assert dclient.client_init("127.0.0.1") == (S.BAD_RESPONSE, None)
 
 
+@pytest.mark.data_plane
 def test_a_process_has_32_clients(service: Service) -> None:
     clients = [service.client() for _ in range(32)]
     assert dclient.client_init("127.0.0.1") == (S.ERROR, None)
@@ -162,6 +164,7 @@ def test_client_deinit_without_a_server(start_service) -> None:
     assert dclient.client_deinit(client) is S.CLIENT_NOT_INIT  # gone here all the same
 
 
+@pytest.mark.data_plane
 def test_client_deinit_ends_calls_that_wait(service: Service, background) -> None:
     one, two = service.client(), service.client()
     lock_id = service.lock(ATOMIC, one, two)
@@ -183,6 +186,7 @@ def test_library_deinit_lets_the_clients_leave(service: Service) -> None:
     assert dclient.trylock(two, ex(get(two, desc)))[0] is S.SUCCESS
 
 
+@pytest.mark.data_plane
 def test_client_heartbeat(service: Service) -> None:
     client = service.client()
     assert dclient.client_heartbeat(client, 300) is S.SUCCESS
@@ -194,6 +198,7 @@ def test_client_heartbeat(service: Service) -> None:
     assert dclient.client_heartbeat(client, 1) is S.BAD_RESPONSE
 
 
+@pytest.mark.data_plane
 def test_an_idle_client_stays(start_service) -> None:
     service = start_service(session_ttl=3)
     one, two = service.client(), service.client()
@@ -204,6 +209,7 @@ def test_an_idle_client_stays(start_service) -> None:
     assert dclient.unlock(one, lock_id)[0] is S.SUCCESS
 
 
+@pytest.mark.data_plane
 def test_a_stopped_server_wakes_a_waiter_and_leaves_the_local_state(
     service: Service, background
 ) -> None:
@@ -223,6 +229,7 @@ def test_a_stopped_server_wakes_a_waiter_and_leaves_the_local_state(
     assert dclient.unlock(one, lock_id)[0] is S.ALREADY_UNLOCKED  # cleared before it was sent
 
 
+@pytest.mark.data_plane
 def test_a_server_stopped_in_its_tracks_is_bad_response(far_service, background) -> None:
     service = far_service(reply_timeout=3)
     client = service.client()
@@ -312,6 +319,7 @@ def test_the_server_counts_by_the_specific_name(service: Service) -> None:
 # ---- removed clients -----------------------------------------------------------------------------
 
 
+@pytest.mark.data_plane
 def test_a_removed_client_says_so_in_every_call(start_service) -> None:
     from test_mirror_order import EXCEPTED, NAMING_A_CLIENT, status_of
 

@@ -8,6 +8,8 @@ from mirror_tools import S, Service, until
 from dlock import dclient
 from dlock.types import AtomicDesc
 
+pytestmark = pytest.mark.data_plane
+
 LEASE_S = 60
 U64 = 2**64
 

@@ -34,6 +34,7 @@ def say(*words):
 """
 
 
+@pytest.mark.data_plane
 def test_a_killed_client_frees_what_its_session_held(start_service, background) -> None:
     service = start_service(session_ttl=3, client={"lock_wait": 30})
     me, other = service.client(), service.client()
@@ -65,6 +66,7 @@ time.sleep(60)
     assert dclient.lock(me, ex(atomic))[0] is S.SUCCESS  # when the lease has ended
 
 
+@pytest.mark.data_plane
 def test_ctrl_c_in_a_waiting_lock_leaves_nothing_behind(service: Service) -> None:
     me = service.client()
     atomic, fair = get(me, LockDesc(b"0", ATOMIC)), get(me, LockDesc(b"2", FAIR))
@@ -122,6 +124,7 @@ say(dclient.lock(me, ex(lock_id))[0].name)
     process.communicate(timeout=60)
 
 
+@pytest.mark.data_plane
 def test_a_forked_child_may_not_use_its_parents_client(service: Service) -> None:
     process = run_python(
         CLIENT

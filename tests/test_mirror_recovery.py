@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from mirror_tools import (
     ATOMIC,
     FAIR,
@@ -100,6 +101,7 @@ def checked(client: int) -> S:
     return answer[0]
 
 
+@pytest.mark.data_plane
 def test_everything_else_is_not_ready_and_changes_nothing(start_primary) -> None:
     service = start_primary()
     held = Held(service)
@@ -221,6 +223,7 @@ def test_who_came_and_did_not_end_it_is_removed_at_the_deadline(start_service) -
 # ---- Interrupted, repeated, several times --------------------------------------------------------
 
 
+@pytest.mark.data_plane
 def test_a_recovery_that_is_itself_interrupted(start_primary) -> None:
     service = start_primary()
     held = Held(service)
@@ -291,6 +294,7 @@ def test_a_primary_that_waits_for_nobody_knows_nobody(start_service) -> None:
     service.client()
 
 
+@pytest.mark.data_plane
 def test_who_comes_after_the_recovery_is_removed(start_service) -> None:
     service = start_service()
     one, late = service.client(), service.client()

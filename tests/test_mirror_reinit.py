@@ -10,6 +10,7 @@ import stat
 import time
 from typing import Any
 
+import pytest
 from mirror_tools import (
     ATOMIC,
     FAIR,
@@ -51,6 +52,7 @@ def break_data_links(service: Service) -> None:
                     one.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.data_plane
 def test_everything_is_as_before(service: Service) -> None:
     one, two = service.client(), service.client()
     atomic, rw, fair, ticket = (service.lock(kind, one, two) for kind in (ATOMIC, RW, FAIR, FAIR))
@@ -110,6 +112,7 @@ def test_an_unlock_without_an_answer_is_sent_again(service: Service) -> None:
     assert dclient.trylock(two, ex(lock_id))[0] is S.SUCCESS
 
 
+@pytest.mark.data_plane
 def test_a_grant_that_the_client_never_heard_of_is_given_back(far_service) -> None:
     service = far_service(reply_timeout=3)
     one, two = service.client(), service.client()
@@ -122,6 +125,7 @@ def test_a_grant_that_the_client_never_heard_of_is_given_back(far_service) -> No
     assert dclient.trylock(one, ex(lock_id, 0))[1].token == 0
 
 
+@pytest.mark.data_plane
 def test_an_older_connection_is_superseded(service: Service, background) -> None:
     one, two = service.client(), service.client()
     lock_id = service.lock(ATOMIC, one, two)
@@ -135,6 +139,7 @@ def test_an_older_connection_is_superseded(service: Service, background) -> None
     assert dclient.trylock(one, ex(lock_id))[0] is S.SUCCESS  # two's wait left nothing behind
 
 
+@pytest.mark.data_plane
 def test_control_calls_work_after_reinit(service: Service) -> None:
     client = service.client()
     lock_id = service.lock(ATOMIC, client)
@@ -210,6 +215,7 @@ def test_a_primary_that_was_started_anew(start_service, tmp_path) -> None:
     assert dclient.client_deinit(client) is S.SUCCESS
 
 
+@pytest.mark.data_plane
 def test_the_first_call_on_a_held_rw_lock_asks_the_server(service: Service) -> None:
     client = service.client()
     asked, not_asked = service.lock(RW, client), service.lock(RW, client)
@@ -249,6 +255,7 @@ def outlive_the_session(service: Service, client: int) -> None:
     until(lambda: sessions(service) == there - 1, 20)
 
 
+@pytest.mark.data_plane
 def test_client_reinit_tells_that_the_session_had_ended(start_service) -> None:
     service = start_service(session_ttl=4)
     client = service.client()

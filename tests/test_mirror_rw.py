@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from mirror_tools import RW, S, Service, ex, sh, until
 
 from dlock import dclient
 from dlock.types import RwState
+
+pytestmark = pytest.mark.data_plane
 
 INITIAL = RwState()
 

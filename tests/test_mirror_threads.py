@@ -14,6 +14,7 @@ from dlock.types import AtomicDesc
 ROUNDS = 60
 
 
+@pytest.mark.data_plane
 def test_exclusion_and_counts_among_threads_with_clients_of_their_own(
     start_service, background
 ) -> None:
@@ -61,6 +62,7 @@ def test_readers_and_writers_among_threads(service: Service, background) -> None
         working.result(timeout=60)
 
 
+@pytest.mark.data_plane
 def test_threads_that_share_a_client_use_locks_of_their_own(service: Service, background) -> None:
     client = service.client()
     _, obj_id = dclient.umo_atomic64_create(client, AtomicDesc(b"count", 60), 0)

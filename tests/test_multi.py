@@ -24,6 +24,7 @@ def client(service: Service) -> Client:
     return service.client()
 
 
+@pytest.mark.data_plane
 def test_all_are_held_and_all_are_given_back(service: Service, client: Client) -> None:
     names = [fresh_name() for _ in range(40)]
     multi = client.multi([client.lock(name) for name in names])
@@ -128,6 +129,7 @@ def test_a_loss_is_told_and_the_rest_is_given_back(service: Service, client: Cli
     assert not any(service.holders(name) for name in names)
 
 
+@pytest.mark.data_plane
 def test_crossing_multis_never_wait_for_each_other(service: Service) -> None:
     names = [fresh_name() for _ in range(4)]
     turns: list[int] = []

@@ -276,6 +276,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.data_plane
 def test_a_primary_that_is_killed(tmp_path: Path) -> None:
     port = free_port()
     former = run_python(SERVES, port, tmp_path / "former", 0)
@@ -293,6 +294,7 @@ def test_a_primary_that_is_killed(tmp_path: Path) -> None:
     successor.communicate("", timeout=60)
 
 
+@pytest.mark.data_plane
 def test_a_new_primary_at_another_address(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "address"
     former = start(state_dir=tmp_path / "state", session_ttl_ms=1000)
@@ -415,6 +417,7 @@ def test_a_callback_that_fails_hurts_nobody(start: Start, caplog) -> None:
     client.close()
 
 
+@pytest.mark.data_plane
 def test_a_suspended_session_is_told_to_holds_without_a_lease(start: Start) -> None:
     client = dlock.connect(start().address)
     plain, leased = acquire(client, key("a")), acquire(client, key("b"))
@@ -438,6 +441,7 @@ def test_after_notices_were_dropped_every_hold_is_looked_at(start: Start) -> Non
     client.close()
 
 
+@pytest.mark.data_plane
 def test_a_hold_that_an_operator_breaks_is_told_and_given_back(start: Start) -> None:
     server = start()
     client = dlock.connect(server.address)
