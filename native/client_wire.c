@@ -117,10 +117,13 @@ ssize_t dlk_wire_receive(struct dlk_client *client, uint64_t spin_ns, uint64_t n
     const size_t room = DLK_INBOX_BYTES - client->inbox_length;
     uint64_t started_ns = now_ns;
     *slept = false;
-    while (spin_ns != 0 && !push) {
+    for (uint32_t looks = 0; spin_ns != 0 && !push; looks++) {
         ssize_t received = connection->calls->receive(connection, frames, room);
         if (received != -EAGAIN) {
             return received;
+        }
+        if (looks % DLK_LOOKS_A_CLOCK != 0) {
+            continue;
         }
         now_ns = dlk_now_ns();
         if (now_ns >= until_ns) {
