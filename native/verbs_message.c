@@ -133,6 +133,12 @@ int dlk_pair_bye(struct dlk_pair *pair)
     return sent;
 }
 
+bool dlk_pair_arrived(const struct dlk_pair *pair)
+{
+    return dlk_credit_get(&pair->sends_done) == dlk_credit_get(&pair->credit.sent)
+           && !dlk_pair_broken(pair);
+}
+
 /* ---- The receiver ---- */
 
 enum dlk_pair_receipt dlk_pair_received(struct dlk_pair *pair, const struct ibv_wc *wc)

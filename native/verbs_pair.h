@@ -11,8 +11,8 @@
  * each of at most one thread at a time, both at once if that suits:
  *   sender    room, send, owes, tell, bye, operate, bind
  *   receiver  received, bytes, release, taken, sent, operated
- * Any thread: address, broken, break. None of them blocks. After fork the child may call free
- * alone, which then does nothing.
+ * Any thread: address, broken, arrived, break. None of them blocks. After fork the child may call
+ * free alone, which then does nothing.
  *
  * An end that is broken stays so: every later send says GONE, and its completions (all of them: a
  * queue pair in error flushes what was posted) are still to be handed over until it is freed.
@@ -103,6 +103,9 @@ int dlk_pair_tell(struct dlk_pair *pair);
 /* The last message of this end. Signalled: with its completion all that was sent has arrived.
  * 1: sent; 0: no place for it: nothing will come of waiting; or GONE. */
 int dlk_pair_bye(struct dlk_pair *pair);
+/* Has all that was sent arrived, by what completions have told? After a bye it comes to that, or
+ * the pair breaks. */
+bool dlk_pair_arrived(const struct dlk_pair *pair);
 
 enum dlk_pair_verb { DLK_PAIR_READ = 0, DLK_PAIR_FETCH_ADD, DLK_PAIR_COMPARE_SWAP };
 

@@ -130,7 +130,7 @@ static void bye(void)
     assert(dlk_pair_send(a.pair, more, sizeof(more)) == DLK_PAIR_GONE);
     assert(dlk_pair_tell(a.pair) == DLK_PAIR_GONE && dlk_pair_bye(a.pair) == DLK_PAIR_GONE);
     assert(!dlk_pair_broken(a.pair));
-    WAIT_FOR(&a, &b, b.seen.receipt == DLK_RECEIPT_BYE && a.seen.bye_arrived);
+    WAIT_FOR(&a, &b, b.seen.receipt == DLK_RECEIPT_BYE && dlk_pair_arrived(a.pair));
     assert(b.seen.frames == 3);
     assert(end_send(&b, 0, 1) == 1); /* the other way is still open */
     WAIT_FOR(&a, &b, a.seen.frames == 1);

@@ -31,7 +31,6 @@ struct seen {
     enum dlk_pair_receipt receipt; /* the last one that was no MESSAGE */
     enum ibv_wc_status status;     /* the last one that was no SUCCESS */
     uint32_t sends_flushed;
-    bool bye_arrived;
 };
 
 struct end {
@@ -210,8 +209,6 @@ static inline void end_completion(struct end *end, const struct ibv_wc *wc)
     if (kind == DLK_PAIR_SEND) {
         dlk_pair_sent(end->pair, wc);
         end->seen.sends_flushed += wc->status == IBV_WC_WR_FLUSH_ERR;
-        end->seen.bye_arrived |= dlk_pair_state(end->pair) == DLK_STATE_ENDED
-                                 && (uint32_t)wc->wr_id == end->pair->credit.sent;
     } else {
         dlk_pair_operated(end->pair, wc, &end->seen.last);
         end->seen.answers++;
