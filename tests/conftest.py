@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,6 +37,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         import rdma_tools
 
         rdma_tools.demand_device()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def all_links_were_over_verbs() -> Iterator[None]:
+    """Where the tests run a second time over RDMA, none of them may have gone over TCP unseen."""
+    if os.environ.get("DLOCK_TRANSPORT") != "verbs":
+        yield
+        return
+    import rdma_tools
+
+    with rdma_tools.counted() as stats:
+        yield
+    rdma_tools.demand_verbs_alone(stats)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import functools
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 import dlock
 from dlock.admin import Admin
+from dlock.primary import Primary
 from dlock.server import Server, ServerConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,3 +95,28 @@ def at_server(address: str) -> list[str]:
     """What carries the data plane of each session there, by what the server says."""
     with Admin(address) as admin:
         return [one.transport for one in admin.clients()]
+
+
+# ---- The tests of the data plane, over verbs -----------------------------------------------------
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[Counter[str]]:
+    """What the servers of this process have counted in the block, by the time each has ended."""
+    sums: Counter[str] = Counter()
+    close = Primary.close
+
+    def counting(primary: Primary) -> None:
+        sums.update(primary.stats())
+        close(primary)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Primary, "close", counting)
+        yield sums
+
+
+def demand_verbs_alone(stats: Counter[str]) -> None:
+    """Every data connection at these servers was a queue pair, and there were some."""
+    verbs, all_of_them = stats["VERBS_CONNECTIONS"], stats["CONNECTIONS"]
+    assert verbs > 0, "nothing went over verbs"
+    assert verbs == all_of_them, f"{all_of_them - verbs} of {all_of_them} links went over TCP"
