@@ -189,7 +189,7 @@ def pairing(wish: Wish, place: str, welcome: Welcome) -> PairingSteps:
     if not welcome.verbs:
         return _tcp_instead(wish, _NO_SERVER, DlockStatus.SERVER_NO_RESOURCE)
     left_s = avoided.left_s(place, wish)
-    if left_s and wish.transport != VERBS:
+    if left_s:
         return Transport(TCP, None, "the server was not reached over RDMA a moment ago; it is "
                          f"tried again in {left_s:.0f} s at the earliest")
     made = yield NewEnd(wish)
