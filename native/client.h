@@ -76,6 +76,7 @@ struct dlk_client {
     struct dlk_book book;
     struct dlk_adaptive adaptive;
     struct dlk_connection *connection; /* NULL: none; it stays until no role uses it */
+    struct dlk_connection *former;     /* to be freed once the mutex is free */
     bool up;     /* it is proven, and has not failed */
     bool leader; /* a thread is outside, reading */
     bool sender; /* a thread is outside, sending */
@@ -100,7 +101,14 @@ struct dlk_client {
     struct dlk_client *keeper_previous;
     size_t keeper_place; /* among what the keeper watches; 0: it does not */
     bool keeper_readable;
+    bool keeper_watches; /* the connection, until the keeper comes again */
 };
+
+/* Does somebody who does not read rely on the connection's descriptor? */
+static inline bool dlk_client_watched(const struct dlk_client *client)
+{
+    return client->collect.link_events != 0 || client->keeper_watches;
+}
 
 /* client.c */
 bool dlk_client_forked(const struct dlk_client *client);
@@ -147,11 +155,15 @@ bool dlk_wait_calls(struct dlk_client *client, struct dlk_call *calls, size_t co
                     uint64_t now_ns);
 /* Waits until no debt is under way, or until_ns. */
 void dlk_wait_settled(struct dlk_client *client, uint64_t now_ns, uint64_t until_ns);
+/* Waits until no operation of the connection's own on this object is under way, or until_ns. */
+bool dlk_wait_operated(struct dlk_client *client, uint32_t object_id, uint64_t now_ns,
+                       uint64_t until_ns);
 /* Waits until a posted call has ended, or until_ns, or a signal. */
 void dlk_wait_posted(struct dlk_client *client, uint64_t now_ns, uint64_t until_ns);
 /* Reads what is there, if nobody reads. True: there may be more. */
 bool dlk_look(struct dlk_client *client, uint64_t now_ns);
-/* Somebody who waits must read, if nobody does. */
+/* Somebody who waits must read, if nobody does. If nobody waits either, a connection that is polled
+ * must tell those who watch it. */
 void dlk_pass_lead(struct dlk_client *client);
 /* Submits the calls in order until one is put off. True: none is left. */
 bool dlk_submit_more(struct dlk_client *client, struct dlk_call *calls, size_t count,
@@ -181,6 +193,8 @@ void dlk_posted_go_on(struct dlk_client *client, uint64_t now_ns);
 /* client_link.c */
 /* Ends the connection and waits until no thread uses it. */
 void dlk_link_drop(struct dlk_client *client, bool over);
+/* Frees a connection that nobody uses, once the mutex is free. */
+void dlk_link_discard(struct dlk_client *client, struct dlk_connection *connection);
 
 /* client_notice.c */
 /* Takes the book's news into the queue. True: there were notices among it. */

@@ -141,6 +141,7 @@ int dlk_client_collect_fd(struct dlk_client *client)
     int problem = 0;
     if (client->collect.set_fd < 0) {
         problem = make_set(client) ? 0 : errno;
+        dlk_pass_lead(client);
         if (problem == 0 && client->book.posted.ended.first != NULL) {
             call_collector(client);
         }

@@ -133,8 +133,10 @@ static void look(struct dlk_client *client, bool readable)
 static void watch(const struct dlk_client *client, uint64_t now_ns, struct dlk_kept *kept)
 {
     bool collected = client->collect.link_events != 0;
-    bool quiet = now_ns >= client->book.renewed_ns + QUIET_NS;
-    bool wanted = client->book.number != 0 && !collected;
+    const struct dlk_book *book = &client->book;
+    uint64_t used_ns = book->renewed_ns > book->operated_ns ? book->renewed_ns : book->operated_ns;
+    bool quiet = now_ns >= used_ns + QUIET_NS;
+    bool wanted = book->number != 0 && !collected;
     if (!client->up || !(wanted || awaits(client))) {
         return;
     }
@@ -172,6 +174,7 @@ struct dlk_kept dlk_client_keep(struct dlk_client *client, int readable)
     }
     dlk_client_lock(client);
     look(client, readable != 0);
+    client->keeper_watches = false;
     uint64_t now_ns = dlk_now_ns();
     dlk_book_pass(&client->book, now_ns);
     if (client->up) {
@@ -184,6 +187,13 @@ struct dlk_kept dlk_client_keep(struct dlk_client *client, int readable)
         keep_renewals(client, now_ns);
     }
     struct dlk_kept kept = next_time(client, now_ns);
+    client->keeper_watches = kept.watch_fd >= 0;
+    if (kept.watch_fd >= 0) {
+        dlk_pass_lead(client);
+        if (!client->up) { /* as it has found out */
+            kept = next_time(client, now_ns);
+        }
+    }
     dlk_client_unlock(client);
     return kept;
 }

@@ -18,10 +18,21 @@ void dlk_link_drop(struct dlk_client *client, bool over)
     }
 }
 
-static void attaching_end(struct dlk_attaching *attaching)
+/* A stream is closed at once: whoever ended it may look whether it is. */
+void dlk_link_discard(struct dlk_client *client, struct dlk_connection *connection)
 {
+    if (connection->polled && client->former == NULL) {
+        client->former = connection;
+    } else {
+        connection->calls->free(connection);
+    }
+}
+
+static void attaching_end(struct dlk_client *client)
+{
+    struct dlk_attaching *attaching = &client->attaching;
     if (attaching->connection != NULL) {
-        attaching->connection->calls->free(attaching->connection);
+        dlk_link_discard(client, attaching->connection);
     }
     *attaching = (struct dlk_attaching){.connection = NULL};
 }
@@ -34,7 +45,7 @@ void dlk_client_detach(struct dlk_client *client)
     dlk_client_lock(client);
     dlk_link_drop(client, true);
     if (!client->attaching.busy) {
-        attaching_end(&client->attaching);
+        attaching_end(client);
     }
     dlk_client_unlock(client);
 }
@@ -57,6 +68,9 @@ static struct dlk_connection *open_connection(const struct dlk_link *link)
     char host[sizeof(link->host) + 1] = {0};
     if ((link->flags & DLK_LINK_ADOPT) != 0) {
         return link->fd >= 0 ? dlk_stream_adopt(link->fd) : NULL;
+    }
+    if ((link->flags & DLK_LINK_VERBS) != 0) {
+        return dlk_queue_pair_connect(link->queue_pair, link);
     }
     memcpy(host, link->host, sizeof(link->host));
     return dlk_stream_open(host, link->port);
@@ -95,6 +109,10 @@ static int take_answer(struct dlk_attaching *attaching, uint64_t sleep_ns)
     struct dlk_connection *connection = attaching->connection;
     unsigned char *frames = attaching->reply + attaching->received;
     size_t room = sizeof(attaching->reply) - attaching->received;
+    if (connection->polled && sleep_ns == 0) { /* its descriptor is what is slept on instead */
+        connection->calls->clear(connection);
+        connection->calls->arm(connection);
+    }
     ssize_t received = sleep_ns != 0
                            ? connection->calls->sleep(connection, frames, room, sleep_ns, false)
                            : connection->calls->receive(connection, frames, room);
@@ -140,7 +158,7 @@ static int advance(struct dlk_attaching *attaching, const struct dlk_link *link,
 static bool begin_attaching(struct dlk_client *client, const struct dlk_link *link)
 {
     dlk_link_drop(client, false);
-    attaching_end(&client->attaching);
+    attaching_end(client);
     struct dlk_connection *connection = open_connection(link);
     if (connection == NULL) {
         return false;
@@ -177,6 +195,7 @@ static bool install(struct dlk_client *client, const struct dlk_link *link)
     uint64_t now_ns = dlk_now_ns();
     enter_epoch(client, link, now_ns);
     client->up = true;
+    client->book.one_sided = client->connection->one_sided;
     attaching->connection = NULL;
     if (client->book.parked.count != 0) {
         dlk_wire_put_debts(client, now_ns); /* before anything that is asked from now on */
@@ -198,10 +217,11 @@ static uint64_t attach_until_ns(const struct dlk_client *client, const struct dl
     return slice_end_ns < deadline_ns ? slice_end_ns : deadline_ns;
 }
 
-/* A socket to be adopted comes with the call that begins; whoever gives another one begins anew. */
+/* A socket or queue pair comes with the call that begins; whoever gives another one begins anew. */
 static bool given(const struct dlk_link *link)
 {
-    return (link->flags & DLK_LINK_ADOPT) != 0 && link->fd >= 0;
+    return ((link->flags & DLK_LINK_ADOPT) != 0 && link->fd >= 0)
+           || ((link->flags & DLK_LINK_VERBS) != 0 && link->queue_pair != NULL);
 }
 
 static int attach_step(struct dlk_client *client, const struct dlk_link *link)
@@ -222,14 +242,16 @@ static int attach_step(struct dlk_client *client, const struct dlk_link *link)
         return DLK_STATUS_PENDING;
     }
     bool installed = problem == 0 && install(client, link);
-    attaching_end(attaching);
+    attaching_end(client);
     return installed ? DLK_STATUS_SUCCESS : DLK_STATUS_BAD_RESPONSE;
 }
 
 static void refuse(const struct dlk_link *link)
 {
-    if (given(link)) {
+    if ((link->flags & DLK_LINK_ADOPT) != 0 && link->fd >= 0) {
         close(link->fd);
+    } else if ((link->flags & DLK_LINK_VERBS) != 0) {
+        dlk_queue_pair_free(link->queue_pair);
     }
 }
 
@@ -283,7 +305,7 @@ void dlk_client_drop_link(struct dlk_client *client)
     dlk_client_lock(client);
     dlk_link_drop(client, false);
     if (!client->attaching.busy) {
-        attaching_end(&client->attaching);
+        attaching_end(client);
     }
     dlk_client_unlock(client);
 }

@@ -1,6 +1,6 @@
 /*
- * The client's entry points that only tell the book something or ask it: no connection, no waiting.
- * It may not decide anything.
+ * The client's entry points that only tell the book something or ask it. Nothing here waits, but
+ * for operations on an object whose key is taken away. It may not decide anything.
  */
 #include "client.h"
 
@@ -80,6 +80,12 @@ int dlk_client_object_key(struct dlk_client *client, uint32_t object_id, uint32_
     }
     dlk_client_lock(client);
     int status = dlk_book_object_key(&client->book, object_id, key);
+    uint64_t now_ns = dlk_now_ns();
+    if (status == DLK_STATUS_SUCCESS && key == 0 && client->up
+        && !dlk_wait_operated(client, object_id, now_ns,
+                              now_ns + (uint64_t)client->slice_ms * DLK_NS_PER_MS)) {
+        status = DLK_STATUS_PENDING;
+    }
     dlk_client_unlock(client);
     return status;
 }

@@ -12,6 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
+enum { OPERATED_LOOK_NS = 1000000 };
+
 enum waiter_word { WORD_AWAKE = 0, WORD_ASLEEP, WORD_WOKEN };
 
 static long futex(_Atomic uint32_t *word, int op, uint32_t value, const struct timespec *timeout)
@@ -48,14 +50,16 @@ void dlk_client_unlock(struct dlk_client *client)
     _Atomic uint32_t *words[DLK_WAKES_MAX];
     uint32_t count = client->wakes;
     int bell_fd = dlk_collect_take_ring(&client->collect);
+    struct dlk_connection *former = client->former;
     bool told = false;
     bool sooner = take_news(client, &told);
-    if (count == 0 && bell_fd < 0 && !told && !sooner) {
+    if (count == 0 && bell_fd < 0 && former == NULL && !told && !sooner) {
         pthread_mutex_unlock(&client->mutex);
         return;
     }
     memcpy(words, client->wake, count * sizeof(words[0]));
     client->wakes = 0;
+    client->former = NULL;
     pthread_mutex_unlock(&client->mutex);
     for (uint32_t i = 0; i < count; i++) {
         futex(words[i], FUTEX_WAKE, 1, NULL);
@@ -68,6 +72,9 @@ void dlk_client_unlock(struct dlk_client *client)
     }
     if (sooner) {
         dlk_keeper_poke();
+    }
+    if (former != NULL) {
+        former->calls->free(former);
     }
 }
 
@@ -129,36 +136,6 @@ static void enlist(struct dlk_client *client, struct dlk_waiter *waiter)
     client->waiters_settling += waiter->settling;
 }
 
-void dlk_pass_lead(struct dlk_client *client)
-{
-    if (client->leader) {
-        return;
-    }
-    for (struct dlk_waiter *waiter = client->waiters; waiter != NULL; waiter = waiter->next) {
-        if (waiter->remaining != 0) {
-            dlk_waiter_wake(client, waiter);
-            return;
-        }
-    }
-}
-
-static void delist(struct dlk_client *client, struct dlk_waiter *waiter)
-{
-    set_blocked(client, waiter, false);
-    client->waiters_settling -= waiter->settling;
-    if (waiter->previous != NULL) {
-        waiter->previous->next = waiter->next;
-    } else {
-        client->waiters = waiter->next;
-    }
-    if (waiter->next != NULL) {
-        waiter->next->previous = waiter->previous;
-    } else {
-        client->waiters_last = waiter->previous;
-    }
-    dlk_pass_lead(client);
-}
-
 /* ---- Reading for all, sleeping while another reads ---- */
 
 static uint64_t spin_budget_ns(const struct dlk_client *client, uint64_t now_ns)
@@ -186,10 +163,55 @@ static ssize_t read_once(struct dlk_client *client, uint64_t spin_ns, uint64_t *
     client->leader = false;
     if (!client->up) {
         dlk_wire_role_free(client);
-    } else if (dlk_wire_backlog(client) != 0) {
+    } else if (dlk_wire_backlog(client) != 0 || client->connection->polled) {
         dlk_wire_flush(client);
     }
     return received;
+}
+
+/* Nobody reads and nobody waits, but somebody watches, and would not be told. */
+static bool must_arm(const struct dlk_client *client)
+{
+    return client->up && client->connection->polled && !client->connection->armed
+           && dlk_client_watched(client);
+}
+
+/* What came before it was armed is read here: nobody will be told of that. */
+void dlk_pass_lead(struct dlk_client *client)
+{
+    while (!client->leader) {
+        struct dlk_waiter *waiter = client->waiters;
+        while (waiter != NULL && waiter->remaining == 0) {
+            waiter = waiter->next;
+        }
+        if (waiter != NULL) {
+            dlk_waiter_wake(client, waiter);
+            return;
+        }
+        if (!must_arm(client)) {
+            return;
+        }
+        client->connection->calls->arm(client->connection);
+        uint64_t now_ns = dlk_now_ns();
+        read_once(client, 1, &now_ns, now_ns);
+    }
+}
+
+static void delist(struct dlk_client *client, struct dlk_waiter *waiter)
+{
+    set_blocked(client, waiter, false);
+    client->waiters_settling -= waiter->settling;
+    if (waiter->previous != NULL) {
+        waiter->previous->next = waiter->next;
+    } else {
+        client->waiters = waiter->next;
+    }
+    if (waiter->next != NULL) {
+        waiter->next->previous = waiter->previous;
+    } else {
+        client->waiters_last = waiter->previous;
+    }
+    dlk_pass_lead(client);
 }
 
 /* Until something has come for this thread, or until_ns. False: interrupted by a signal. */
@@ -234,6 +256,9 @@ bool dlk_look(struct dlk_client *client, uint64_t now_ns)
     dlk_wire_flush(client);
     if (!client->up || client->leader) {
         return false;
+    }
+    if (client->connection->polled && dlk_client_watched(client)) {
+        client->connection->calls->clear(client->connection);
     }
     ssize_t received = read_once(client, 1, &now_ns, now_ns);
     dlk_pass_lead(client);
@@ -368,6 +393,28 @@ void dlk_wait_settled(struct dlk_client *client, uint64_t now_ns, uint64_t until
         }
     }
     delist(client, &waiter);
+}
+
+bool dlk_wait_operated(struct dlk_client *client, uint32_t object_id, uint64_t now_ns,
+                       uint64_t until_ns)
+{
+    struct dlk_waiter waiter = {.remaining = 1};
+    enlist(client, &waiter);
+    bool under_way = true;
+    while (under_way) {
+        dlk_wire_flush(client);
+        under_way = client->up && client->connection->polled
+                    && (dlk_book_operates(&client->book, object_id)
+                        || client->connection->calls->operates(client->connection, object_id));
+        uint64_t look_ns = now_ns + OPERATED_LOOK_NS; /* nobody wakes it */
+        if (now_ns >= until_ns
+            || (under_way && !wait_once(client, &waiter, &now_ns,
+                                        look_ns < until_ns ? look_ns : until_ns))) {
+            break;
+        }
+    }
+    delist(client, &waiter);
+    return !under_way;
 }
 
 void dlk_wait_posted(struct dlk_client *client, uint64_t now_ns, uint64_t until_ns)

@@ -76,11 +76,27 @@ static bool turn_outboxes(struct dlk_client *client)
     return sending->sent < sending->length;
 }
 
+/* The other end waits to be told what was taken. */
+static bool owes(const struct dlk_client *client)
+{
+    const struct dlk_connection *connection = client->connection;
+    return connection->polled && connection->calls->owes(connection);
+}
+
+/* Room may have come between the look for it and here, with what a reader took: he will not flush
+ * again for it. */
+static bool has_room(const struct dlk_client *client)
+{
+    struct dlk_connection *connection = client->connection;
+    return connection->polled && connection->calls->ready(connection, 0) == 0;
+}
+
 void dlk_wire_flush(struct dlk_client *client)
 {
-    while (client->up && !client->sender && turn_outboxes(client)) {
+    while (client->up && !client->sender && (turn_outboxes(client) || owes(client))) {
         struct dlk_outbox *out = &client->sending;
         struct dlk_connection *connection = client->connection;
+        connection->live_until_ns = client->book.session_until_ns;
         client->sender = true;
         dlk_client_unlock(client);
         ssize_t sent =
@@ -91,9 +107,9 @@ void dlk_wire_flush(struct dlk_client *client)
             dlk_wire_role_free(client);
             return;
         }
-        if (sent > 0) {
+        if (sent >= 0) {
             out->sent += (size_t)sent;
-        } else if (sent != -EINTR) {
+        } else if (sent != -EINTR && !(sent == -EAGAIN && has_room(client))) {
             if (sent == -EAGAIN) {
                 dlk_collect_want_room(client, true);
             } else {
@@ -115,11 +131,12 @@ ssize_t dlk_wire_receive(struct dlk_client *client, uint64_t spin_ns, uint64_t n
     struct dlk_connection *connection = client->connection;
     unsigned char *frames = client->inbox + client->inbox_length;
     const size_t room = DLK_INBOX_BYTES - client->inbox_length;
+    const uint32_t progress = connection->progress;
     uint64_t started_ns = now_ns;
     *slept = false;
-    for (uint32_t looks = 0; spin_ns != 0 && !push; looks++) {
+    for (uint32_t looks = 0; spin_ns != 0 && (!push || connection->polled); looks++) {
         ssize_t received = connection->calls->receive(connection, frames, room);
-        if (received != -EAGAIN) {
+        if (received != -EAGAIN || (push && connection->progress != progress)) {
             return received;
         }
         if (looks % DLK_LOOKS_A_CLOCK != 0) {
@@ -165,6 +182,9 @@ void dlk_wire_take(struct dlk_client *client, ssize_t received, uint64_t now_ns)
     if (received > 0) {
         client->inbox_length += (size_t)received;
         dispatch(client, now_ns);
+        if (client->up && client->connection->failed) {
+            dlk_wire_break(client, now_ns); /* before anything is asked over it in vain */
+        }
     } else if (received != -EAGAIN && received != -EINTR && received != -ENOMEM) {
         dlk_wire_break(client, now_ns);
     }
@@ -204,7 +224,7 @@ void dlk_wire_role_free(struct dlk_client *client)
         return;
     }
     if (client->connection != NULL) {
-        client->connection->calls->free(client->connection);
+        dlk_link_discard(client, client->connection);
         client->connection = NULL;
     }
     client->inbox_length = 0;

@@ -1,17 +1,22 @@
 /*
  * Clients of a real plane: what the client's tests share. Session `slot` belongs to client id
- * 1000 + slot, lock `slot` has the id 100 + slot. Each attach supersedes the one before.
+ * 1000 + slot, lock `slot` has the id 100 + slot. Each attach supersedes the one before. A test
+ * that is compiled with DLOCK_TEST_VERBS does all this over queue pairs.
  */
 #ifndef DLOCK_CLIENT_WORLD_H
 #define DLOCK_CLIENT_WORLD_H
 
 #include "plane_world.h"
+#ifdef DLOCK_TEST_VERBS
+#include "verbs_relay.h"
+#endif
 
 enum { REPLY_TIMEOUT_MS = 20000, WAIT_LONG_MS = 25000 };
 
 struct user {
     struct dlk_client *client;
     struct dlk_link link;
+    struct relay *relay; /* over verbs: the other end */
 };
 
 static inline struct dlk_client *new_client(uint32_t wait_mode, uint32_t reply_timeout_ms)
@@ -25,8 +30,15 @@ static inline struct dlk_client *new_client(uint32_t wait_mode, uint32_t reply_t
 
 static inline int attach(struct user *user)
 {
+    struct dlk_link link = user->link;
     int status;
-    while ((status = dlk_client_attach(user->client, &user->link)) == DLK_STATUS_PENDING) {
+#ifdef DLOCK_TEST_VERBS
+    if (link.flags == 0) {
+        user->relay = relay_begin(&link); /* it ends with its connection, or with the process */
+    }
+#endif
+    while ((status = dlk_client_attach(user->client, &link)) == DLK_STATUS_PENDING) {
+        link.queue_pair = NULL;
     }
     return status;
 }

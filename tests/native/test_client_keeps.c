@@ -232,6 +232,7 @@ static void a_new_primary_takes_holds_and_places_over(void)
                                .ttl_ms = WORLD_TTL_MS, .lease_ms = DLK_MAX_LEASE_MS_DEFAULT,
                                .kind = DLK_SESSION_EARLY, .secret = {1, 2, 3, 1}};
     assert(world_command(&next, open) == DLK_RESULT_DONE);
+    assert(simple(&shared, DLK_VERB_PING, 6, 0) == S(SUCCESS)); /* each has heard of its place */
     claim_all(&next, &shared);
     assert(simple(&shared, TRY, 6, 1) == S(BAD_RESPONSE)); /* nothing is asked meanwhile */
     world_stop(&former);
