@@ -179,7 +179,7 @@ static void say_bye(struct dlk_queue_pair *link)
     bool said = false;
     while (!link->ended && !dlk_pair_broken(link->pair) && dlk_now_ns() < until_ns) {
         said = said || dlk_pair_bye(link->pair) == 1;
-        if (said && dlk_pair_delivered(link->pair)) {
+        if (said && dlk_pair_arrived(link->pair)) {
             return;
         }
         (void)dlk_verbs_link_receive(&link->connection, nothing, sizeof(nothing));

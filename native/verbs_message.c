@@ -133,16 +133,10 @@ int dlk_pair_bye(struct dlk_pair *pair)
     return sent;
 }
 
-<<<<<<< HEAD
 bool dlk_pair_arrived(const struct dlk_pair *pair)
 {
     return dlk_credit_get(&pair->sends_done) == dlk_credit_get(&pair->credit.sent)
            && !dlk_pair_broken(pair);
-=======
-bool dlk_pair_delivered(const struct dlk_pair *pair)
-{
-    return dlk_credit_get(&pair->sends_done) == dlk_credit_get(&pair->credit.sent);
->>>>>>> 27006e1 (client: a connection over a queue pair)
 }
 
 /* ---- The receiver ---- */

@@ -107,9 +107,6 @@ int dlk_pair_bye(struct dlk_pair *pair);
  * the pair breaks. */
 bool dlk_pair_arrived(const struct dlk_pair *pair);
 
-/* Any thread: has all that was sent arrived, as far as completions tell? */
-bool dlk_pair_delivered(const struct dlk_pair *pair);
-
 enum dlk_pair_verb { DLK_PAIR_READ = 0, DLK_PAIR_FETCH_ADD, DLK_PAIR_COMPARE_SWAP };
 
 /* On 8 bytes of the other end. */

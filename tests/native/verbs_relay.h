@@ -151,7 +151,7 @@ static inline void *relay_run(void *argument)
     struct relay *relay = argument;
     while (!relay->stop && !relay->gone
            && !(relay->client_end && relay->to_server.length == 0)
-           && !(relay->told_end && dlk_pair_delivered(relay->pair))) {
+           && !(relay->told_end && dlk_pair_arrived(relay->pair))) {
         bool any = relay_poll(relay);
         any = relay_stream(relay) || any;
         any = relay_send(relay) || any;
