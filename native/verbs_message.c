@@ -161,7 +161,7 @@ enum dlk_pair_receipt dlk_pair_received(struct dlk_pair *pair, const struct ibv_
 
 const void *dlk_pair_bytes(const struct dlk_pair *pair, const struct ibv_wc *wc)
 {
-    return pair->memory + (uint32_t)wc->wr_id * (size_t)DLK_VERBS_MESSAGE_BYTES;
+    return pair->memory + (uint32_t)wc->wr_id * (size_t)DLK_PAIR_RECEIVE_BYTES;
 }
 
 int dlk_pair_post_idle(struct dlk_pair *pair)

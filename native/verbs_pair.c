@@ -23,7 +23,7 @@ enum pair_attribute {
 static bool pair_memory(struct dlk_pair *pair, uint32_t buffers, char *reason)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    size_t results_at = (size_t)buffers * DLK_VERBS_MESSAGE_BYTES;
+    size_t results_at = (size_t)buffers * DLK_PAIR_RECEIVE_BYTES;
     size_t results = pair->operations_max != 0 ? DLK_PAIR_READS_MAX : 0;
     size_t bytes = results_at + results * sizeof(*pair->results);
     if (bytes == 0) {
@@ -89,8 +89,8 @@ static bool pair_receives(struct dlk_pair *pair, uint32_t buffers, char *reason)
     for (uint32_t i = 0; i < buffers; i++) {
         struct dlk_receive *receive = &pair->receives[i];
         receive->sge = (struct ibv_sge){
-            .addr = (uintptr_t)(pair->memory + (size_t)i * DLK_VERBS_MESSAGE_BYTES),
-            .length = DLK_VERBS_MESSAGE_BYTES,
+            .addr = (uintptr_t)(pair->memory + (size_t)i * DLK_PAIR_RECEIVE_BYTES),
+            .length = DLK_PAIR_RECEIVE_BYTES,
             .lkey = pair->region->lkey,
         };
         receive->wr = (struct ibv_recv_wr){
@@ -165,7 +165,7 @@ void dlk_pair_address(const struct dlk_pair *pair, struct dlk_verbs_address *own
         .mtu = (uint8_t)pair->device->mtu,
         .ethernet = (uint8_t)port->ethernet,
         .window = pair->credit.window,
-        .message_bytes = DLK_VERBS_MESSAGE_BYTES,
+        .message_bytes = pair->receives != NULL ? DLK_PAIR_RECEIVE_BYTES : DLK_VERBS_MESSAGE_BYTES,
         .reads = pair->reads_served,
     };
     memcpy(own->gid, port->gid, sizeof(own->gid));

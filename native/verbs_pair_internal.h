@@ -5,12 +5,20 @@
 #ifndef DLOCK_VERBS_PAIR_INTERNAL_H
 #define DLOCK_VERBS_PAIR_INTERNAL_H
 
+#include <assert.h>
+
 #include "verbs_pair.h"
 
 /* A pair says no more to the other end: an error, or its own bye. */
 enum dlk_pair_state { DLK_STATE_BROKEN = 1, DLK_STATE_ENDED = 2 };
 
-/* A receive buffer of its own, always ready to be posted again. */
+/* A receive buffer of its own: 7 frames, so that those of a window and the results of operations
+ * lie in two pages. A process of many clients has to lock them all. */
+enum { DLK_PAIR_RECEIVE_BYTES = 448 };
+static_assert(DLK_VERBS_WINDOW * DLK_PAIR_RECEIVE_BYTES + DLK_PAIR_READS_MAX * 8 <= 2 * 4096,
+              "two pages");
+
+/* Such a buffer, always ready to be posted again. */
 struct dlk_receive {
     struct ibv_recv_wr wr;
     struct ibv_sge sge;
