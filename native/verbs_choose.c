@@ -141,11 +141,11 @@ static uint32_t rank(const struct port_found *found, const struct dlk_verbs_wish
     return 1 + (port->soft ? 0U : 2U) + (port->gid_type == DLK_GID_ROCE_1 ? 0U : 1U);
 }
 
-/* Opens it to see how much it sends inline. */
+/* Opens it to see how much it sends inline; a process whose clients have it open knows already. */
 static bool try_port(struct dlk_verbs_port *port, char *reason)
 {
     char why[DLK_REASON_BYTES] = "";
-    struct dlk_verbs_device *device = dlk_verbs_device_open(port, DLK_DEVICE_OWN, why);
+    struct dlk_verbs_device *device = dlk_verbs_device_open(port, DLK_DEVICE_SHARED, why);
     if (device == NULL) {
         dlk_verbs_say_more(reason, "%s port %u: %s", port->device, port->port, why);
         return false;
