@@ -15,6 +15,7 @@
 #ifndef DLOCK_TRANSPORT_H
 #define DLOCK_TRANSPORT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -24,7 +25,8 @@ enum dlk_ready_flag {
     DLK_READY_RECEIVE = 1,
     DLK_READY_SEND = 2,
     DLK_READY_HANG_UP = 4, /* the peer's end is in sight: receive until GONE */
-    DLK_READY_ACCEPT = 8   /* `link` means nothing: accept until AGAIN */
+    DLK_READY_ACCEPT = 8,  /* `link` means nothing: accept until AGAIN */
+    DLK_READY_WATCHED = 16 /* of dlk_transport_tcp_watch alone: `link` is its number */
 };
 
 struct dlk_ready {
@@ -64,6 +66,9 @@ struct dlk_transport_calls {
 /* The first member of every transport. */
 struct dlk_transport {
     const struct dlk_transport_calls *calls;
+    /* Written by wait: it has looked at some of its links only, since the others cost more to look
+     * at, and will come to them within a few looks. */
+    bool partial;
 };
 
 /* Listens on a numeric IPv4 or IPv6 address; port 0: any, `port` says which. Or, unless listen_fd
@@ -72,5 +77,11 @@ struct dlk_transport {
  * listen_fd is the caller's still. */
 struct dlk_transport *dlk_transport_tcp_new(const char *host, uint32_t *port, int listen_fd,
                                             uint32_t links, int *error);
+
+/* Its wait tells of this descriptor too, by an edge: READY_WATCHED with this number, 0 or 1. What
+ * is built around a TCP transport sleeps in its wait. 0, or an errno. */
+enum { DLK_TRANSPORT_WATCHED_MAX = 2 };
+int dlk_transport_tcp_watch(struct dlk_transport *tcp, int fd, uint32_t number);
+void dlk_transport_tcp_unwatch(struct dlk_transport *tcp, int fd);
 
 #endif

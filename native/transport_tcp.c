@@ -25,6 +25,7 @@ enum { EVENTS_MAX = 256, BACKLOG = 4096, NO_FD = -1, NS_PER_MS = 1000000 };
 /* What epoll carries beside link numbers. */
 static const uint32_t LISTENER = UINT32_MAX;
 static const uint32_t WAKE_UP = UINT32_MAX - 1;
+static const uint32_t WATCHED = UINT32_MAX - 1 - DLK_TRANSPORT_WATCHED_MAX; /* and what follows */
 
 struct tcp {
     struct dlk_transport base;
@@ -62,11 +63,15 @@ static size_t tcp_wait(struct dlk_transport *transport, uint64_t timeout_ns, str
     for (int i = 0; i < n; i++) {
         uint32_t seen = events[i].events;
         uint32_t flags = 0;
-        if (events[i].data.u32 == WAKE_UP) {
+        uint32_t link = events[i].data.u32;
+        if (link == WAKE_UP) {
             continue;
         }
-        if (events[i].data.u32 == LISTENER) {
+        if (link == LISTENER) {
             flags = DLK_READY_ACCEPT;
+        } else if (link >= WATCHED) {
+            flags = DLK_READY_WATCHED;
+            link -= WATCHED;
         } else {
             flags |= (seen & EPOLLIN) != 0 ? (uint32_t)DLK_READY_RECEIVE : 0;
             flags |= (seen & EPOLLOUT) != 0 ? (uint32_t)DLK_READY_SEND : 0;
@@ -74,7 +79,7 @@ static size_t tcp_wait(struct dlk_transport *transport, uint64_t timeout_ns, str
                 flags |= DLK_READY_RECEIVE | DLK_READY_HANG_UP;
             }
         }
-        out[count++] = (struct dlk_ready){.link = events[i].data.u32, .flags = flags};
+        out[count++] = (struct dlk_ready){.link = link, .flags = flags};
     }
     return count;
 }
@@ -291,7 +296,7 @@ struct dlk_transport *dlk_transport_tcp_new(const char *host, uint32_t *port, in
         *error = ENOMEM;
         return NULL;
     }
-    tcp->base.calls = &tcp_calls;
+    tcp->base = (struct dlk_transport){.calls = &tcp_calls};
     tcp->links = links;
     for (uint32_t link = 0; link < links; link++) {
         tcp->fds[link] = NO_FD;
@@ -316,4 +321,14 @@ struct dlk_transport *dlk_transport_tcp_new(const char *host, uint32_t *port, in
         *port = bound_port(tcp->listener);
     }
     return &tcp->base;
+}
+
+int dlk_transport_tcp_watch(struct dlk_transport *tcp, int fd, uint32_t number)
+{
+    return watch(tcp_of(tcp), fd, EPOLLIN, WATCHED + number) == 0 ? 0 : errno;
+}
+
+void dlk_transport_tcp_unwatch(struct dlk_transport *tcp, int fd)
+{
+    epoll_ctl(tcp_of(tcp)->epoll, EPOLL_CTL_DEL, fd, NULL);
 }
