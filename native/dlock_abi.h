@@ -298,9 +298,10 @@ enum dlk_event_op {
                               * upper half how many edges the cycle has; result: the client id. In
                               * order, beginning with who was refused, at most DLK_CYCLE_EDGES_MAX;
                               * before the reply that names the cycle is sent */
-    DLK_EVENT_VERBS,         /* for the log: result: enum dlk_verbs_event; id: the client, 0: of
-                              * the device; cookie: what verbs call it (enum ibv_wc_status or
-                              * ibv_event_type); value: links that it has ended */
+    DLK_EVENT_VERBS,         /* for the log: result: enum dlk_verbs_event; id: the client, cookie:
+                              * what verbs call it, an enum ibv_wc_status, 0: what it sent is wrong;
+                              * id 0: of the device, cookie: an enum ibv_event_type; value: links
+                              * that it has ended */
     DLK_EVENT_BAD_PEER       /* a data connection was closed for what it sent: result: enum
                               * dlk_fault; id: the client that it was or said it was; cookie and
                               * value: 16 bytes, its IPv6 address (IPv4 mapped) as on the wire */
@@ -421,6 +422,9 @@ enum dlk_counter {
     DLK_COUNT_REPLIES_DROPPED,
     DLK_COUNT_STALLS,
     DLK_COUNT_UNCONFIRMED, /* times that it held back until the state directory was confirmed */
+    DLK_COUNT_VERBS_CONNECTIONS,     /* of CONNECTIONS: queue pairs */
+    DLK_COUNT_VERBS_PAIR_ERRORS,     /* connections that an error of verbs has ended */
+    DLK_COUNT_VERBS_CELL_OPERATIONS, /* asked over a connection, carried out by the device */
     DLK_COUNT_MAX
 };
 

@@ -222,11 +222,12 @@ static bool look(struct dlk_plane *plane, uint64_t timeout_ns)
 {
     plane->pass_ns = plane->clock_ns;
     size_t count = dlk_plane_look(plane, timeout_ns);
+    bool full = count == DLK_PLANE_LOOK;
 
-    plane->pass_whole = count < DLK_PLANE_LOOK;
-    for (uint32_t i = 0; !plane->pass_whole && i < plane->n_links / DLK_PLANE_LOOK + 1; i++) {
-        plane->pass_whole = dlk_plane_look(plane, 0) < DLK_PLANE_LOOK;
+    for (uint32_t i = 0; full && i < plane->n_links / DLK_PLANE_LOOK + 1; i++) {
+        full = dlk_plane_look(plane, 0) == DLK_PLANE_LOOK;
     }
+    plane->pass_whole = !full && !plane->transport->partial;
     return count > 0 || called(plane);
 }
 
@@ -394,6 +395,9 @@ static bool last_words(struct dlk_plane *plane, uint64_t timeout_ns)
             return false;
         }
         close_links(plane);
+        if (dlk_plane_verbs_lingers(plane) && dlk_plane_clock(plane) < plane->end_ns) {
+            return false;
+        }
     }
     plane->end = DLK_PLANE_ENDED;
     dlk_plane_publish(plane);

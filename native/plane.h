@@ -7,14 +7,16 @@
  * plane still serve? If not, the turn ends there, and the next one goes on from there once it may.
  * dlk_plane_run takes turns and waits within and between them; dlk_plane_turn takes one that only
  * looks, and leaves the waiting to its caller. Only the plane thread (or that caller) touches what
- * is below, but for the two rings, `stop`, `confirmed_ns`, `published` and the wake-up call of the
- * transport.
+ * is below, but for the two rings, `stop`, `confirmed_ns`, `published`, the wake-up call of the
+ * transport, and the control thread's calls of `verbs`.
  *
  *   plane.c           the life of a plane, its turn, how it waits
  *   plane_authority.c how long it may serve without a look at the state directory
  *   plane_control.c   commands, events, counters: all that the control thread sees
  *   plane_link.c      the links: accept, attach, receive, close
- *   plane_send.c      the engine's outbox: cell operations, answers, output that is blocked
+ *   plane_send.c      the engine's outbox: answers, output that is blocked
+ *   plane_cells.c     cell operations: by the processor or the device, never both at a time
+ *   plane_verbs.c     queue pairs: what the control thread makes, what becomes of it
  *
  * Passes. A pass is what one look at the transport found, plus what earlier passes left unread;
  * every link of it is received from once before the next look. A link that holds more than one
@@ -31,7 +33,7 @@
 #include "adaptive.h"
 #include "engine.h"
 #include "ring.h"
-#include "transport.h"
+#include "verbs_transport.h"
 
 enum {
     DLK_PLANE_UNATTACHED_MAX = 256,      /* connections that have not proved a session */
@@ -94,6 +96,7 @@ struct dlk_plane {
 
     struct dlk_engine *engine;
     struct dlk_transport *transport;
+    struct dlk_verbs_transport *verbs; /* the same; NULL: it knows only TCP */
     struct dlk_limits limits;
     uint32_t port;
     uint64_t *cells; /* page aligned, by object slot */
@@ -120,7 +123,7 @@ struct dlk_plane {
     bool slept;
     uint64_t pass_ns; /* when this pass was begun */
     uint32_t pass_left;
-    bool pass_whole;     /* the look told everything */
+    bool pass_whole;     /* the look was at everything, and told everything */
     uint64_t emptied_ns; /* begin of the last pass that was stepped to its end */
 
     /* Links. */
@@ -189,6 +192,17 @@ uint32_t dlk_plane_link_of(const struct dlk_plane *plane, uint32_t session);
 void dlk_plane_link_retire(struct dlk_plane *plane, uint32_t number); /* the server wants it */
 void dlk_plane_link_lost(struct dlk_plane *plane, uint32_t number);   /* the peer or the network */
 void dlk_plane_link_fault(struct dlk_plane *plane, uint32_t number, uint32_t fault);
+
+/* plane_cells.c */
+uint32_t dlk_plane_cell_open(struct dlk_plane *plane, uint32_t slot, uint64_t value); /* its key */
+void dlk_plane_cell_close(struct dlk_plane *plane, uint32_t slot);
+void dlk_plane_cell_carry_out(struct dlk_plane *plane, struct dlk_reply *reply);
+void dlk_plane_cells_by_device(struct dlk_plane *plane, struct dlk_reply *replies, size_t count);
+
+/* plane_verbs.c */
+uint32_t dlk_plane_link_open(struct dlk_plane *plane, const struct dlk_command *command);
+void dlk_plane_verbs_notices(struct dlk_plane *plane);
+bool dlk_plane_verbs_lingers(const struct dlk_plane *plane);
 
 /* plane_send.c */
 void dlk_plane_outbox(struct dlk_plane *plane);

@@ -104,7 +104,8 @@ void dlk_plane_event(struct dlk_plane *plane, const struct dlk_event *event)
         return;
     }
     /* These can be caused without end; the counters still know of them. */
-    if (event->op != DLK_EVENT_BAD_PEER && event->op != DLK_EVENT_DEADLOCK) {
+    bool of_client = event->op == DLK_EVENT_VERBS && event->id != 0;
+    if (event->op != DLK_EVENT_BAD_PEER && event->op != DLK_EVENT_DEADLOCK && !of_client) {
         keep(plane, event);
     }
 }
@@ -128,12 +129,12 @@ void dlk_plane_flush_events(struct dlk_plane *plane)
     }
 }
 
-static uint32_t last_result(const struct dlk_plane *plane)
+static struct dlk_event *done_event(const struct dlk_plane *plane)
 {
     struct dlk_event *events;
     size_t count = dlk_engine_events(plane->engine, &events);
 
-    return events[count - 1].result; /* every command leaves its DONE event last */
+    return &events[count - 1]; /* every command leaves its DONE event last */
 }
 
 static void carry_out(struct dlk_plane *plane, const struct dlk_command *command, uint64_t now_ns)
@@ -145,13 +146,25 @@ static void carry_out(struct dlk_plane *plane, const struct dlk_command *command
             dlk_plane_link_retire(plane, number);
         }
     }
+    if (command->op == DLK_COMMAND_LINK_OPEN) {
+        struct dlk_event opened = {.op = DLK_EVENT_DONE,
+                                   .result = dlk_plane_link_open(plane, command),
+                                   .slot = command->slot,
+                                   .id = command->id,
+                                   .cookie = command->cookie};
+        dlk_plane_event(plane, &opened);
+        return;
+    }
     dlk_engine_command(plane->engine, command, now_ns);
-    if (last_result(plane) == DLK_RESULT_DONE) {
+    struct dlk_event *done = done_event(plane);
+    if (done->result == DLK_RESULT_DONE) {
         if (command->op == DLK_COMMAND_SESSION_OPEN
             || command->op == DLK_COMMAND_SESSION_SUPERSEDE) {
             plane->attach_used[command->slot] = false;
         } else if (command->op == DLK_COMMAND_CELL_OPEN) {
-            __atomic_store_n(&plane->cells[command->slot], command->value, __ATOMIC_SEQ_CST);
+            done->value = dlk_plane_cell_open(plane, command->slot, command->value);
+        } else if (command->op == DLK_COMMAND_CELL_CLOSE) {
+            dlk_plane_cell_close(plane, command->slot);
         }
     }
     dlk_plane_outbox(plane);

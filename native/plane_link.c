@@ -299,6 +299,9 @@ size_t dlk_plane_look(struct dlk_plane *plane, uint64_t timeout_ns)
     if (plane->accept_pending && plane->accept_retry_ns <= plane->clock_ns) {
         accept_links(plane);
     }
+    if (plane->verbs != NULL && plane->verbs->noticed) {
+        dlk_plane_verbs_notices(plane);
+    }
     return count;
 }
 

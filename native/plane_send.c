@@ -9,28 +9,6 @@
 #include "codec.h"
 #include "plane.h"
 
-/* The engine has checked the operation; the cells are the plane's. The processor carries it out,
- * and is the only one that writes them: one atomicity domain. */
-static void carry_out(struct dlk_plane *plane, struct dlk_reply *reply)
-{
-    uint64_t *cell = &plane->cells[reply->entry];
-    uint64_t operand = reply->value;
-    uint64_t found = reply->token;
-
-    reply->result = DLK_RESULT_DONE;
-    reply->entry = DLK_NONE;
-    reply->token = 0;
-    if (reply->op == DLK_OP_FETCH_ADD) {
-        reply->value = __atomic_fetch_add(cell, operand, __ATOMIC_SEQ_CST);
-    } else if (reply->op == DLK_OP_READ) {
-        reply->value = __atomic_load_n(cell, __ATOMIC_SEQ_CST);
-    } else if (!__atomic_compare_exchange_n(cell, &found, operand, false, __ATOMIC_SEQ_CST,
-                                            __ATOMIC_SEQ_CST)) {
-        reply->result = DLK_RESULT_CAS_FAILED;
-        reply->value = found;
-    }
-}
-
 /* ---- Output that is blocked ---- */
 
 void dlk_plane_drop_output(struct dlk_plane *plane, struct dlk_plane_link *link)
@@ -133,9 +111,12 @@ static uint32_t address(struct dlk_plane *plane, struct dlk_reply *replies, size
 {
     uint32_t n_touched = 0;
 
+    if (plane->verbs != NULL && plane->verbs->operates) {
+        dlk_plane_cells_by_device(plane, replies, count);
+    }
     for (size_t i = 0; i < count; i++) {
         if (replies[i].result == DLK_RESULT_ACTION) {
-            carry_out(plane, &replies[i]);
+            dlk_plane_cell_carry_out(plane, &replies[i]);
         }
         uint32_t number = dlk_plane_link_of(plane, replies[i].session);
         plane->reply_links[i] = number;
