@@ -1,0 +1,151 @@
+/* A plane whose turns the test takes itself: what lies in the completion queue when the turn begins
+ * is known. On a real device. */
+#include "plane.h"
+#include "verbs_plane_world.h"
+
+enum { CELL = 7, SLOT = 1, ID = 1001 };
+
+static void turns(struct world *world)
+{
+    for (int left = 50; dlk_plane_turn(world->plane) <= dlk_now_ns(); left--) {
+        assert(left > 0);
+    }
+}
+
+/* As world_command, with nobody else there to take the turns. */
+static uint32_t command(struct world *world, struct dlk_command wanted)
+{
+    struct dlk_event done;
+
+    wanted.cookie = ++world->cookie;
+    assert(dlk_plane_send_command(world->plane, &wanted) == 1);
+    turns(world);
+    while (dlk_plane_take_event(world->plane, &done)) {
+        world->events[world->n_events++] = done;
+    }
+    assert(world_find_event(world, DLK_EVENT_DONE, wanted.cookie, &done));
+    return done.result;
+}
+
+static void session(struct world *world, uint32_t op, uint32_t attach)
+{
+    struct dlk_command wanted = {.op = op,
+                                 .slot = SLOT,
+                                 .id = ID,
+                                 .attach = attach,
+                                 .ttl_ms = WORLD_TTL_MS,
+                                 .lease_ms = DLK_MAX_LEASE_MS_DEFAULT,
+                                 .secret = {1, 2, 3, SLOT}};
+
+    assert(command(world, wanted) == DLK_RESULT_DONE);
+}
+
+static void await_reply(struct world *world, struct ring *ring)
+{
+    uint64_t until_ns = dlk_now_ns() + (uint64_t)WORLD_PATIENCE_MS * DLK_NS_PER_MS;
+
+    while (ring->came == ring->taken) {
+        turns(world);
+        ring_poll(ring);
+        assert(dlk_now_ns() < until_ns);
+    }
+}
+
+static void join(struct world *world, struct ring *ring, uint32_t attach)
+{
+    struct dlk_command open = {.op = DLK_COMMAND_LINK_OPEN, .slot = SLOT, .id = ID};
+    struct dlk_attach frame = peer_attach_frame(SLOT, ID, attach);
+    struct dlk_verbs_address own;
+    char reason[DLK_REASON_BYTES];
+
+    ring_make(ring, &own);
+    ring->who.id = ID;
+    assert(dlk_plane_verbs_pair(world->plane, &own, &ring->server, &open.value, reason)
+           == DLK_STATUS_SUCCESS);
+    assert(command(world, open) == DLK_RESULT_DONE);
+    assert(dlk_pair_connect(ring->pair, &ring->server, reason));
+    ring_send(ring, &frame, sizeof(frame));
+    await_reply(world, ring);
+    assert(ring_next(ring).result == DLK_RESULT_DONE);
+}
+
+/* Messages of one request each that the server has, but has not looked at. */
+static void send_unseen(struct ring *ring, uint32_t op, int messages)
+{
+    for (int i = 0; i < messages; i++) {
+        struct dlk_request request = peer_request(&ring->who, op, CELL);
+        request.value = 1;
+        ring_send(ring, &request, sizeof(request));
+    }
+    assert(dlk_pair_bye(ring->pair) == 1); /* asks for its completion: all have arrived then */
+    RING_AWAIT(ring, dlk_pair_arrived(ring->pair));
+}
+
+/* A new connection supersedes the old one: what came over that, and was not looked at, is dropped,
+ * and leaves nothing in the queue that the next one could be taken for. */
+static void what_came_before_is_dropped(struct world *world)
+{
+    struct dlk_verbs_server *server = (struct dlk_verbs_server *)world->plane->verbs;
+    struct dlk_command cell = {.op = DLK_COMMAND_CELL_OPEN, .slot = CELL, .id = 100 + CELL};
+    struct dlk_request read;
+    struct ring before;
+    struct ring after;
+    struct ibv_wc wc;
+
+    assert(command(world, cell) == DLK_RESULT_DONE);
+    session(world, DLK_COMMAND_SESSION_OPEN, 1);
+    join(world, &before, 1);
+    send_unseen(&before, DLK_OP_FETCH_ADD, 8);
+    session(world, DLK_COMMAND_SESSION_SUPERSEDE, 2);
+    assert(ibv_poll_cq(server->queues.completions, 1, &wc) == 0);
+    join(world, &after, 2);
+    read = peer_request(&after.who, DLK_OP_READ, CELL);
+    ring_send(&after, &read, sizeof(read));
+    await_reply(world, &after);
+    assert(ring_next(&after).value == 0);
+    assert(world_count(world, DLK_COUNT_VERBS_PAIR_ERRORS) == 0);
+    ring_vanish(&before);
+    session(world, DLK_COMMAND_SESSION_CLOSE, 0);
+    ring_vanish(&after);
+}
+
+/* One that sends more than it was told there is room for ends its own connection. */
+static void more_than_the_window(struct world *world)
+{
+    struct dlk_event lost;
+    struct ring ring;
+
+    session(world, DLK_COMMAND_SESSION_OPEN, 1);
+    join(world, &ring, 1);
+    atomic_fetch_add(&ring.pair->credit.told, 100); /* as if it had been told */
+    send_unseen(&ring, DLK_OP_PING, DLK_VERBS_WINDOW + 4);
+    turns(world);
+    while (dlk_plane_take_event(world->plane, &lost)) {
+        world->events[world->n_events++] = lost;
+    }
+    assert(world_find_event(world, DLK_EVENT_VERBS, 0, &lost));
+    assert(lost.result == DLK_VERBS_WINDOW_FULL && lost.id == ID);
+    assert(world_find_event(world, DLK_EVENT_LINK_LOST, 0, &lost) && lost.slot == SLOT);
+    assert(world_count(world, DLK_COUNT_VERBS_PAIR_ERRORS) == 1);
+    ring_vanish(&ring);
+}
+
+int main(void)
+{
+    struct dlk_plane_config config = world_config();
+    struct dlk_verbs_port port = world_port();
+    static struct world world;
+    char reason[DLK_REASON_BYTES];
+    int error = -1;
+
+    config.wait_mode = DLK_WAIT_POLL;
+    world.plane = dlk_plane_new(&config, &error);
+    assert(world.plane != NULL && dlk_plane_verbs_open(world.plane, &port, reason) == 1);
+    what_came_before_is_dropped(&world);
+    more_than_the_window(&world);
+    dlk_plane_stop(world.plane);
+    while (dlk_plane_turn(world.plane) != UINT64_MAX) {
+    }
+    dlk_plane_free(world.plane);
+    return 0;
+}
