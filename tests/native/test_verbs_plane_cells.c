@@ -24,10 +24,11 @@ static void close_cell(struct world *world, uint32_t slot, uint32_t id)
     assert(world_command(world, close) == DLK_RESULT_DONE);
 }
 
-static uint64_t ask_cell(struct peer *peer, uint32_t op, uint32_t slot, uint64_t value)
+static uint64_t ask(struct peer *peer, uint32_t op, uint32_t id, uint64_t value)
 {
-    struct dlk_request request = peer_request(peer, op, slot);
+    struct dlk_request request = peer_request(peer, op, CELL);
 
+    request.lock_id = id;
     request.value = value;
     struct dlk_reply reply = peer_ask(peer, request);
     assert(reply.result == DLK_RESULT_DONE);
@@ -47,11 +48,11 @@ static void one_sided(struct world *world)
     peer_join(&tcp, world, 2);
     assert(ring_operate(&ring, DLK_PAIR_FETCH_ADD, CELL, key, 2, 0) == IBV_WC_SUCCESS);
     assert(ring.answer.value == 40);
-    assert(ask_cell(&tcp, DLK_OP_FETCH_ADD, CELL, 8) == 42);
+    assert(ask(&tcp, DLK_OP_FETCH_ADD, 100 + CELL, 8) == 42);
     assert(ring_operate(&ring, DLK_PAIR_READ, CELL, key, 0, 0) == IBV_WC_SUCCESS);
     assert(ring.answer.value == 50);
     assert(ring_operate(&ring, DLK_PAIR_COMPARE_SWAP, CELL, key, 7, 50) == IBV_WC_SUCCESS);
-    assert(ring.answer.value == 50 && ask_cell(&tcp, DLK_OP_READ, CELL, 0) == 7);
+    assert(ring.answer.value == 50 && ask(&tcp, DLK_OP_READ, 100 + CELL, 0) == 7);
     struct dlk_request swap = peer_request(&tcp, DLK_OP_COMPARE_SWAP, CELL);
     swap.token = 6;
     swap.value = 9;
@@ -142,7 +143,7 @@ static void all_at_once(struct world *world)
     for (uint32_t i = 0; i < 4; i++) {
         assert(pthread_join(adders[i].thread, NULL) == 0);
     }
-    assert(ask_cell(&adders[0].tcp, DLK_OP_READ, CELL, 0) == 4 * PER_CLIENT);
+    assert(ask(&adders[0].tcp, DLK_OP_READ, 100 + CELL, 0) == 4 * PER_CLIENT);
     assert(world_count(world, DLK_COUNT_VERBS_CELL_OPERATIONS) == before + 2 * PER_CLIENT + 1);
     for (uint32_t i = 1; i < 4; i++) {
         ring_leave(&adders[i].ring);
@@ -212,7 +213,7 @@ static void without_queue_pairs(struct world *world)
     assert(open_cell(world, CELL, 301, 3).value != 0);
     before = world_count(world, DLK_COUNT_VERBS_CELL_OPERATIONS);
     peer_join(&tcp, world, 30);
-    assert(ask_cell(&tcp, DLK_OP_FETCH_ADD, CELL, 1) == 3);
+    assert(ask(&tcp, DLK_OP_FETCH_ADD, 301, 1) == 3);
     assert(world_count(world, DLK_COUNT_VERBS_CELL_OPERATIONS) == before);
     peer_close(&tcp);
     close_cell(world, CELL, 301);
@@ -236,12 +237,12 @@ static void the_device_is_lost(struct world *world)
     peer_join(&tcp, world, 41);
     assert(ring_operate(&ring, DLK_PAIR_FETCH_ADD, CELL, key, 1, 0) == IBV_WC_SUCCESS);
     dlk_pair_break(server->cells.near);
-    assert(ask_cell(&tcp, DLK_OP_FETCH_ADD, CELL, 5) == 10);
+    assert(ask(&tcp, DLK_OP_FETCH_ADD, 401, 5) == 10);
     struct dlk_event lost = world_event(world, DLK_EVENT_VERBS, 0);
     assert(lost.result == DLK_VERBS_DEVICE_LOST && lost.id == 0 && lost.value == 1);
     assert(world_slot_event(world, DLK_EVENT_LINK_LOST, 40).id == 1040);
     assert(world_count(world, DLK_COUNT_VERBS_PAIR_ERRORS) == 1);
-    assert(ask_cell(&tcp, DLK_OP_READ, CELL, 0) == 15);
+    assert(ask(&tcp, DLK_OP_READ, 401, 0) == 15);
     close_cell(world, CELL, 401);
     assert(open_cell(world, CELL, 402, 1).value == 0); /* no key any more */
     ring_make(&stranger, &own);
@@ -254,7 +255,7 @@ static void the_device_is_lost(struct world *world)
     assert(world_supersede(world, 40, 1040, 2) == DLK_RESULT_DONE); /* and goes over TCP */
     struct peer again;
     peer_attach(&again, world, 40, 1040, 2);
-    assert(ask_cell(&again, DLK_OP_FETCH_ADD, CELL, 1) == 1);
+    assert(ask(&again, DLK_OP_FETCH_ADD, 402, 1) == 1);
     peer_close(&again);
     peer_close(&tcp);
 }
