@@ -70,6 +70,7 @@ static void settle(struct dlk_plane *plane, struct dlk_reply *const *asked,
             answer(reply, 0); /* finds no connection */
         }
     }
+    dlk_plane_publish(plane); /* who has seen an answer shall find it counted */
 }
 
 /* What is left with the result ACTION is the processor's: a cell that no client can reach. */
