@@ -199,7 +199,7 @@ static void link_free(struct dlk_connection *connection)
 static bool link_operates(const struct dlk_connection *connection, uint32_t object_id)
 {
     const struct dlk_queue_pair *link = (const struct dlk_queue_pair *)connection;
-    for (uint32_t i = 0; i < DLK_PAIR_READS_MAX; i++) {
+    for (uint32_t i = 0; i < DLK_LINK_OPERATIONS; i++) {
         if (atomic_load_explicit(&link->operations[i].object, memory_order_acquire)
             == (DLK_OBJECT_BIT | object_id)) {
             return true;

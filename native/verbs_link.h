@@ -16,7 +16,12 @@
 #include "connection.h"
 #include "verbs_pair.h"
 
-enum { DLK_LINK_POLLED_MAX = 16 /* completions of one look at the queue */ };
+enum {
+    DLK_LINK_POLLED_MAX = 16, /* completions of one look at the queue */
+    /* Twice as many as can be under way: the sender may post the next one while the reader still
+     * makes a reply of the last, and does not take its place. */
+    DLK_LINK_OPERATIONS = 2 * DLK_PAIR_READS_MAX
+};
 
 /* What the reply to an operation needs. The sender's until it is posted, then the reader's. */
 struct dlk_operation {
@@ -48,7 +53,7 @@ struct dlk_queue_pair {
     uint32_t bytes_taken;
     bool ended;      /* by the other end, or by an error */
     uint32_t events; /* not acknowledged yet */
-    struct dlk_operation operations[DLK_PAIR_READS_MAX];
+    struct dlk_operation operations[DLK_LINK_OPERATIONS];
     /* The sender's. */
     uint32_t operation_next;
     bool wants_operation; /* what it could not send was one; else it was a message */

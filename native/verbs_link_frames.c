@@ -26,7 +26,7 @@ static struct dlk_pair_operation operation_of(struct dlk_queue_pair *link, const
 {
     struct dlk_request asked;
     memcpy(&asked, frame, sizeof(asked));
-    uint32_t place = link->operation_next++ % DLK_PAIR_READS_MAX;
+    uint32_t place = link->operation_next++ % DLK_LINK_OPERATIONS;
     struct dlk_operation *operation = &link->operations[place];
     operation->compare = asked.token;
     operation->request_id = asked.request_id;
@@ -186,7 +186,7 @@ static void take_operated(struct dlk_queue_pair *link, const struct ibv_wc *wc,
     atomic_store_explicit(&link->operations[done.cookie].object, 0, memory_order_release);
 }
 
-/* One completion. False: it does not fit, or not all of it. */
+/* One completion; there is room for a frame. False: not all of it fits. */
 static bool take_one(struct dlk_queue_pair *link, const struct ibv_wc *wc, unsigned char *frames,
                      size_t room, size_t *taken)
 {
@@ -195,9 +195,6 @@ static bool take_one(struct dlk_queue_pair *link, const struct ibv_wc *wc, unsig
     case DLK_PAIR_RECEIVE:
         return take_received(link, wc, frames, room, taken);
     case DLK_PAIR_OPERATION:
-        if (room < DLK_FRAME_BYTES) {
-            return false;
-        }
         take_operated(link, wc, frames, taken);
         return true;
     default:
@@ -227,6 +224,9 @@ ssize_t dlk_verbs_link_receive(struct dlk_connection *connection, void *frames, 
     size_t received = 0;
     while (look(link)) {
         size_t taken;
+        if (room - received < DLK_FRAME_BYTES) {
+            return (ssize_t)received; /* what a completion is may be asked only once */
+        }
         const struct ibv_wc *wc = &link->polled[link->polled_taken];
         bool whole =
             take_one(link, wc, (unsigned char *)frames + received, room - received, &taken);
