@@ -271,6 +271,12 @@ uint32_t dlk_pair_number(const struct dlk_pair *pair)
     return pair->qp->qp_num;
 }
 
+bool dlk_pair_revoke(struct dlk_pair *pair)
+{
+    struct ibv_qp_attr none = {.qp_access_flags = 0};
+    return dlk_ibv->modify_qp(pair->qp, &none, IBV_QP_ACCESS_FLAGS) == 0;
+}
+
 void dlk_pair_break(struct dlk_pair *pair)
 {
     struct ibv_qp_attr error = {.qp_state = IBV_QPS_ERR};

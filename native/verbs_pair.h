@@ -61,6 +61,8 @@ void dlk_pair_free(struct dlk_pair *pair);
 
 uint32_t dlk_pair_number(const struct dlk_pair *pair); /* ibv_wc.qp_num of its completions */
 
+/* From now on the other end may operate on nothing here; messages go on. False: it cannot. */
+bool dlk_pair_revoke(struct dlk_pair *pair);
 /* Puts it into error: all that was posted is flushed, which wakes who waits for completions. */
 void dlk_pair_break(struct dlk_pair *pair);
 bool dlk_pair_broken(const struct dlk_pair *pair);

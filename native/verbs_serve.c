@@ -94,6 +94,20 @@ void dlk_server_drop(struct dlk_verbs_server *server, struct dlk_server_pair *pa
     pair->offset = 0;
 }
 
+/* Nothing of a closed connection is obeyed any more: neither frames nor operations on cells. */
+static bool silence(struct dlk_verbs_server *server, struct dlk_server_pair *pair)
+{
+    if (pair->gone) {
+        return false;
+    }
+    if (server->cells.cells != NULL && !dlk_pair_revoke(pair->pair)) {
+        dlk_pair_break(pair->pair);
+        return false;
+    }
+    return dlk_pair_bye(pair->pair) != DLK_PAIR_GONE;
+}
+
+/* What was sent is still delivered, if it can be. */
 void dlk_server_close_link(struct dlk_verbs_server *server, struct dlk_server_pair *pair)
 {
     uint32_t index = (uint32_t)(pair - server->pairs);
@@ -102,11 +116,8 @@ void dlk_server_close_link(struct dlk_verbs_server *server, struct dlk_server_pa
     pair->link = DLK_SERVER_NONE;
     pair->flags = 0;
     dlk_server_drop(server, pair);
-    pair->state = DLK_SERVER_CLOSED;
+    pair->state = silence(server, pair) ? DLK_SERVER_CLOSED : DLK_SERVER_DEAD;
     pair->linger_ns = dlk_now_ns() + (uint64_t)DLK_SERVER_LINGER_MS * DLK_NS_PER_MS;
-    if (pair->gone || dlk_pair_bye(pair->pair) == DLK_PAIR_GONE) {
-        pair->state = DLK_SERVER_DEAD;
-    }
     dlk_list_put(server, &server->closed, index);
 }
 

@@ -1,5 +1,6 @@
 /* The plane as its clients and its control thread see it: sessions' connections, locks over a
  * socket, cells, commands and events. */
+#include "abi_verbs.h"
 #include "plane_world.h"
 
 enum { LOCK = 3 };
@@ -186,6 +187,29 @@ static void bad_configurations(void)
     dlk_plane_free(first);
 }
 
+/* A plane that was not told to serve RDMA has no queue pairs and gives no keys. */
+static void without_rdma(struct world *world)
+{
+    struct dlk_command open = {.op = DLK_COMMAND_LINK_OPEN, .slot = 1, .id = 1001, .value = 1};
+    struct dlk_command cell = {.op = DLK_COMMAND_CELL_OPEN, .slot = 11, .id = 111, .value = 3};
+    struct dlk_verbs_address peer = {.window = DLK_VERBS_WINDOW};
+    struct dlk_verbs_address own;
+    char reason[DLK_REASON_BYTES] = "";
+    uint64_t pair = 0;
+
+    assert(dlk_plane_verbs_pair(world->plane, &peer, &own, &pair, reason) == DLK_STATUS_ERROR);
+    assert(strstr(reason, "no RDMA") != NULL);
+    dlk_plane_verbs_pair_free(world->plane, 1);
+    assert(world_command(world, open) == DLK_RESULT_INVALID);
+    cell.cookie = ++world->cookie;
+    assert(dlk_plane_send_command(world->plane, &cell) == 1);
+    struct dlk_event done = world_event(world, DLK_EVENT_DONE, cell.cookie);
+    assert(done.result == DLK_RESULT_DONE && done.value == 0);
+    cell.op = DLK_COMMAND_CELL_CLOSE;
+    assert(world_command(world, cell) == DLK_RESULT_DONE);
+    assert(world_count(world, DLK_COUNT_VERBS_CONNECTIONS) == 0);
+}
+
 int main(void)
 {
     bad_configurations();
@@ -199,6 +223,7 @@ int main(void)
         wait_and_hand_over(&world);
         many_in_one_message(&world);
         cells(&world);
+        without_rdma(&world);
         a_lost_link_is_told(&world);
         the_rings_lose_nothing(&world);
         world_stop(&world);

@@ -109,6 +109,36 @@ static void what_came_before_is_dropped(struct world *world)
     ring_vanish(&after);
 }
 
+/* A connection that the server has closed reaches no cell, though its last message is still on its
+ * way: its queue pair is not destroyed before that has arrived. */
+static void what_comes_after_is_not_obeyed(struct world *world)
+{
+    struct dlk_command cell = {.op = DLK_COMMAND_CELL_OPEN, .slot = 8, .id = 208, .value = 5};
+    struct dlk_command close
+        = {.op = DLK_COMMAND_SESSION_CLOSE, .slot = SLOT, .id = ID, .cookie = UINT64_MAX};
+    struct dlk_event done;
+    struct ring ring;
+
+    cell.cookie = ++world->cookie;
+    assert(dlk_plane_send_command(world->plane, &cell) == 1);
+    turns(world);
+    while (!world_find_event(world, DLK_EVENT_DONE, cell.cookie, &done)) {
+        world_take_events(world);
+    }
+    session(world, DLK_COMMAND_SESSION_OPEN, 1);
+    join(world, &ring, 1);
+    uint32_t key = (uint32_t)done.value;
+    assert(ring_operate(&ring, DLK_PAIR_FETCH_ADD, 8, key, 1, 0) == IBV_WC_SUCCESS);
+    assert(ring.answer.value == 5);
+    assert(dlk_plane_send_command(world->plane, &close) == 1);
+    while (!dlk_plane_verbs_lingers(world->plane)) {
+        dlk_plane_turn(world->plane); /* no more than it takes */
+    }
+    assert(ring_operate(&ring, DLK_PAIR_FETCH_ADD, 8, key, 1, 0) != IBV_WC_SUCCESS);
+    assert(world->plane->cells[8] == 6);
+    ring_vanish(&ring);
+}
+
 /* One that sends more than it was told there is room for ends its own connection. */
 static void more_than_the_window(struct world *world)
 {
@@ -142,6 +172,7 @@ int main(void)
     world.plane = dlk_plane_new(&config, &error);
     assert(world.plane != NULL && dlk_plane_verbs_open(world.plane, &port, reason) == 1);
     what_came_before_is_dropped(&world);
+    what_comes_after_is_not_obeyed(&world);
     more_than_the_window(&world);
     dlk_plane_stop(world.plane);
     while (dlk_plane_turn(world.plane) != UINT64_MAX) {
