@@ -15,7 +15,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from registry_world import TTL_MS, World, reinit
+from registry_world import SECOND, TTL_MS, World, reinit
 
 from dlock import _core
 from dlock._core import Command, Event
@@ -54,14 +54,17 @@ class PairWorld(World):
                 self.pairs[effect.pair] = "freed"
         super().take(effects)
 
-    def pair_step(self) -> bool:
-        """The loop makes one; False: none is to be made."""
+    def pair_step(self, seconds: float = 0.0) -> bool:
+        """The loop makes one, which takes so long; False: none is to be made."""
         if not self.to_make:
             return False
+        began_ns = self.now_ns
+        self.now_ns += round(seconds * SECOND)
         made = self.fails or Made(S.SUCCESS, OWN, len(self.pairs) + 1)
         if made.status == S.SUCCESS:
             self.pairs[made.pair] = "ours"
-        self.take(self.registry.pair_made(self.to_make.popleft().number, made))
+        self.take(self.registry.pair_made(
+            self.to_make.popleft().number, made, began_ns, self.now_ns))
         return True
 
     def plane_step(self) -> bool:
@@ -139,6 +142,36 @@ def test_one_that_cannot_be_made_is_refused_with_the_reason_in_the_log(
     assert world.stats()["QUEUE_PAIRS_REFUSED"] == world.stats()[S(made.status).name] == 1
     world.fails = None
     assert world.ask(1, ASK).status is S.SUCCESS, "it may ask again"
+
+
+def test_what_fails_takes_only_a_part_of_the_servers_time(world: PairWorld) -> None:
+    """A network in which nobody finds the other's address: a second for each attempt."""
+    world.init(1)
+    world.fails = BROKEN
+    for _ in range(3):
+        key = world.send(1, ASK)
+        world.pair_step(1.0)
+        assert world.status(key) is S.ERROR
+    began_ns, tried = world.now_ns, 0
+    while world.now_ns < began_ns + 100 * SECOND:
+        world.now_ns += SECOND // 10
+        key = world.send(1, ASK)
+        tried += world.pair_step(1.0)
+        assert world.status(key) is S.ERROR, "at once: it goes over TCP"
+    assert 8 <= tried <= 12, "in a hundred seconds"
+    world.now_ns += 60 * SECOND
+    world.fails = None
+    assert world.ask(1, ASK).status is S.SUCCESS
+
+
+def test_what_succeeds_may_take_as_long_as_it_takes(world: PairWorld) -> None:
+    welcome = world.init(1)
+    for _ in range(10):
+        key = world.send(1, ASK)
+        world.pair_step(1.0)
+        world.run()
+        assert world.status(key) is S.SUCCESS
+        world.reinit(1, welcome)
 
 
 def test_one_that_the_plane_does_not_take_is_given_back(world: PairWorld) -> None:

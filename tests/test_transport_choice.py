@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -352,6 +353,29 @@ def test_an_end_that_cannot_be_reached_is_refused_and_the_session_goes_on(
         nowhere = m.OpenQueuePair(*pair.own._replace(ethernet=1 - pair.own.ethernet)[:-1])
         assert client.ask(nowhere).status is S.ERROR
         assert ask_for_pair(client, pair).status is S.SUCCESS, "it may ask again"
+
+
+@pytest.mark.rdma
+def test_ends_that_make_no_sense_are_answered_and_everybody_is_served_on(
+    servers: Callable[..., Server]
+) -> None:
+    source = random.Random(7)
+    server = servers()
+    port = _verbs.choose(Wish())
+    with Client(server.host, server.port) as client:
+        for _ in range(60):
+            gid = source.choice([port.gid, source.randbytes(16), bytes(16)])
+            told = client.ask(m.OpenQueuePair(
+                source.randint(1, 2**24 - 1), source.randint(0, 2**24 - 1), gid,
+                source.randint(0, 2**16 - 1), source.randint(1, 5), source.randint(0, 1),
+                source.randint(2, 2**15 - 1), source.randint(64, 2**16 - 1),
+                source.randint(0, 255)))
+            assert told.status in (S.SUCCESS, S.ERROR, S.SERVER_NO_RESOURCE)
+            assert client.ask(m.Heartbeat()).status is S.SUCCESS
+    with Client(server.host, server.port) as client:
+        assert eventually(lambda: ask_for_pair(
+            client, _verbs.QueuePair(port)).status is S.SUCCESS)
+        assert client.stats()["queue_pairs_under_way"] == 0
 
 
 @pytest.mark.rdma

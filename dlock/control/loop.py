@@ -327,8 +327,10 @@ class ControlLoop:
         elif isinstance(effect, Note):
             log_event(effect.level, effect.event, effect.fields)
         elif isinstance(effect, OpenPair):
+            began_ns = _core.now_ns()
             made = self._plane.verbs_pair(effect.peer)
-            self._carry_out(self._registry.pair_made(effect.number, made))
+            self._carry_out(
+                self._registry.pair_made(effect.number, made, began_ns, _core.now_ns()))
         elif isinstance(effect, FreePair):
             self._plane.verbs_pair_free(effect.pair)
         elif isinstance(effect, TakeHigherEpoch):

@@ -147,9 +147,9 @@ class Registry:
         self._restoring.roster_read(entries, now_ns)
         return self._out.drain()
 
-    def pair_made(self, number: int, made: Made) -> list[Effect]:
-        """What became of the effect OpenPair."""
-        self._pairs.made(number, made)
+    def pair_made(self, number: int, made: Made, began_ns: int, now_ns: int) -> list[Effect]:
+        """What became of the effect OpenPair, which was begun then."""
+        self._pairs.made(number, made, began_ns, now_ns)
         return self._out.drain()
 
     def tick(self, now_ns: int) -> list[Effect]:

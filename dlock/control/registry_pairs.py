@@ -6,6 +6,10 @@ plane takes it as a link that has not attached yet (LINK_OPEN), and only then is
 attach number gets one queue pair. Until LINK_OPEN is done the queue pair is ours: whatever ends the
 session or its connection meanwhile, it is given back (FreePair) or, once the plane has it, ends as
 a link that nobody attaches.
+
+To connect an end may take the device a second when its address cannot be found, and the control
+thread waits for that. So of its time only a part goes into what fails: who asks beyond that is told
+to go over TCP at once.
 """
 
 from __future__ import annotations
@@ -21,6 +25,9 @@ from dlock.control import messages as m
 from dlock.control.registry_effects import Call, FreePair, Note, OpenPair, Outbox, carried_out
 from dlock.control.registry_sessions import Client, Sessions
 from dlock.types import DlockStatus
+
+FAILING_NS_MAX: Final = 2_000_000_000  # may go into what fails at a stretch,
+FAILING_PART: Final = 10  # and of all time one part in so many
 
 
 class Happened(NamedTuple):
@@ -87,6 +94,8 @@ class Pairs:
         self._asked: dict[int, _Asked] = {}  # OpenPair.number -> who waits for it
         self._opening: set[int] = set()  # made, and LINK_OPEN is under way
         self._numbers = 0
+        self._failing_ns = 0  # went into what failed, less what has been let off since
+        self._failing_at_ns = 0
 
     @property
     def gauges(self) -> dict[str, int]:
@@ -99,18 +108,30 @@ class Pairs:
         if not self._sessions.verbs or client.pair_asked == client.attach:
             self._out.refuse(call, DlockStatus.ERROR)
             return
+        asked = _Asked(client, call, client.attach)
+        if self._failing(call.now_ns) > FAILING_NS_MAX:
+            self._not_given(asked, DlockStatus.ERROR, "connecting others has failed for too long")
+            return
         client.pair_asked = client.attach
         self._numbers += 1
-        self._asked[self._numbers] = _Asked(client, call, client.attach)
+        self._asked[self._numbers] = asked
         message: m.OpenQueuePair = call.message
         self._out.add(OpenPair(self._numbers, Address(
             message.queue_pair, message.packet, message.gid, message.lid, message.mtu,
             message.ethernet, message.window, message.message_bytes, message.reads)))
 
-    def made(self, number: int, made: Made) -> None:
-        """What became of an OpenPair."""
+    def _failing(self, now_ns: int) -> int:
+        """How much of its time is to be let off yet."""
+        let_off_ns = (now_ns - self._failing_at_ns) // FAILING_PART
+        self._failing_ns = max(0, self._failing_ns - let_off_ns)
+        self._failing_at_ns = now_ns
+        return self._failing_ns
+
+    def made(self, number: int, made: Made, began_ns: int, now_ns: int) -> None:
+        """What became of an OpenPair, which was begun then."""
         asked = self._asked.pop(number)
         if made.status != DlockStatus.SUCCESS:
+            self._failing_ns = self._failing(now_ns) + now_ns - began_ns
             full = made.status == DlockStatus.SERVER_NO_RESOURCE
             self._not_given(asked, DlockStatus.SERVER_NO_RESOURCE if full else DlockStatus.ERROR,
                             made.reason)
