@@ -139,6 +139,8 @@ def test_a_network_that_drops_rdma_is_gone_round_over_tcp(
     caplog.set_level(logging.INFO)
     here, there = crossing
     one = Server(ServerConfig(port=0, wait_mode="block", transport="verbs", device=here))
+    with dlock.connect(one.address, device=there) as client:  # each end has heard of the other
+        assert client.transport.kind == "verbs"
     with losing_all("rdma1"), losing_all("rdma2"):
         with dlock.connect(one.address, device=there, timeout=PATIENCE_S) as client:
             assert client.transport.kind == "tcp"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from aio_tools import run
-from mirror_tools import HOST, S, client_cfg, free_port, start_server
+from mirror_tools import HOST, S, client_cfg, ex, free_port, start_server
 from pairing_tools import OWN, PORT, THEIRS
 
 import dlock
@@ -19,7 +19,7 @@ from dlock._transport import Wish, wished, wished_by_cfg
 from dlock.control.registry_pairs import Pairs
 from dlock.primary import Primary
 from dlock.server import Server, ServerConfig
-from dlock.types import ClientCfg
+from dlock.types import ClientCfg, LockDesc
 
 GID = bytes(10) + b"\xff\xff" + bytes([192, 0, 2, 1])
 VARIABLES = ("DLOCK_TRANSPORT", "DLOCK_DEVICE", "DLOCK_GID")
@@ -319,3 +319,61 @@ def test_the_mirror_with_a_device_where_a_queue_pair_is_refused(
     assert dclient.dclient_lib_init(cfg) is S.SUCCESS
     assert dclient.client_init(HOST) == (S.ERROR, None)
     assert "the server's device cannot be used" in caplog.text
+
+
+@pytest.mark.usefixtures("given")
+def test_a_queue_pair_over_which_nothing_answers_is_tcp_at_once(server: Server, caplog) -> None:
+    caplog.set_level(logging.INFO)
+    assert uses(server.address).kind == "tcp"
+    warnings = [one for one in caplog.records if one.levelno == logging.WARNING]
+    (warning,) = (one for one in warnings if one.name.startswith("dlock."))
+    assert "does not answer rxe7" in warning.getMessage()
+    # Of the second client, asyncio's, that server is known.
+    assert warning.name == "dlock.client"
+    assert "a moment ago" in lines(caplog)[1]
+    assert server.stats()["clients"] == 0
+
+
+@pytest.mark.usefixtures("given")
+def test_asyncio_falls_back_too(server: Server, caplog) -> None:
+    async def program() -> None:
+        async with dlock.aio.connect(server.address) as client, client.lock("a"):
+            assert client.transport.kind == "tcp"
+
+    run(program())
+    (warning,) = (one for one in caplog.records if one.name == "dlock.aio")
+    assert warning.levelno == logging.WARNING
+    assert server.stats()["clients"] == 0
+
+
+@pytest.mark.usefixtures("given")
+def test_who_wants_nothing_else_is_told_that_nothing_answers(server: Server) -> None:
+    with pytest.raises(dlock.ConnectError, match=r"does not answer rxe7.*dlock rdma"):
+        dlock.connect(server.address, transport="verbs", timeout=0.1)
+    assert server.stats()["clients"] == 0
+
+
+@pytest.mark.usefixtures("given")
+def test_the_mirror_falls_back_in_the_same_call(mirror_port: int, monkeypatch, caplog) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("DLOCK_TRANSPORT", "auto")
+    assert dclient.dclient_lib_init(client_cfg(mirror_port)) is S.SUCCESS
+    status, client_id = dclient.client_init(HOST)
+    assert status is S.SUCCESS
+    assert "client_init: its end of the queue pair does not answer rxe7" in caplog.text
+    status, lock_id = dclient.get_lock(client_id, LockDesc(b"a"))
+    assert dclient.trylock(client_id, ex(lock_id))[0] is S.SUCCESS
+    _pairing.avoided.forget(f"{HOST}:{mirror_port}", wished_by_cfg(None, None))  # a minute later
+    assert dclient.client_reinit(client_id, HOST) is S.SUCCESS
+    assert f"client_reinit of {client_id}: its end" in caplog.text
+    assert dclient.client_reinit_done(client_id) is S.SUCCESS
+    assert dclient.unlock(client_id, lock_id)[0] is S.SUCCESS
+    assert dclient.client_deinit(client_id) is S.SUCCESS
+
+
+@pytest.mark.usefixtures("given")
+def test_the_mirror_with_a_device_over_which_nothing_answers(mirror_port: int, caplog) -> None:
+    cfg = client_cfg(mirror_port, dev_name="rxe7")
+    assert dclient.dclient_lib_init(cfg) is S.SUCCESS
+    assert dclient.client_init(HOST) == (S.BAD_RESPONSE, None)
+    assert "does not answer rxe7" in caplog.text
