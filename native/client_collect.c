@@ -230,6 +230,10 @@ int dlk_client_flush(struct dlk_client *client)
     dlk_client_lock(client);
     dlk_wire_flush(client);
     bool left = client->up && dlk_wire_backlog(client) != 0;
+    if (left && client->connection->polled) { /* there, room comes with what is received */
+        dlk_look(client, dlk_now_ns());
+        left = client->up && dlk_wire_backlog(client) != 0;
+    }
     dlk_client_unlock(client);
     return left ? DLK_STATUS_PENDING : DLK_STATUS_SUCCESS;
 }
