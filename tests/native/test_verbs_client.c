@@ -1,7 +1,7 @@
 /*
- * A client over a queue pair: how it gets one and loses it, and what a slow other end means. What it
- * does the same over whatever connection is in the tests of the client, which run over a queue pair
- * once more.
+ * A client over a queue pair: how it gets one and loses it, and what a slow other end means. What
+ * it does the same over whatever connection is in the tests of the client, which run over a queue
+ * pair once more.
  */
 #define DLOCK_TEST_VERBS
 
