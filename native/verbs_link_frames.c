@@ -218,6 +218,13 @@ static bool look(struct dlk_queue_pair *link)
     return count > 0;
 }
 
+/* There is more here than there was room for, and the descriptor does not tell of it. */
+static ssize_t not_all(struct dlk_connection *connection, size_t received)
+{
+    connection->armed = false;
+    return (ssize_t)received;
+}
+
 ssize_t dlk_verbs_link_receive(struct dlk_connection *connection, void *frames, size_t room)
 {
     struct dlk_queue_pair *link = (struct dlk_queue_pair *)connection;
@@ -225,14 +232,14 @@ ssize_t dlk_verbs_link_receive(struct dlk_connection *connection, void *frames, 
     while (look(link)) {
         size_t taken;
         if (room - received < DLK_FRAME_BYTES) {
-            return (ssize_t)received; /* what a completion is may be asked only once */
+            return not_all(connection, received); /* what one is may be asked only once */
         }
         const struct ibv_wc *wc = &link->polled[link->polled_taken];
         bool whole =
             take_one(link, wc, (unsigned char *)frames + received, room - received, &taken);
         received += taken;
         if (!whole) {
-            return (ssize_t)received;
+            return not_all(connection, received);
         }
         link->polled_taken++;
         connection->progress++;
