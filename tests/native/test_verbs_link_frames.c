@@ -9,7 +9,7 @@
 #include "verbs_link.h"
 #include "verbs_world.h"
 
-enum { ROUNDS = 50, OPERATIONS = 20000, CLIENT = 9, EPOCH = 3, SLOT = 2 };
+enum { ROUNDS = 50, OPERATIONS = 5000, CLIENT = 9, EPOCH = 3, SLOT = 2 };
 
 enum { ATOMIC = IBV_ACCESS_REMOTE_ATOMIC | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE };
 
