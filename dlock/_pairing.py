@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dlock import _core, _verbs
 from dlock._core import ffi
@@ -19,7 +19,11 @@ from dlock._frozen import Frozen
 from dlock._transport import TCP, VERBS, Transport, Wish
 from dlock._verbs import Port, VerbsError
 from dlock.control.messages import OpenQueuePair, QueuePair, Request, Welcome
+from dlock.rdma.instead import stands_in
 from dlock.types import DlockStatus
+
+if TYPE_CHECKING:
+    from dlock.rdma.client import ClientPair
 
 AVOID_S: Final = 60.0  # how long a server that could not be reached over RDMA is reached over TCP
 AVOIDED_MAX: Final = 1024  # servers that are remembered
@@ -68,6 +72,7 @@ class OwnEnd:
     server's end, when that has answered."""
 
     __slots__ = ("pair", "peer", "port")
+    by = ""
 
     def __init__(self, port: Port, pair: _verbs.QueuePair) -> None:
         self.port = port
@@ -77,7 +82,7 @@ class OwnEnd:
     @property
     def transport(self) -> Transport:
         """What carries a data plane that goes over it."""
-        return Transport(VERBS, self.port.name, f"{self.port} is up")
+        return Transport(VERBS, self.port.name, f"{self.port} is up{self.by}")
 
     def asks(self) -> OpenQueuePair:
         """What the server is asked."""
@@ -107,10 +112,38 @@ class NewEnd(Frozen):
     def make(self) -> OwnEnd | str:
         """See the class."""
         try:
+            if stands_in():
+                return _end_over_pyverbs(self.wish.device)
             port = _verbs.choose(self.wish.device)
             return OwnEnd(port, _verbs.QueuePair(port))
         except VerbsError as problem:
             return str(problem)
+
+
+class _PyverbsEnd(OwnEnd):
+    """The same over pyverbs: the C client gets one end of a pair of sockets."""
+
+    __slots__ = ()
+    by = ", over pyverbs"
+
+    def __init__(self, port: Port, pair: ClientPair) -> None:
+        self.port = port
+        self.pair: Any = pair
+        self.peer = None
+
+    def give_away(self) -> dict[str, Any]:
+        assert self.peer is not None
+        return dict(self.pair.hand_over(_verbs.Address(
+            **{name: getattr(self.peer, name) for name in _verbs.Address._fields})))
+
+
+def _end_over_pyverbs(wish: _verbs.Wish) -> OwnEnd:
+    """Imported here: who goes over TCP or the C core needs none of it. VerbsError."""
+    from dlock.rdma.client import ClientPair
+    from dlock.rdma.ports import choose_port
+
+    port = choose_port(wish)
+    return _PyverbsEnd(port, ClientPair(port))
 
 
 # ---- The data link, of either kind ---------------------------------------------------------------

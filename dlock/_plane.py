@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple, Protocol
 
 from dlock import _verbs
 from dlock._core import Command, Event, Limits, command_struct, ffi, layout, lib
@@ -28,6 +29,17 @@ class PlaneConfig(NamedTuple):
     listen_fd: int = -1
 
 
+class Pairs(Protocol):
+    """What makes queue pairs in the place of the C core: they are connections to the data port of
+    their own (`dlock.rdma.server`)."""
+
+    @property
+    def counters(self) -> Mapping[str, int]: ...
+    def verbs_pair(self, peer: _verbs.Address) -> _verbs.Made: ...
+    def verbs_pair_free(self, pair: int) -> None: ...
+    def close(self) -> None: ...
+
+
 class Plane:
     """The data plane of one server. `run` belongs to a thread of its own (or instead of it `turn`,
     and `engine`, to whoever has no thread for it); `send_command`, `take_event` and the event
@@ -38,6 +50,7 @@ class Plane:
         plane's from now on, whatever happens."""
         self._pid = os.getpid()
         self._pointer: Any = None
+        self._pairs: Pairs | None = None
         fields = {
             **config._asdict(),
             "limits": config.limits._asdict(),
@@ -62,6 +75,8 @@ class Plane:
         pointer, self._pointer = self._pointer, None
         if pointer is not None and self._pid == os.getpid():
             lib.dlk_plane_free(pointer)
+            if self._pairs is not None:  # which tell their clients what the plane said at last
+                self._pairs.close()
 
     @property
     def port(self) -> int:
@@ -124,9 +139,20 @@ class Plane:
         opened = lib.dlk_plane_verbs_open(self._pointer, _verbs.port_struct(port), reason)
         return bool(opened), _verbs.text_from(reason)
 
+    def verbs_instead(self, pairs: Pairs) -> None:
+        """Before its first turn: these serve verbs, and end with it."""
+        self._pairs = pairs
+
+    @property
+    def pair_counters(self) -> Mapping[str, int]:
+        """What those have counted, by the names of Stats; any thread."""
+        return {} if self._pairs is None else self._pairs.counters
+
     def verbs_pair(self, peer: _verbs.Address) -> _verbs.Made:
         """A queue pair for that end; until a LINK_OPEN with it is done, it is to be given back with
         `verbs_pair_free`."""
+        if self._pairs is not None:
+            return self._pairs.verbs_pair(peer)
         own, pair = ffi.new("struct dlk_verbs_address *"), ffi.new("uint64_t *")
         reason = _verbs.new_reason()
         status = lib.dlk_plane_verbs_pair(
@@ -136,4 +162,7 @@ class Plane:
 
     def verbs_pair_free(self, pair: int) -> None:
         """The plane has not taken this one, and never will."""
-        lib.dlk_plane_verbs_pair_free(self._pointer, pair)
+        if self._pairs is not None:
+            self._pairs.verbs_pair_free(pair)
+        else:
+            lib.dlk_plane_verbs_pair_free(self._pointer, pair)

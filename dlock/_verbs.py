@@ -89,12 +89,14 @@ class Port(NamedTuple):
 
 class Made(NamedTuple):
     """What became of a server's end (`Plane.verbs_pair`): a DlockStatus; with SUCCESS our end and
-    the plane's number of it; else why there is none, for people."""
+    the plane's number of it; else why there is none, for people. `linked`: the plane needs no
+    LINK_OPEN for it."""
 
     status: int
     own: Address
     pair: int = 0
     reason: str = ""
+    linked: bool = False
 
 
 _WISH: Final = layout("dlk_verbs_wish", Wish._fields)

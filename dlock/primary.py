@@ -25,6 +25,7 @@ from dlock.control.registry_recovery import RecoveryPlan
 from dlock.control.registry_sessions import RegistryConfig
 from dlock.control.roster import with_margin_ms
 from dlock.control.state_dir import StateDir, StateDirError, open_state_dir
+from dlock.rdma.instead import stands_in
 
 WAIT_MODES: Final = {
     "block": _core.DLK_WAIT_BLOCK,
@@ -309,8 +310,12 @@ class Primary:
         port, why = None, "nothing else is asked for"
         if transport != "tcp":
             try:
-                port = _verbs.choose(self.config.wish)
-                opened, why = self.plane.verbs_open(port)
+                if stands_in():
+                    port, why = self._open_pyverbs()
+                    opened = True
+                else:
+                    port = _verbs.choose(self.config.wish)
+                    opened, why = self.plane.verbs_open(port)
             except _verbs.VerbsError as problem:
                 opened, why = False, str(problem)
             if not opened and transport == "verbs" and self._last_stats is None:
@@ -323,6 +328,17 @@ class Primary:
             "serves": "TCP" if port is None else f"RDMA at {port}, and TCP",
             "asked": transport, "why": why})
         return port
+
+    def _open_pyverbs(self) -> tuple[_verbs.Port, str]:
+        """pyverbs stands in for the core: a thread of its own, and connections to the data port.
+        Imported here: who needs neither shall not pay for it. VerbsError."""
+        from dlock.rdma.ports import choose_port
+        from dlock.rdma.server import PairServer
+
+        port = choose_port(self.config.wish)
+        pairs = PairServer(port, self.host, self.data_port, self.config.max_clients)
+        self.plane.verbs_instead(pairs)
+        return port, pairs.text
 
     def _new_registry(self) -> Registry:
         config = self.config
@@ -364,9 +380,14 @@ class Primary:
     def _end_epoch(self) -> dict[str, int]:
         if self._last_stats is None:
             self.loop.end()
-            self._last_stats = self.loop.stats()
+            self._last_stats = self._stats_now()
             self.plane.free()
         return self._last_stats
+
+    def _stats_now(self) -> dict[str, int]:
+        stats = self.loop.stats()
+        counters = self.plane.pair_counters
+        return {**stats, **{name: stats.get(name, 0) + n for name, n in counters.items()}}
 
     def release_state(self) -> None:
         """Lets another primary have the state directory, as the end of this process would."""
@@ -386,6 +407,6 @@ class Primary:
     def stats(self) -> dict[str, int]:
         """Counters (capital names) and gauges (small names) of both planes; any thread, but not
         while it begins anew or closes."""
-        stats = self.loop.stats() if self._last_stats is None else self._last_stats
+        stats = self._stats_now() if self._last_stats is None else self._last_stats
         return {**stats,
                 **{name: stats.get(name, 0) + count for name, count in self._counted.items()}}

@@ -12,7 +12,8 @@ from dlock.server import TRANSPORTS, WAIT_MODES, ServerConfig
 DEFAULTS: Final = ServerConfig()
 NO_STATE_DIR: Final = "none"
 # Variables of the client and of `dlock run`, which a server may meet and does not read.
-OTHER_VARIABLES: Final = ("DLOCK_ADDRESS", "DLOCK_NAME", "DLOCK_TOKEN", "DLOCK_KIND")
+OTHER_VARIABLES: Final = ("DLOCK_ADDRESS", "DLOCK_NAME", "DLOCK_TOKEN", "DLOCK_KIND",
+                          "DLOCK_VERBS")
 
 
 def parse_listen(text: str) -> tuple[str, int]:

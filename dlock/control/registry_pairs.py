@@ -138,6 +138,9 @@ class Pairs:
         elif (status := self._of_no_use(asked)) is not None:
             self._out.add(FreePair(made.pair))
             self._out.refuse(asked.call, status)
+        elif made.linked:
+            asked.client.pair_given = asked.attach
+            self._out.answer(asked.call, m.QueuePair(DlockStatus.SUCCESS, *made.own))
         else:
             client = asked.client
             self._opening.add(made.pair)

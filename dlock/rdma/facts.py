@@ -30,6 +30,7 @@ class Port(Frozen):
     rate: str
     mtu: int | None
     gids: tuple[Gid, ...]
+    lid: int = 0
 
     @property
     def active(self) -> bool:

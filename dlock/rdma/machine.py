@@ -87,6 +87,14 @@ def _text(path: Path) -> str:
         return ""
 
 
+def _number(text: str) -> int:
+    """As the kernel writes one ("0x1"); 0 if it is none."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        return 0
+
+
 def _names(folder: Path) -> list[str]:
     try:
         return sorted(os.listdir(folder))
@@ -168,6 +176,7 @@ def _ports(folder: Path) -> Iterator[Port]:
             rate=_text(port / "rate"),
             mtu=None,
             gids=tuple(_gids(port, _text(port / "link_layer"))),
+            lid=_number(_text(port / "lid")),
         )
 
 

@@ -22,7 +22,9 @@ from dlock.rdma.machine import gid_text, read_machine
 LIBRARY: Final = "libibverbs.so.1"
 CLIENTS: Final[int] = _core.DLK_MAX_CLIENTS_DEFAULT
 OBJECTS: Final[int] = _core.DLK_MAX_OBJECTS_DEFAULT
-RECEIVES_BYTES: Final[int] = _core.DLK_VERBS_WINDOW * _core.DLK_VERBS_MESSAGE_BYTES
+WINDOW: Final[int] = _core.DLK_VERBS_WINDOW
+MESSAGE_BYTES: Final[int] = _core.DLK_VERBS_MESSAGE_BYTES
+RECEIVES_BYTES: Final = WINDOW * MESSAGE_BYTES
 # What the drivers of hardware lock besides, of each queue pair and its share of the others; rxe
 # locks nothing of its queues.
 QUEUES_BYTES: Final = 48 * 1024
