@@ -83,7 +83,9 @@ struct dlk_client_config {
 enum dlk_link_flag {
     DLK_LINK_ADOPT = 1, /* fd is used in place of a connection to host and port */
     DLK_LINK_NOWAIT = 2, /* attach only looks; go on when dlk_client_attach_fd says so */
-    DLK_LINK_VERBS = 4   /* queue_pair, connected to peer, is used in place of a connection */
+    DLK_LINK_VERBS = 4,  /* queue_pair, connected to peer, is used in place of a connection */
+    DLK_LINK_OPERATES = 8 /* ADOPT: who has the other end of fd carries operations on objects out by
+                           * itself: requests whose `reserved` has bit 32, and the key below it */
 };
 
 /* What the control plane hands out for a data connection. */

@@ -67,7 +67,11 @@ static struct dlk_connection *open_connection(const struct dlk_link *link)
 {
     char host[sizeof(link->host) + 1] = {0};
     if ((link->flags & DLK_LINK_ADOPT) != 0) {
-        return link->fd >= 0 ? dlk_stream_adopt(link->fd) : NULL;
+        struct dlk_connection *adopted = link->fd >= 0 ? dlk_stream_adopt(link->fd) : NULL;
+        if (adopted != NULL) {
+            adopted->one_sided = (link->flags & DLK_LINK_OPERATES) != 0;
+        }
+        return adopted;
     }
     if ((link->flags & DLK_LINK_VERBS) != 0) {
         return dlk_queue_pair_connect(link->queue_pair, link);

@@ -59,7 +59,7 @@ struct dlk_connection {
     /* Its completions are polled: to receive is no system call, room to send comes with what is
      * received, and the descriptor tells nothing but what came after it was armed. */
     bool polled;
-    bool one_sided;         /* polled: it carries operations on objects out by itself, */
+    bool one_sided;         /* it carries operations on objects out by itself, */
     uint64_t live_until_ns; /* if they are sent before; the sender's */
     /* The reader's, of one that is polled. */
     bool armed;        /* or readable */

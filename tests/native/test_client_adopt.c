@@ -101,6 +101,33 @@ static void test_adopted(void)
     leave(&peer, &user);
 }
 
+/* Requests with a key go only to who has said that it carries them out; its answer is one. */
+static void test_adopted_by_one_that_operates(void)
+{
+    for (uint32_t operates = 0; operates < 2; operates++) {
+        struct silent peer;
+        struct user user = begin(&peer);
+        user.link.flags |= operates ? DLK_LINK_OPERATES : 0;
+        assert(dlk_client_attach(user.client, &user.link) == S(PENDING));
+        prove(&peer, DLK_RESULT_DONE);
+        assert(go_on(&user) == S(SUCCESS));
+        assert(dlk_client_add_object(user.client, 109, 3) == S(SUCCESS));
+        assert(dlk_client_object_key(user.client, 109, 0xfedcba98) == S(SUCCESS));
+        struct dlk_call call = make_call(DLK_VERB_FETCH_ADD, 9, 0, 0);
+        call.operand = 5;
+        struct dlk_request request;
+        assert(dlk_client_start(user.client, &call) == S(PENDING));
+        take(&peer, &request);
+        assert(request.reserved == (operates ? 0x1fedcba98 : 0) && request.value == 5);
+        struct dlk_reply reply = answer_to(&request, DLK_RESULT_DONE);
+        reply.value = 37;
+        reply.reserved = operates ? DLK_REPLY_ONE_SIDED : 0;
+        give(&peer, &reply);
+        assert(finish_call(&user, &call, S(PENDING)) == S(SUCCESS) && call.value == 37);
+        leave(&peer, &user);
+    }
+}
+
 /* Without NOWAIT it waits, as for a connection of its own. */
 static void *prove_later(void *argument)
 {
@@ -350,6 +377,7 @@ int main(void)
     test_connected_without_waiting(&world);
     world_stop(&world);
     test_adopted();
+    test_adopted_by_one_that_operates();
     test_adopted_and_waited_for();
     test_no_room_for_the_proof();
     test_refused();
