@@ -121,7 +121,7 @@ bool dlk_verbs_queues_open(struct dlk_verbs_queues *queues, struct dlk_verbs_dev
     uint32_t limit = 0;
     uint32_t fits = fit(&device->limits, pairs, &what, &limit);
 
-    reason[0] = '\0';
+    dlk_verbs_say(reason, "room for %u queue pairs", pairs);
     if (fits < pairs) {
         dlk_verbs_say(reason, "room for %u queue pairs instead of %u: the device has %u %s", fits,
                       pairs, limit, what);

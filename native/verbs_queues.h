@@ -29,7 +29,7 @@ struct dlk_verbs_queues {
 };
 
 /* On an open device, which stays the caller's; for so many queue pairs or, if it cannot be, fewer:
- * `reason` then says why. False: not even for one. */
+ * `reason` says for how many, and why. False: not even for one. */
 bool dlk_verbs_queues_open(struct dlk_verbs_queues *queues, struct dlk_verbs_device *device,
                            uint32_t pairs, char *reason);
 /* When there is no queue pair any more. */

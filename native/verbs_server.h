@@ -23,6 +23,7 @@
 #define DLOCK_VERBS_SERVER_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "verbs_cells.h"
 #include "verbs_pair.h"
@@ -53,7 +54,7 @@ struct dlk_server_message {
 
 struct dlk_server_pair {
     struct dlk_pair *pair;
-    uint32_t state; /* enum dlk_server_state */
+    _Atomic uint32_t state; /* enum dlk_server_state; both threads look at it */
     uint32_t mark;
     uint32_t link;
     uint32_t flags;  /* enum dlk_ready_flag, not yet told */

@@ -8,7 +8,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -73,6 +72,7 @@ static uint64_t fall_asleep(struct dlk_verbs_server *server, uint64_t timeout_ns
     if (server->device != NULL) {
         dlk_verbs_queues_arm(&server->queues);
         dlk_server_poll(server);
+        dlk_server_tell(server);
     }
     if (server->ready.count > 0) {
         return 0;
@@ -358,16 +358,16 @@ static bool server_open(struct dlk_verbs_server *server, const struct dlk_verbs_
 {
     uint32_t wanted = setting->clients + setting->clients / 8 + PAIRS_SPARE;
     char cells[DLK_REASON_BYTES] = "";
-    char room[DLK_REASON_BYTES] = "";
+    char room[DLK_REASON_BYTES];
 
     server->device = dlk_verbs_device_open(port, DLK_DEVICE_OWN, reason);
     if (server->device == NULL) {
         return false;
     }
-    if (!dlk_verbs_queues_open(&server->queues, server->device, wanted, reason)) {
+    if (!dlk_verbs_queues_open(&server->queues, server->device, wanted, room)) {
+        memcpy(reason, room, sizeof(room));
         return false;
     }
-    memcpy(room, reason, sizeof(room));
     server->pairs_max = server->queues.pairs_max;
     if (!dlk_server_table_open(server, setting->links) || watch(server) != 0) {
         dlk_verbs_say(reason, "%s: no memory or descriptor for %u queue pairs", port->device,
@@ -376,14 +376,10 @@ static bool server_open(struct dlk_verbs_server *server, const struct dlk_verbs_
     }
     bool reachable = dlk_verbs_cells_open(&server->cells, server->device, setting->cells,
                                           setting->n_cells, cells);
-    dlk_verbs_say(reason, "%s port %u: %s%s%s%s", port->device, port->port,
-                  reachable ? "clients operate on objects one-sided"
-                            : "objects are operated by the server (",
-                  reachable ? "" : cells, reachable ? "" : ")", "");
-    if (room[0] != '\0') {
-        size_t used = strlen(reason);
-        snprintf(reason + used, DLK_REASON_BYTES - used, "; %s", room);
-    }
+    dlk_verbs_say(reason, "%s; %s%s", room,
+                  reachable ? "clients operate on objects by themselves"
+                            : "objects are reached through the server only: ",
+                  reachable ? "" : cells);
     return true;
 }
 
