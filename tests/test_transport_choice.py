@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from control_client import Client, eventually
-from test_serve import COMMAND
+from test_serve import COMMAND, Serve
 
 from dlock import _plane, _verbs, dserver
 from dlock._verbs import Port, VerbsError, Wish
@@ -400,6 +400,20 @@ def test_the_key_of_an_object_is_told(servers: Callable[..., Server]) -> None:
         assert made.key == got.key
         assert bool(made.key) == bool(_verbs.choose(Wish()).atomicity
                                       and _verbs.choose(Wish()).windows_max)
+
+
+@pytest.mark.rdma
+def test_serve_says_where_it_serves_rdma(tmp_path: Path) -> None:
+    """On standard output, and in one line of the log."""
+    one = Serve(tmp_path, "--listen", "127.0.0.1:0", "--state-dir", "none", "--transport", "verbs")
+    try:
+        port = _verbs.choose(Wish())
+        assert f"; RDMA at {port}" in one.greeting
+    finally:
+        code, errors = one.end()
+    assert code == 0
+    (line,) = [line for line in errors.splitlines() if " transport serves=" in line]
+    assert f"RDMA at {port}, and TCP" in line
 
 
 @pytest.mark.rdma
