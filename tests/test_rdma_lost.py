@@ -107,8 +107,6 @@ def test_a_server_of_tcp_alone(caplog) -> None:
     one = Server(ServerConfig(port=0, wait_mode="block", transport="tcp"))
     with dlock.connect(one.address) as client, client.lock("a"):
         assert client.transport.kind == "tcp"
-    with pytest.raises(dlock.ConnectError, match="the server has no RDMA"):
-        dlock.connect(one.address, transport="verbs", timeout=0.2)
     one.stop()
 
 
