@@ -229,7 +229,8 @@ ssize_t dlk_verbs_link_receive(struct dlk_connection *connection, void *frames, 
 {
     struct dlk_queue_pair *link = (struct dlk_queue_pair *)connection;
     size_t received = 0;
-    while (look(link)) {
+    bool more = true; /* may be there: the last poll was not cut short by the end of the queue */
+    while (more && look(link)) {
         size_t taken;
         if (room - received < DLK_FRAME_BYTES) {
             return not_all(connection, received); /* what one is may be asked only once */
@@ -243,6 +244,8 @@ ssize_t dlk_verbs_link_receive(struct dlk_connection *connection, void *frames, 
         }
         link->polled_taken++;
         connection->progress++;
+        more = link->polled_taken < link->polled_count
+               || link->polled_count == DLK_LINK_POLLED_MAX;
     }
     connection->failed = link->ended || dlk_pair_broken(link->pair) || atomic_load(&link->over);
     if (received != 0) {

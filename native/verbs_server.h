@@ -98,6 +98,7 @@ struct dlk_verbs_server {
 
     uint32_t n_ours; /* handed over, and not freed */
     uint32_t passed_over; /* looks that left TCP out */
+    uint32_t pass_over;   /* so many do */
     struct dlk_server_list ready;
     struct dlk_server_list owing;
     struct dlk_server_list offered;

@@ -15,7 +15,10 @@
 #include "verbs_server.h"
 
 enum {
-    LOOKS_WITHOUT_TCP = 8,
+    /* Between two looks at TCP: so few while it has something to say, twice as many after each look
+     * in vain. */
+    LOOKS_WITHOUT_TCP_LEAST = 8,
+    LOOKS_WITHOUT_TCP_MOST = 64,
     WATCH_COMPLETIONS = 0,
     WATCH_EVENTS = 1,
     PAIRS_SPARE = 8 /* besides an eighth: those closed are still there when their successors are */
@@ -63,6 +66,15 @@ static size_t wait_tcp(struct dlk_verbs_server *server, uint64_t timeout_ns, str
     return count;
 }
 
+static void look_again_after(struct dlk_verbs_server *server, bool said_something)
+{
+    uint32_t longer = 2 * server->pass_over;
+
+    server->pass_over = said_something                    ? LOOKS_WITHOUT_TCP_LEAST
+                        : longer < LOOKS_WITHOUT_TCP_MOST ? longer
+                                                          : LOOKS_WITHOUT_TCP_MOST;
+}
+
 /* Before a sleep: nothing of ours is left to be done, and the next completion ends it. Returns how
  * long it may be. */
 static uint64_t fall_asleep(struct dlk_verbs_server *server, uint64_t timeout_ns)
@@ -99,7 +111,7 @@ static size_t verbs_wait(struct dlk_transport *transport, uint64_t timeout_ns,
     dlk_server_poll(server);
     dlk_server_bury(server, 1);
     count = tell_ready(server, out, room);
-    if ((count > 0 || timeout_ns == 0) && ++server->passed_over < LOOKS_WITHOUT_TCP) {
+    if ((count > 0 || timeout_ns == 0) && ++server->passed_over < server->pass_over) {
         transport->partial = true;
         return count;
     }
@@ -108,7 +120,9 @@ static size_t verbs_wait(struct dlk_transport *transport, uint64_t timeout_ns,
         timeout_ns = fall_asleep(server, timeout_ns);
     }
     if (count < room) {
-        count += wait_tcp(server, count > 0 ? 0 : timeout_ns, out + count, room - count);
+        size_t of_tcp = wait_tcp(server, count > 0 ? 0 : timeout_ns, out + count, room - count);
+        look_again_after(server, of_tcp > 0);
+        count += of_tcp;
         dlk_server_poll(server);
     }
     return count + tell_ready(server, out + count, room - count);
@@ -402,6 +416,7 @@ struct dlk_verbs_transport *dlk_verbs_transport_new(const struct dlk_verbs_setti
     server->base.base.calls = &transport_calls;
     server->base.calls = &verbs_calls;
     server->tcp = setting->tcp;
+    server->pass_over = LOOKS_WITHOUT_TCP_LEAST;
     if (!server_open(server, setting, port, reason)) {
         server_free(server);
         return NULL;
