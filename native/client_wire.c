@@ -134,12 +134,12 @@ ssize_t dlk_wire_receive(struct dlk_client *client, uint64_t spin_ns, uint64_t n
     const uint32_t progress = connection->progress;
     uint64_t started_ns = now_ns;
     *slept = false;
-    for (uint32_t looks = 0; spin_ns != 0 && (!push || connection->polled); looks++) {
+    for (uint32_t looks = 1; spin_ns != 0 && (!push || connection->polled); looks++) {
         ssize_t received = connection->calls->receive(connection, frames, room);
         if (received != -EAGAIN || (push && connection->progress != progress)) {
             return received;
         }
-        if (looks % DLK_LOOKS_A_CLOCK != 0) {
+        if (looks % DLK_LOOKS_A_CLOCK != 0 && now_ns < until_ns) {
             continue;
         }
         now_ns = dlk_now_ns();

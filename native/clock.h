@@ -11,8 +11,8 @@
 enum { DLK_NS_PER_US = 1000, DLK_NS_PER_MS = 1000000, DLK_NS_PER_S = 1000000000 };
 
 /* Tells the core that this thread spins, so that its sibling and the power budget profit. */
-/* Who spins reads the clock, and lets the core rest, only after the first look and then each time
- * that it has looked so often: a look at a completion queue takes less time than either. */
+/* Who spins reads the clock, and lets the core rest, each time that it has looked so often: a look
+ * at a completion queue takes less time than either. */
 enum { DLK_LOOKS_A_CLOCK = 8 };
 
 static inline void dlk_cpu_relax(void)

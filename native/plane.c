@@ -255,11 +255,11 @@ static void wait_for_work(struct dlk_plane *plane)
 
     plane->wait_start_ns = plane->clock_ns;
     plane->waited = true;
-    for (uint32_t looks = 0; budget_ns > 0; looks++) {
+    for (uint32_t looks = 1; budget_ns > 0; looks++) {
         if (look(plane, 0)) {
             return;
         }
-        if (looks % DLK_LOOKS_A_CLOCK != 0) {
+        if (looks % DLK_LOOKS_A_CLOCK != 0 && plane->clock_ns < deadline_ns) {
             continue;
         }
         uint64_t now_ns = dlk_plane_clock(plane);
