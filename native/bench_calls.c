@@ -10,10 +10,10 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
-/* One client and the call that it has under way. */
+/* One client and its calls, of which one is under way: TRYLOCK and UNLOCK, or the operation. */
 struct asker {
     struct dlk_client *client;
-    struct dlk_call call;
+    struct dlk_call calls[2];
     uint64_t begun_ns;   /* the call */
     uint64_t value;      /* of the object, which nobody else changes */
     uint32_t lock_ns;    /* what the first half of this pair took */
@@ -28,30 +28,35 @@ struct calls {
     bool draining;
 };
 
-static void prepare(const struct calls *calls, struct asker *asker, uint32_t number)
+static void prepare(const struct dlk_bench_calls *config, struct asker *asker, uint32_t number)
 {
-    uint32_t id = calls->config->ids[number];
-    struct dlk_call *call = &asker->call;
-    *call = (struct dlk_call){.lock_id = id};
-    switch (calls->config->work) {
-    case DLK_BENCH_LOCK_UNLOCK:
-        call->verb = asker->unlocks ? DLK_VERB_UNLOCK : DLK_VERB_TRYLOCK;
-        call->mode = DLK_MODE_EXCLUSIVE;
-        call->lease_ms = asker->unlocks ? 0 : calls->config->lease_ms;
-        break;
-    case DLK_BENCH_FETCH_ADD:
-        call->verb = DLK_VERB_FETCH_ADD;
-        call->operand = 1;
-        break;
-    case DLK_BENCH_COMPARE_SWAP:
-        call->verb = DLK_VERB_COMPARE_SWAP;
+    static const uint32_t verbs[] = {
+        [DLK_BENCH_LOCK_UNLOCK] = DLK_VERB_TRYLOCK,
+        [DLK_BENCH_FETCH_ADD] = DLK_VERB_FETCH_ADD,
+        [DLK_BENCH_COMPARE_SWAP] = DLK_VERB_COMPARE_SWAP,
+        [DLK_BENCH_READ] = DLK_VERB_READ,
+    };
+    bool pairs = config->work == DLK_BENCH_LOCK_UNLOCK;
+    *asker = (struct asker){.client = config->client[number],
+                            .value = config->values != NULL ? config->values[number] : 0};
+    asker->calls[0] = (struct dlk_call){.verb = verbs[config->work],
+                                        .lock_id = config->ids[number],
+                                        .mode = DLK_MODE_EXCLUSIVE,
+                                        .lease_ms = pairs ? config->lease_ms : 0,
+                                        .operand = pairs ? 0 : 1};
+    asker->calls[1] =
+        (struct dlk_call){.verb = DLK_VERB_UNLOCK, .lock_id = config->ids[number]};
+}
+
+/* The next one, as it is to be asked now. */
+static struct dlk_call *next_call(const struct calls *calls, struct asker *asker)
+{
+    struct dlk_call *call = &asker->calls[asker->unlocks];
+    if (calls->config->work == DLK_BENCH_COMPARE_SWAP) {
         call->operand = asker->value;
         call->swap = asker->value + 1;
-        break;
-    default:
-        call->verb = DLK_VERB_READ;
-        break;
     }
+    return call;
 }
 
 static uint32_t clipped(uint64_t ns)
@@ -78,7 +83,8 @@ static void sample(struct calls *calls, uint32_t first_ns, uint32_t second_ns)
 static bool as_expected(const struct calls *calls, struct asker *asker)
 {
     uint32_t work = calls->config->work;
-    if (asker->call.status != DLK_STATUS_SUCCESS) {
+    const struct dlk_call *call = &asker->calls[asker->unlocks];
+    if (call->status != DLK_STATUS_SUCCESS) {
         return false;
     }
     if (work == DLK_BENCH_LOCK_UNLOCK) {
@@ -86,11 +92,10 @@ static bool as_expected(const struct calls *calls, struct asker *asker)
     }
     uint64_t before = asker->value;
     asker->value += work == DLK_BENCH_READ ? 0 : 1;
-    return asker->call.value == (work == DLK_BENCH_FETCH_ADD ? before : asker->value);
+    return call->value == (work == DLK_BENCH_FETCH_ADD ? before : asker->value);
 }
 
-/* An answer is there: it counts, and what comes next is prepared. */
-static void answered(struct calls *calls, struct asker *asker, uint32_t number, uint64_t now_ns)
+static void answered(struct calls *calls, struct asker *asker, uint64_t now_ns)
 {
     uint32_t took_ns = clipped(now_ns - asker->begun_ns);
     asker->started = false;
@@ -105,7 +110,6 @@ static void answered(struct calls *calls, struct asker *asker, uint32_t number, 
         asker->lock_ns = took_ns;
         asker->unlocks = true;
     }
-    prepare(calls, asker, number);
 }
 
 /* A lock that is held is given back after the end, too. */
@@ -118,13 +122,14 @@ static bool has_more(const struct calls *calls, const struct asker *asker)
 static uint64_t ask_alone(struct calls *calls, uint64_t now_ns)
 {
     struct asker *asker = &calls->askers[0];
+    struct dlk_call *call = next_call(calls, asker);
     asker->begun_ns = now_ns;
-    int status = dlk_client_call(asker->client, &asker->call);
+    int status = dlk_client_call(asker->client, call);
     while (status == DLK_STATUS_PENDING) {
-        status = dlk_client_wait(asker->client, &asker->call);
+        status = dlk_client_wait(asker->client, call);
     }
     now_ns = dlk_now_ns();
-    answered(calls, asker, 0, now_ns);
+    answered(calls, asker, now_ns);
     return now_ns;
 }
 
@@ -136,15 +141,15 @@ static bool ask_in_turn(struct calls *calls, uint64_t *now_ns)
         struct asker *asker = &calls->askers[i];
         int status = DLK_STATUS_PENDING;
         if (asker->started) {
-            status = dlk_client_poll(asker->client, &asker->call);
+            status = dlk_client_poll(asker->client, &asker->calls[asker->unlocks]);
         } else if (has_more(calls, asker)) {
             asker->started = true;
             asker->begun_ns = dlk_now_ns();
-            status = dlk_client_start(asker->client, &asker->call);
+            status = dlk_client_start(asker->client, next_call(calls, asker));
         }
         if (status != DLK_STATUS_PENDING) {
             *now_ns = dlk_now_ns();
-            answered(calls, asker, i, *now_ns);
+            answered(calls, asker, *now_ns);
         }
         busy = busy || asker->started || has_more(calls, asker);
     }
@@ -180,7 +185,8 @@ static void abandon(struct calls *calls)
 {
     for (uint32_t i = 0; i < calls->config->clients; i++) {
         if (calls->askers[i].started) {
-            dlk_client_cancel(calls->askers[i].client, &calls->askers[i].call);
+            struct asker *asker = &calls->askers[i];
+            dlk_client_cancel(asker->client, &asker->calls[asker->unlocks]);
             calls->result->errors++;
         }
     }
@@ -200,9 +206,7 @@ int dlk_bench_calls(const struct dlk_bench_calls *config, struct dlk_bench_resul
         return ENOMEM;
     }
     for (uint32_t i = 0; i < config->clients; i++) {
-        calls.askers[i].client = config->client[i];
-        calls.askers[i].value = config->values != NULL ? config->values[i] : 0;
-        prepare(&calls, &calls.askers[i], i);
+        prepare(config, &calls.askers[i], i);
     }
     run(&calls);
     abandon(&calls);
