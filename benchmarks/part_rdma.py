@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import dlock
 from benchmarks import perftest
 from benchmarks.linked import Linked, in_c, linked
 from benchmarks.machine import cores, pinned
@@ -23,6 +24,7 @@ from benchmarks.plan import Plan
 from benchmarks.processes import Address, dlock_server
 from benchmarks.report import Figures, at_least, at_most
 from dlock import _verbs
+from dlock.rdma.instead import ENVIRONMENT, PYVERBS
 
 TRANSPORTS: Final = ("verbs", "tcp")
 WAITS: Final = {"poll": "both poll", "block": "both block"}
@@ -112,6 +114,7 @@ def measure(plan: Plan, figures: Figures) -> None:
     with contextlib.ExitStack() as stack:
         ends = {(wait, transport): stack.enter_context(served(wait, transport, device.name))
                 for wait in WAITS for transport in TRANSPORTS}
+        pyverbs = stack.enter_context(over_pyverbs(ends["block", "verbs"], device.name, figures))
         for _ in range(plan.runs):
             for wait in WAITS:
                 floor = floor_us(plan, device, wait)
@@ -119,8 +122,31 @@ def measure(plan: Plan, figures: Figures) -> None:
                 of_python = {one: python_us(plan, ends[wait, one]) for one in TRANSPORTS}
                 show(figures, wait, floor, of_c, of_python)
                 compare(figures, wait, floor, of_c, of_python)
+            if pyverbs is not None:
+                show_pyverbs(figures, python_us(plan, pyverbs))
             for transport in TRANSPORTS:
                 crowds(plan, figures, ends["poll", transport], device.name)
+
+
+@contextlib.contextmanager
+def over_pyverbs(one: Served, device: str, figures: Figures) -> Iterator[Served | None]:
+    """Another client of the same server, whose frames are carried by pyverbs; None: it is not
+    here. Both ends sleep: a client that polled would take the interpreter's time from it."""
+    with contextlib.ExitStack() as stack:
+        before = os.environ.get(ENVIRONMENT)
+        os.environ[ENVIRONMENT] = PYVERBS
+        try:
+            (client,) = stack.enter_context(
+                linked(one.server, 1, "pyverbs", one.wait, one.transport, device))
+        except (dlock.ConnectError, RuntimeError) as problem:
+            figures.skip("pyverbs", str(problem))
+            yield None
+            return
+        finally:
+            os.environ.pop(ENVIRONMENT)
+            if before is not None:
+                os.environ[ENVIRONMENT] = before
+        yield Served(one.server, one.wait, one.transport, client)
 
 
 # ---- What is measured ----------------------------------------------------------------------------
@@ -192,6 +218,13 @@ def show(figures: Figures, wait: str, floor: Micros, of_c: dict[str, Micros],
             figures.row(f"{name}, C", "us").add(of_c[transport][operation])
             figures.row(f"{name}, Python", "us").add(of_python[transport][operation])
         figures.row(f"{how}: lock and unlock, {transport}, C", "us").add(of_c[transport]["pair"])
+
+
+def show_pyverbs(figures: Figures, found: Micros) -> None:
+    """In µs, of a server in C."""
+    for operation in OPERATIONS:
+        figures.row(f"{WAITS['block']}: {WORDS[operation]}, verbs, pyverbs", "us").add(
+            found[operation])
 
 
 def _lock_operation(found: Micros) -> float:
