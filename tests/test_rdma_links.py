@@ -70,7 +70,8 @@ class Work:
             got = list(pool.map(self._one, self.clients))
         count = self.times * len(self.clients)
         assert self.guarded == count
-        assert sorted(number for each in got for number in each) == list(range(count))
+        assert sorted(number for each in got for number in each) == list(range(count)), (
+            self.clients[0].atomic("the number").get(), got)
 
 
 # ---- Who is served over what ---------------------------------------------------------------------
@@ -132,7 +133,7 @@ def test_a_client_without_a_device_takes_tcp_and_says_so_once(
 def test_where_rdma_alone_is_wanted_its_absence_is_an_error() -> None:
     with serving(transport="tcp") as server, pytest.raises(
             dlock.errors.ConnectError, match="RDMA is asked for"):
-        connect(server)
+        connect(server, timeout=3)
     with serving() as server, pytest.raises(dlock.errors.ConnectError, match="none_of_ours"):
         connect(server, device="none_of_ours")
 
