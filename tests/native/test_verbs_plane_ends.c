@@ -68,19 +68,6 @@ static void the_session_ends(struct world *world)
     ring_vanish(&ring);
 }
 
-/* By time: long enough for a slow machine to attach. */
-static void the_session_expires(struct world *world)
-{
-    enum { TTL_MS = 5000 };
-    struct ring ring;
-
-    world_open_session(world, 5, 1005, 1, TTL_MS);
-    ring_attach(&ring, world, 5, 1005, 1);
-    RING_AWAIT(&ring, ring.bye);
-    assert(world_slot_event(world, DLK_EVENT_SESSION_ENDED, 5).id == 1005);
-    ring_vanish(&ring);
-}
-
 /* More queue pairs than there is room for; one that is given back makes room. */
 static void no_room(void)
 {
@@ -167,9 +154,6 @@ int main(void)
         it_vanishes(&world);
         it_loses_count(&world);
         the_session_ends(&world);
-        if (mode == DLK_WAIT_BLOCK) {
-            the_session_expires(&world);
-        }
         world_stop(&world);
     }
     no_room();

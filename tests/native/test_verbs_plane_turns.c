@@ -40,15 +40,20 @@ static void session(struct world *world, uint32_t op, uint32_t attach)
     assert(command(world, wanted) == DLK_RESULT_DONE);
 }
 
+/* Turns of the plane and looks of the client, until it is so. */
+#define AWAIT(world, ring, condition)                                                          \
+    do {                                                                                       \
+        uint64_t until_ns = dlk_now_ns() + (uint64_t)WORLD_PATIENCE_MS * DLK_NS_PER_MS;        \
+        while (!(condition)) {                                                                 \
+            turns(world);                                                                      \
+            ring_poll(ring);                                                                   \
+            assert(dlk_now_ns() < until_ns);                                                   \
+        }                                                                                      \
+    } while (0)
+
 static void await_reply(struct world *world, struct ring *ring)
 {
-    uint64_t until_ns = dlk_now_ns() + (uint64_t)WORLD_PATIENCE_MS * DLK_NS_PER_MS;
-
-    while (ring->came == ring->taken) {
-        turns(world);
-        ring_poll(ring);
-        assert(dlk_now_ns() < until_ns);
-    }
+    AWAIT(world, ring, ring->came > ring->taken);
 }
 
 static void join(struct world *world, struct ring *ring, uint32_t attach)
@@ -88,23 +93,27 @@ static void what_came_before_is_dropped(struct world *world)
     struct dlk_verbs_server *server = (struct dlk_verbs_server *)world->plane->verbs;
     struct dlk_command cell = {.op = DLK_COMMAND_CELL_OPEN, .slot = CELL, .id = 100 + CELL};
     struct dlk_request read;
+    uint32_t after_attach = 0;
     struct ring before;
     struct ring after;
     struct ibv_wc wc;
 
     assert(command(world, cell) == DLK_RESULT_DONE);
     session(world, DLK_COMMAND_SESSION_OPEN, 1);
-    join(world, &before, 1);
-    send_unseen(&before, DLK_OP_FETCH_ADD, 8);
-    session(world, DLK_COMMAND_SESSION_SUPERSEDE, 2);
-    assert(ibv_poll_cq(server->queues.completions, 1, &wc) == 0);
-    join(world, &after, 2);
+    for (uint32_t i = 1; i <= server->queues.n_buffers / 8 + 1; i++) { /* costs no buffers */
+        join(world, &before, i);
+        send_unseen(&before, DLK_OP_FETCH_ADD, 8);
+        session(world, DLK_COMMAND_SESSION_SUPERSEDE, i + 1);
+        assert(ibv_poll_cq(server->queues.completions, 1, &wc) == 0);
+        ring_vanish(&before);
+        after_attach = i + 1;
+    }
+    join(world, &after, after_attach);
     read = peer_request(&after.who, DLK_OP_READ, CELL);
     ring_send(&after, &read, sizeof(read));
     await_reply(world, &after);
     assert(ring_next(&after).value == 0);
     assert(world_count(world, DLK_COUNT_VERBS_PAIR_ERRORS) == 0);
-    ring_vanish(&before);
     session(world, DLK_COMMAND_SESSION_CLOSE, 0);
     ring_vanish(&after);
 }
@@ -139,6 +148,37 @@ static void what_comes_after_is_not_obeyed(struct world *world)
     ring_vanish(&ring);
 }
 
+/* A client that takes nothing out of its buffers has filled its window with answers. It still hears
+ * that its own messages were taken, by the place that is kept for that, and gets the rest in the
+ * end. */
+static void a_full_window_still_tells(struct world *world)
+{
+    enum { FULL = DLK_VERBS_WINDOW - 1, MORE = DLK_VERBS_WINDOW / 2 };
+    static struct ring ring;
+
+    session(world, DLK_COMMAND_SESSION_OPEN, 1);
+    join(world, &ring, 1);
+    ring.hold = true;
+    for (uint32_t i = 1; i < FULL; i++) { /* the attach frame's answer was the first */
+        struct dlk_request ping = peer_request(&ring.who, DLK_OP_PING, 0);
+        ring_send(&ring, &ping, sizeof(ping));
+        AWAIT(world, &ring, ring.came == i + 1);
+    }
+    for (int i = 0; i < MORE; i++) {
+        struct dlk_request ping = peer_request(&ring.who, DLK_OP_PING, 0);
+        ring_send(&ring, &ping, sizeof(ping));
+    }
+    AWAIT(world, &ring, ring.pair->credit.told == FULL + MORE);
+    assert(ring.came == FULL); /* it told, and nothing else */
+    ring.hold = false;
+    for (uint32_t i = 0; i < ring.n_held; i++) {
+        dlk_pair_release(ring.pair, ring.held[i]);
+    }
+    AWAIT(world, &ring, ring.came == FULL + MORE);
+    session(world, DLK_COMMAND_SESSION_CLOSE, 0);
+    ring_vanish(&ring);
+}
+
 /* One that sends more than it was told there is room for ends its own connection. */
 static void more_than_the_window(struct world *world)
 {
@@ -157,6 +197,34 @@ static void more_than_the_window(struct world *world)
     assert(lost.result == DLK_VERBS_WINDOW_FULL && lost.id == ID);
     assert(world_find_event(world, DLK_EVENT_LINK_LOST, 0, &lost) && lost.slot == SLOT);
     assert(world_count(world, DLK_COUNT_VERBS_PAIR_ERRORS) == 1);
+    session(world, DLK_COMMAND_SESSION_CLOSE, 0);
+    ring_vanish(&ring);
+}
+
+/* A session that ends by time takes its connection along, and its client is told. The clock goes
+ * on by hand from here. */
+static void the_session_expires(struct world *world)
+{
+    const uint64_t step_ns = 500 * (uint64_t)DLK_NS_PER_MS; /* less than what looks like a stall */
+    struct dlk_event ended;
+    struct ring ring;
+
+    session(world, DLK_COMMAND_SESSION_OPEN, 1);
+    join(world, &ring, 1);
+    for (int left = 3 * WORLD_TTL_MS / 500;
+         !world_find_event(world, DLK_EVENT_SESSION_ENDED, 0, &ended); left--) {
+        assert(left > 0);
+        dlk_clock_set(dlk_now_ns() + step_ns);
+        turns(world);
+        while (dlk_plane_take_event(world->plane, &ended)) {
+            world->events[world->n_events++] = ended;
+        }
+    }
+    assert(ended.slot == SLOT && ended.id == ID);
+    for (int i = 0; i < 1000000 && !ring.bye; i++) {
+        ring_poll(&ring);
+    }
+    assert(ring.bye);
     ring_vanish(&ring);
 }
 
@@ -169,14 +237,18 @@ int main(void)
     int error = -1;
 
     config.wait_mode = DLK_WAIT_POLL;
+    config.limits.max_sessions = 2;
     world.plane = dlk_plane_new(&config, &error);
     assert(world.plane != NULL && dlk_plane_verbs_open(world.plane, &port, reason) == 1);
     what_came_before_is_dropped(&world);
     what_comes_after_is_not_obeyed(&world);
+    a_full_window_still_tells(&world);
     more_than_the_window(&world);
+    the_session_expires(&world);
     dlk_plane_stop(world.plane);
     while (dlk_plane_turn(world.plane) != UINT64_MAX) {
     }
     dlk_plane_free(world.plane);
+    dlk_clock_set(0);
     return 0;
 }
