@@ -389,7 +389,12 @@ class Client(Factory):
 
     def _pulse(self) -> None:
         """Called in the thread of the notices several times a session_ttl: keeps the session alive
-        over the control plane when the data plane is silent."""
+        over the control plane when the data plane is silent. Over RDMA a server that dies says
+        nothing: the end of the control link tells, long before the next heartbeat would."""
+        session = self._session
+        if session.transport.device is not None and not session.link.closed and session.link.gone:
+            session.link.close()
+            self._link_lost(session)
         with self._mutex:
             wanted = not (self._closed or self._recovering or self._beating)
             self._beating = beating = wanted and self._session.silent

@@ -94,6 +94,23 @@ def test_a_cut_link_comes_back_by_itself_and_holds_stay(proxied, plane: str) -> 
     client.close()
 
 
+def test_over_rdma_the_end_of_the_control_link_is_seen_without_being_used(proxied) -> None:
+    """A queue pair does not tell that its server has died."""
+    server, proxy = proxied(session_ttl_ms=4000)
+    client = dlock.connect(proxy.address, transport="tcp")
+    handle, session = acquire(client, key("a")), client._session
+    token = handle.acquire.token
+    session.transport = dlock.Transport("verbs", "rxe7", "as if")
+    accepted = proxy.accepted
+    proxy.cut(server.port)
+    until(lambda: proxy.accepted >= accepted + 2 and client._whole())
+    assert client._session is session
+    assert confirmed(handle)
+    assert handle.acquire.token == token
+    release(handle)
+    client.close()
+
+
 def test_whoever_waits_for_a_lock_waits_on(proxied, background) -> None:
     server, proxy = proxied()
     holder, client = dlock.connect(server.address), dlock.connect(proxy.address)

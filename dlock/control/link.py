@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import threading
 import time
@@ -59,6 +60,26 @@ class ControlLink:
     def closed(self) -> bool:
         """True once the link is of no more use."""
         return self._socket is None
+
+    @property
+    def gone(self) -> bool:
+        """The server has ended it, which nobody who asks something has seen yet. Never waits."""
+        if self._socket is None:
+            return True
+        if not self._lock.acquire(blocking=False):
+            return False  # whoever asks sees it
+        try:
+            connected = self._socket
+            if connected is None:
+                return True
+            looking = select.poll()
+            looking.register(connected, select.POLLRDHUP)
+            return bool(looking.poll(0))
+        except (OSError, ValueError):  # it is closed in this moment
+            return True
+        finally:
+            self._lock.release()
+            self._reap()
 
     @property
     def peer(self) -> str:
