@@ -20,6 +20,7 @@ from rdma_tools import connect, serving, until
 import dlock
 import dlock.aio
 from dlock import _pairing, _verbs
+from dlock.rdma import binding
 from dlock.rdma.client import ClientPair
 from dlock.rdma.instead import ENVIRONMENT
 from dlock.rdma.ports import choose_port
@@ -40,9 +41,17 @@ class Ends(NamedTuple):
     connect: Callable[..., dlock.Client]
 
 
+def demand_pyverbs() -> None:
+    """Skips where it cannot be loaded; with the reason."""
+    try:
+        binding.load()
+    except binding.PyverbsError as problem:
+        pytest.skip(f"pyverbs: {problem}")
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_avoided(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("pyverbs")
+    demand_pyverbs()
     for name in ("DLOCK_TRANSPORT", "DLOCK_DEVICE", "DLOCK_GID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(_pairing, "avoided", _pairing.Avoided())
@@ -58,6 +67,7 @@ def by(way: str) -> Iterator[None]:
 
 @pytest.fixture(scope="module", params=PAIRS, ids=lambda one: f"{one[1]}-client-{one[0]}-server")
 def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
+    demand_pyverbs()
     server_by, client_by = request.param
 
     def connected(**options: object) -> dlock.Client:
