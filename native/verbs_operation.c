@@ -12,6 +12,19 @@ static inline uint64_t operation_id(const struct dlk_pair *pair, uint32_t number
     return (uint64_t)DLK_PAIR_OPERATION << 62 | pair->mark | number;
 }
 
+/* What lies where the result is to be written. Soft-RoCE tells of some operations, whose answer was
+ * lost and which a later packet has acknowledged, that they have succeeded, and writes no result:
+ * the one of READS_MAX operations before would be taken for it. Whoever finds this does not know
+ * the result; if it ever is the result, no harm is done but that. */
+static inline uint64_t blank(const struct dlk_pair *pair, uint32_t number)
+{
+    uint64_t mixed = (pair->mark ^ number) + UINT64_C(0x9e3779b97f4a7c15);
+
+    mixed = (mixed ^ mixed >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    mixed = (mixed ^ mixed >> 27) * UINT64_C(0x94d049bb133111eb);
+    return mixed ^ mixed >> 31;
+}
+
 static void fill(const struct dlk_pair_operation *operation, struct ibv_send_wr *wr)
 {
     if (operation->verb == DLK_PAIR_READ) {
@@ -46,6 +59,7 @@ int dlk_pair_operate(struct dlk_pair *pair, const struct dlk_pair_operation *ope
             return DLK_PAIR_MISUSE;
         }
         pair->cookies[place] = operations[i].cookie;
+        pair->results[place] = blank(pair, number);
         sge[i] = (struct ibv_sge){.addr = (uintptr_t)&pair->results[place],
                                   .length = sizeof(uint64_t),
                                   .lkey = pair->region->lkey};
@@ -81,7 +95,9 @@ int dlk_pair_bind(struct dlk_pair *pair, struct ibv_mw *window, struct ibv_mr *r
     if (dlk_pair_operations_room(pair) == 0) {
         return 0;
     }
-    pair->cookies[pair->operations % DLK_PAIR_READS_MAX] = cookie;
+    uint32_t place = pair->operations % DLK_PAIR_READS_MAX;
+    pair->cookies[place] = cookie;
+    pair->results[place] = 0; /* it has none, and is not taken for one that should have */
     pair->operations++;
     return ibv_bind_mw(pair->qp, window, &bind) == 0 ? 1 : dlk_pair_gone(pair);
 }
@@ -91,10 +107,15 @@ void dlk_pair_operated(struct dlk_pair *pair, const struct ibv_wc *wc,
 {
     uint32_t number = (uint32_t)wc->wr_id;
     uint32_t place = number % DLK_PAIR_READS_MAX;
-    if (wc->status != IBV_WC_SUCCESS) {
+    uint64_t value = pair->results[place];
+    enum ibv_wc_status status = wc->status;
+    if (status == IBV_WC_SUCCESS && value == blank(pair, number)) {
+        status = IBV_WC_GENERAL_ERR;
+    }
+    if (status != IBV_WC_SUCCESS) {
         (void)dlk_pair_gone(pair);
     }
     *answer = (struct dlk_pair_answer){
-        .cookie = pair->cookies[place], .value = pair->results[place], .status = wc->status};
+        .cookie = pair->cookies[place], .value = value, .status = status};
     atomic_store_explicit(&pair->operations_done, number + 1, memory_order_release);
 }
