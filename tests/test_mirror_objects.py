@@ -136,8 +136,14 @@ def test_a_marked_object_goes_when_its_lease_is_over(service: Service) -> None:
     obj_id = create(one, b"x", 0, lease_s=1)
     get(two, b"x", 0)  # renews nothing
     assert dclient.umo_atomic64_destroy(one, obj_id) is S.SUCCESS
-    until(lambda: dclient.umo_atomic64_faa(two, obj_id, 1)[0] is not S.SUCCESS)
-    assert dclient.umo_atomic64_faa(two, obj_id, 1) == (S.OBJECT_NOT_GET, None)
+    answers = [dclient.umo_atomic64_faa(two, obj_id, 1)]
+
+    def gone() -> bool:
+        answers.append(dclient.umo_atomic64_faa(two, obj_id, 1))
+        return answers[-1][0] is not S.SUCCESS
+
+    until(gone)
+    assert answers[-1] == (S.OBJECT_NOT_GET, None)
     create(one, b"x")
 
 
