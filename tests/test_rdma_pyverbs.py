@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from cli_tools import finish, start
 from failover_tools import Primary
 from rdma_tools import connect, serving, until
 
 import dlock
 import dlock.aio
-from dlock import _pairing, _verbs
+from dlock import _pairing, _verbs, rdma
+from dlock._core import lib
 from dlock.rdma import binding
 from dlock.rdma.client import ClientPair
 from dlock.rdma.instead import ENVIRONMENT
@@ -83,6 +85,34 @@ def lanes_of(server: Server) -> int:
     pairs = server._primary.plane._pairs
     assert isinstance(pairs, PairServer)
     return pairs._pump.lanes
+
+
+# ---- What there is -------------------------------------------------------------------------------
+
+
+def test_both_choose_the_same_port() -> None:
+    chosen, other = _verbs.choose(_verbs.Wish()), choose_port(_verbs.Wish())
+    for name in ("name", "gid", "port", "gid_index", "gid_type", "ethernet", "soft", "mtu", "lid",
+                 "atomicity", "completions_max"):
+        assert getattr(chosen, name) == getattr(other, name), name
+
+
+def test_what_is_there_is_told() -> None:
+    report = rdma.look()
+    chosen = _verbs.choose(_verbs.Wish())
+    assert report.usable, report.why_not
+    assert report.use is not None
+    assert (report.use.device, report.use.port) == (chosen.name, chosen.port)
+    assert report.use.gid == _verbs.gid_text(chosen.gid)
+    assert report.use.by == "core"
+    assert report.use.one_sided == (chosen.atomicity != 0 and chosen.windows_max != 0)
+    (used,) = [(device.name, gid.index) for device in report.machine.devices
+               for port in device.ports for gid in port.gids if gid.used]
+    assert used == (chosen.name, chosen.gid_index)
+    done = finish(start("rdma"))
+    assert done.code == 0
+    assert done.out.startswith(f"RDMA can be used: {chosen.name} port {chosen.port}")
+    assert "MISSING" not in done.out
 
 
 # ---- Locks ---------------------------------------------------------------------------------------
@@ -203,6 +233,26 @@ def test_a_client_over_pyverbs_operates_while_the_servers_process_is_stopped(tmp
                 assert other.atomic("number").add(1) == 8
     finally:
         primary.kill()
+
+
+def test_a_wrong_key_reaches_nothing_and_the_client_comes_back() -> None:
+    with by("core"), serving() as server, connect(server) as other:
+        same = other.atomic("number", 5)
+        assert same.get() == 5
+        with by("pyverbs"), connect(server) as client:
+            number = client.atomic("number")
+            assert number.add(1) == 6
+            session = client._session
+            ((_epoch, object_id),) = session.objects.values()
+            assert lib.dlk_client_object_key(session.client, object_id, 0x7fffff01) == 0
+            # Refused by the device, then asked of the server: by a connection that ends meanwhile,
+            # and so, perhaps, without an answer.
+            with contextlib.suppress(dlock.OutcomeUnknown):
+                assert number.add(1) == 7
+            found = number.get()
+            assert found in (6, 7)
+            assert number.add(1) == found + 1
+        assert same.get() == found + 1
 
 
 # ---- Ends ----------------------------------------------------------------------------------------
