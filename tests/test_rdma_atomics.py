@@ -81,6 +81,7 @@ def test_a_device_adds_while_the_servers_process_is_stopped(tmp_path: Path) -> N
     try:
         with connect(primary.address) as client:
             number = client.atomic("number", 5)
+            assert number.get() == 5  # it has got it, and the key
             primary.stop()
             for expected in range(5, 10_005):
                 assert number.fetch_add(1) == expected
