@@ -4,10 +4,11 @@ each other, whatever the order of things."""
 from __future__ import annotations
 
 import random
+import sys
 
 import pytest
 
-from dlock.rdma.flow import BYE, Flow, FlowError
+from dlock.rdma.flow import BYE, Flow, FlowError, Results
 
 
 def test_the_last_place_is_for_messages_without_frames() -> None:
@@ -109,3 +110,16 @@ def test_two_ends_never_wait_for_each_other(seed: int) -> None:
             untaken[k] -= 1
             ends[k].take()
     assert arrived == [wanted[1], wanted[0]]
+
+
+def test_an_operation_that_left_no_result_is_not_taken_for_an_earlier_one() -> None:
+    memory = memoryview(bytearray(32))
+    results = Results(memory)
+    results.expect(2)
+    memory[16:24] = (7).to_bytes(8, sys.byteorder)
+    assert results.take(2) == 7
+    results.expect(2)
+    assert results.take(2) is None
+    memory[16:24] = bytes(8)
+    assert results.take(2) == 0
+    assert bytes(memory[:16]) + bytes(memory[24:]) == bytes(24)

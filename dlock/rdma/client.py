@@ -19,10 +19,11 @@ from typing import Final
 
 from dlock import _core, _verbs
 from dlock._verbs import VerbsError
+from dlock.rdma.flow import CELL_BYTES
 from dlock.rdma.lane import Lane
 from dlock.rdma.pair import Ended, Operation
 from dlock.rdma.pump import Pump
-from dlock.rdma.station import CELL_BYTES, FRAME_BYTES, FRAMES_MAX, Station
+from dlock.rdma.station import FRAME_BYTES, FRAMES_MAX, Station
 
 LANES_MAX: Final = 256  # of a process, at one port
 ADOPT: Final[int] = _core.DLK_LINK_ADOPT

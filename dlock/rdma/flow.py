@@ -1,5 +1,6 @@
 """How many messages may be under way between two ends of a queue pair, and what their immediate
-data says (docs/rdma.md, "Credits"). Pure; of one end.
+data says (docs/rdma.md, "Credits"); and where its own operations leave their results. Pure; of one
+end.
 
 Every message takes a place in the other end's window until that end has told that it took it. The
 last place is for messages without a frame, which do nothing but tell.
@@ -7,12 +8,15 @@ last place is for messages without a frame, which do nothing but tell.
 
 from __future__ import annotations
 
+import random
+import sys
 from typing import Final
 
 from dlock import _core
 
 BYE: Final[int] = _core.DLK_VERBS_BYE & 0xFFFFFFFF
 COUNT: Final = 0xFFFF
+CELL_BYTES: Final = 8
 UNUSED: Final = 0xFFFFFFFF & ~(BYE | COUNT)
 
 
@@ -69,3 +73,30 @@ class Flow:
     def take(self, messages: int = 1) -> None:
         """So many that came need their places no longer."""
         self.taken += messages
+
+
+class Results:
+    """The places in `memory`, 8 bytes each, where operations leave what they found.
+
+    Soft-RoCE tells of some operations whose answer was lost that they succeeded, and writes no
+    result. So a number that nobody can guess lies at a place beforehand; who finds it again does
+    not know the result.
+    """
+
+    __slots__ = ("_blanks", "_memory")
+
+    def __init__(self, memory: memoryview) -> None:
+        self._memory = memory
+        self._blanks = [0] * (len(memory) // CELL_BYTES)
+
+    def expect(self, place: int) -> None:
+        """Before an operation is posted that leaves its result there."""
+        self._blanks[place] = random.getrandbits(64)
+        at = place * CELL_BYTES
+        self._memory[at:at + CELL_BYTES] = self._blanks[place].to_bytes(CELL_BYTES, sys.byteorder)
+
+    def take(self, place: int) -> int | None:
+        """The cell as the operation found it, in the byte order of the host; None: not known."""
+        at = place * CELL_BYTES
+        found = int.from_bytes(self._memory[at:at + CELL_BYTES], sys.byteorder)
+        return None if found == self._blanks[place] else found

@@ -220,6 +220,7 @@ class Pair:
             request.set_wr_atomic(
                 operation.key, operation.address, operation.operand, operation.swap)
         self._under_way[index] = operation
+        self._slab.results.expect(index)
         self._hand_over(request)
         return True
 
@@ -248,8 +249,13 @@ class Pair:
     def _operated(self, index: int, status: int) -> Iterator[Ended]:
         operation = self._under_way.pop(index)
         self._free.append(index)
-        if status in (0, ACCESS_ERROR):
-            yield Ended(operation, 0 if status else self._slab.result(index), bool(status))
+        if status == ACCESS_ERROR:
+            yield Ended(operation, 0, refused=True)
+        elif status == 0:
+            found = self._slab.results.take(index)
+            if found is None:
+                raise Broken("an operation succeeded and left no result")
+            yield Ended(operation, found, refused=False)
 
     def _received(self, completion: Any, buffer: int) -> bytes:
         length = int(completion.byte_len)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import sys
 from typing import Any, Final
 
 from dlock import _core, _verbs
 from dlock._verbs import VerbsError
 from dlock.rdma import binding
+from dlock.rdma.flow import CELL_BYTES, Results
 
 MESSAGE_BYTES: Final[int] = _core.DLK_VERBS_MESSAGE_BYTES
 WINDOW: Final[int] = _core.DLK_VERBS_WINDOW
@@ -24,7 +24,6 @@ FRAMES_MAX: Final = MESSAGE_BYTES // FRAME_BYTES
 RECEIVES: Final = WINDOW  # a buffer is posted again before its message is told as taken
 SENDS: Final = 32  # of a send queue, besides operations
 OPERATIONS: Final = 16
-CELL_BYTES: Final = 8
 COMPLETIONS: Final = RECEIVES + SENDS + OPERATIONS  # of one pair, at most: all of it is flushed
 INLINE_LEAST: Final = FRAME_BYTES
 CHANNEL: Final = "anon_inode:[infinibandevent]"
@@ -32,8 +31,8 @@ SIZES: Final = (512, 256, 128, 64)  # of inline data, tried in turn
 
 
 class Slab:
-    """See the file. `sends[n]` sends n frames of `scratch`; `operations[i]` leaves its result in
-    the i-th cell; `receives` fill the buffers."""
+    """See the file. `sends[n]` sends n frames of `scratch`; `operations[i]` leaves its result at
+    the i-th place of `results`; `receives` fill the buffers."""
 
     def __init__(self, station: Station) -> None:
         modules = station.modules
@@ -48,7 +47,7 @@ class Slab:
         scratch = RECEIVES * MESSAGE_BYTES
         cells = scratch + MESSAGE_BYTES
         self.scratch = self.view[scratch:cells]
-        self._cells = self.view[cells:cells + OPERATIONS * CELL_BYTES]
+        self.results = Results(self.view[cells:cells + OPERATIONS * CELL_BYTES])
         wr = modules.wr
         self.receives = [
             wr.RecvWR(num_sge=1, sg=[wr.SGE(base + at * MESSAGE_BYTES, MESSAGE_BYTES, key)])
@@ -67,11 +66,6 @@ class Slab:
         """What came in this buffer."""
         at = buffer * MESSAGE_BYTES
         return bytes(self.view[at:at + length])
-
-    def result(self, operation: int) -> int:
-        """What an operation has brought: the cell as it was, in the byte order of the host."""
-        at = operation * CELL_BYTES
-        return int.from_bytes(self._cells[at:at + CELL_BYTES], sys.byteorder)
 
     def close(self) -> None:
         """Registered no more."""
