@@ -107,7 +107,11 @@ def counted() -> Iterator[Counter[str]]:
     close = Primary.close
 
     def counting(primary: Primary) -> None:
-        sums.update(primary.stats())
+        stats = primary.stats()
+        sums.update(stats)
+        over_tcp = stats["CONNECTIONS"] - stats["VERBS_CONNECTIONS"]
+        if over_tcp:
+            sums[f"over TCP: {os.environ.get('PYTEST_CURRENT_TEST')}"] += over_tcp
         close(primary)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -119,4 +123,6 @@ def demand_verbs_alone(stats: Counter[str]) -> None:
     """Every data connection at these servers was a queue pair, and there were some."""
     verbs, all_of_them = stats["VERBS_CONNECTIONS"], stats["CONNECTIONS"]
     assert verbs > 0, "nothing went over verbs"
-    assert verbs == all_of_them, f"{all_of_them - verbs} of {all_of_them} links went over TCP"
+    where = {name: links for name, links in stats.items() if name.startswith("over TCP: ")}
+    assert verbs == all_of_them, (
+        f"{all_of_them - verbs} of {all_of_them} links went over TCP: {where}")
