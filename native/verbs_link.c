@@ -102,6 +102,9 @@ static int link_ready(struct dlk_connection *connection, uint64_t sleep_ns)
 {
     struct dlk_queue_pair *link = (struct dlk_queue_pair *)connection;
     (void)sleep_ns; /* a new one has room; later it comes with completions, and nobody waits here */
+    if (dlk_pair_broken(link->pair)) {
+        return -ECONNRESET; /* or a sender would try for ever */
+    }
     bool room = link->wants_operation ? dlk_pair_operations_room(link->pair) != 0
                                       : dlk_pair_room(link->pair) != 0;
     return room ? 0 : -EAGAIN;
