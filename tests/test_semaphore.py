@@ -16,8 +16,6 @@ from dlock.control import messages as m
 from dlock.server import Server, ServerConfig
 from dlock.types import DlockStatus as S
 
-pytestmark = pytest.mark.data_plane
-
 SIZE = 2
 OWNERS = (1, 2, 3)
 WAIT_MS = 20_000

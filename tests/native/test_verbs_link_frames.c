@@ -7,6 +7,7 @@
 
 #include "abi_client.h"
 #include "verbs_link.h"
+#include "verbs_pair_internal.h"
 #include "verbs_world.h"
 
 enum { ROUNDS = 50, OPERATIONS = 5000, CLIENT = 9, EPOCH = 3, SLOT = 2 };
@@ -129,9 +130,24 @@ static void each_its_own_reply(void)
     world_close(&world);
 }
 
+/* Who sends over a broken queue pair is neither told of success nor of room: he goes on to read. */
+static void no_room_when_broken(void)
+{
+    struct dlk_request ping = {.op = DLK_OP_PING};
+    struct world world;
+
+    world_open(&world);
+    assert(world.connection->calls->ready(world.connection, 0) == 0);
+    (void)dlk_pair_gone(world.link->pair);
+    assert(world.connection->calls->send(world.connection, &ping, sizeof(ping)) < 0);
+    assert(world.connection->calls->ready(world.connection, 0) < 0);
+    world_close(&world);
+}
+
 int main(void)
 {
     little_room();
+    no_room_when_broken();
     each_its_own_reply();
     return 0;
 }
