@@ -312,20 +312,23 @@ def _attach(
     """Over a queue pair, or TCP. NoVerbs; Unreached; Unfit."""
     where = str(session.endpoint)
     way = yield from pairing(wish, where, welcome)
-    if not isinstance(way, OwnEnd):
-        status = yield Attach(session, host, welcome, timeout_s)
-        if status != DlockStatus.SUCCESS:
-            raise _no_data_link(welcome)
-        session.transport = way
-        return
+    own = way if isinstance(way, OwnEnd) else None
+    before = session.transport
+    # Said first: a call that waited for this link may be answered over it before Attach is over.
+    session.transport = way.transport if isinstance(way, OwnEnd) else way
+    status = None
     try:
-        status = yield Attach(session, host, welcome, timeout_s, way)
+        status = yield Attach(session, host, welcome, timeout_s, own)
     finally:
-        way.free()
-    if status != DlockStatus.SUCCESS:
-        # One that was closed meanwhile says nothing about the device.
-        raise _no_data_link(welcome) if session.ended else unreached(wish, where, way)
-    session.transport = way.transport
+        if own is not None:
+            own.free()
+        if status != DlockStatus.SUCCESS:
+            session.transport = before
+    if status == DlockStatus.SUCCESS:
+        return
+    if own is None or session.ended:  # one that was closed meanwhile says nothing about the device
+        raise _no_data_link(welcome)
+    raise unreached(wish, where, own)
 
 
 def _no_data_link(welcome: Welcome) -> Unfit:

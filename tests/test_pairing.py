@@ -22,7 +22,7 @@ from dlock._pairing import (
     pairing,
     unreached,
 )
-from dlock._session import Session
+from dlock._session import Attach, Session
 from dlock._transport import Transport, Wish
 from dlock._verbs import VerbsError
 from dlock.address import parse
@@ -337,6 +337,24 @@ def test_a_session_goes_on_over_tcp_if_it_is_not_reached_over_rdma_any_more(
         "connect", "reinit", "new end", "open", "attach verbs", "beat",  # which keeps it alive
         "connect", "reinit", "attach tcp", "done"]
     assert session.transport.kind == "tcp"
+
+
+def test_a_session_names_its_new_link_before_anything_is_answered_over_it(
+    world: World, client
+) -> None:
+    """Other threads wait for that link: one that is answered over it may ask which it was."""
+    one = client(AUTO)
+    session = one.enter()
+    world.attach["verbs"] = S.BAD_RESPONSE
+    named = []
+
+    def look(step) -> None:
+        if isinstance(step, Attach):
+            named.append((step.end is not None, session.transport.kind))
+
+    world.before = look
+    one.enter()
+    assert named == [(True, "verbs"), (False, "tcp")]
 
 
 def test_a_session_goes_on_over_rdma_at_a_new_primary(world: World, client) -> None:
