@@ -127,7 +127,7 @@ endef
 $(VENV)/.ready: pyproject.toml scripts/requirements.py
 	@$(PYTHON) scripts/requirements.py check
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) scripts/requirements.py build run cli picture test test-hpc | $(PIP) install -r /dev/stdin
+	$(PY) scripts/requirements.py build run cli picture doors test test-hpc test-doors | $(PIP) install -r /dev/stdin
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.ready $(NATIVE)

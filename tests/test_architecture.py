@@ -127,8 +127,15 @@ SERVER = (
 )
 EDGES = (
     *("dlock.cli", "dlock.doors", "dlock.drill", "dlock.dss", "dlock.mpi"),
-    *("dlock.tooz_driver", "dlock._tooz_groups"),
+    *("dlock.tooz_driver", "dlock._tooz_groups", "dlock.__main__"),
 )
+# What a door is: a client like any other. No mirror, no server, no command line.
+DOORS = ("dlock.doors", "dlock.dss")
+FOR_DOORS = (
+    *("=dlock", *names_of_dlock(), "dlock.aio", "dlock.admin", "dlock.address", "dlock.errors"),
+    *DOORS,
+)
+PACKAGES_OF_DOORS = words("uvloop httptools h2 hpack hyperframe wsproto google yaml")
 
 PYTHON_RULES = {
     "only _core imports the C core": PythonRule(
@@ -137,6 +144,14 @@ PYTHON_RULES = {
     "doors, drill, dss, cli, mpi and tooz use the public API only": PythonRule(
         EDGES, ("dlock",), (*PUBLIC, *EDGES)
     ),
+    "a door is a client like any other": PythonRule(DOORS, ("dlock",), FOR_DOORS),
+    "a door starts no thread": PythonRule(
+        ("dlock.doors",), ("threading", "concurrent", "multiprocessing")
+    ),
+    "the packages of the doors are theirs": PythonRule(
+        ("dlock",), tuple(PACKAGES_OF_DOORS), excused=("dlock.doors",)
+    ),
+    "the names of doors are pure": PythonRule(("dlock.doors.names",), (*IMPURE_MODULES, "dlock")),
     "messages, codec, registry and recovery are functions of (state, input, now)": PythonRule(
         PURE,
         (*IMPURE_MODULES, "dlock.control.loop*", "dlock.control.link", "dlock.server",
@@ -382,6 +397,12 @@ def test_a_c_layer_kept_is_not_blamed(name: str, text: str) -> None:
         ("dlock.control.link", "from .._native import lib\n"),
         ("dlock.cli.bench", "from dlock import _core\n"),
         ("dlock.doors.ldlm", "from dlock.control import registry\n"),
+        ("dlock.doors.ldlm", "from dlock import dclient\n"),
+        ("dlock.doors.frame", "from dlock.cli import common\n"),
+        ("dlock.doors.glockd", "import threading\n"),
+        ("dlock.doors.names", "import time\n"),
+        ("dlock.aio.client", "import uvloop\n"),
+        ("dlock.dss", "from dlock import _core\n"),
         ("dlock.control.registry", "import selectors\n"),
         ("dlock.control.messages", "from time import monotonic\n"),
         ("dlock.types", "import dlock.dclient\n"),
@@ -406,6 +427,7 @@ def test_a_python_layer_broken_is_seen(module: str, text: str) -> None:
         ("dlock.types", "from dlock import _core\nimport enum\n"),
         ("dlock.control.loop", "import selectors\nfrom .registry import Registry\n"),
         ("dlock.cli.run", "import dlock\nfrom dlock import errors\n"),
+        ("dlock.doors.frame", "import uvloop\nfrom dlock import aio\nfrom . import names\n"),
     ],
 )
 def test_a_python_layer_kept_is_not_blamed(module: str, text: str) -> None:

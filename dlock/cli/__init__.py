@@ -15,7 +15,8 @@ from dlock import __version__
 # stands before every line of some job scripts.
 SUBCOMMANDS: Final = {
     "run": "run", "ls": "ls", "show": "show", "watch": "watch", "break": "break_",
-    "recover": "recover", "stats": "stats", "top": "top", "serve": "serve", "bench": "bench",
+    "recover": "recover", "stats": "stats", "top": "top", "serve": "serve", "door": "door",
+    "bench": "bench",
     "drill": "drill", "rdma": "rdma",
     "completion": "completion",
 }
@@ -29,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["run"] and DASHES in words:  # what follows is another program's to parse
         rest = words[words.index(DASHES) + 1:]
         words = words[:words.index(DASHES)]
+    if words[:1] == ["door"]:
+        ours, rest = importlib.import_module("dlock.cli.door").split(words[1:])
+        words = ["door", *ours]
     wanted = [words[0]] if words and words[0] in SUBCOMMANDS else list(SUBCOMMANDS)
     arguments = _parser(wanted).parse_args(words)
     arguments.rest = rest
