@@ -16,6 +16,7 @@ import itertools
 import os
 import sys
 import threading
+import time
 import warnings
 import weakref
 from collections import deque
@@ -147,9 +148,10 @@ class Handle:
 
 class Name:
     """One lock that the session has got. `owners`: the serials of all its handles, `idle` those
-    that nobody uses; when these are all, the name is idle. `used`: since eviction looked last."""
+    that nobody uses; when these are all, the name is idle. `used`: since somebody looked last;
+    `idle_s`: when `let_go_idle` found it so."""
 
-    __slots__ = ("idle", "key", "lock_id", "owners", "slot", "table", "used")
+    __slots__ = ("idle", "idle_s", "key", "lock_id", "owners", "slot", "table", "used")
 
     def __init__(self, table: NameTable, key: Key, lock_id: int, slot: int) -> None:
         self.table = table
@@ -159,6 +161,7 @@ class Name:
         self.idle: list[Handle] = []
         self.owners: set[int] = set()
         self.used = False
+        self.idle_s: float | None = None
 
 
 class NameTable:
@@ -319,6 +322,25 @@ class NameTable:
         for handle in handles:
             handle.drop()
         return True
+
+    def let_go(self, key: Key) -> bool:
+        """Lets a name go, if it is idle: it is in `parting` then. False: it is in use, or was not
+        got."""
+        with self._mutex:
+            name = self._names.get(key)
+            return name is not None and self._let_go(name)
+
+    def let_go_idle(self, older_than_s: float) -> int:
+        """Lets those names go that were found idle that long ago and were not used since; how
+        many. The first look at an idle name only notes the time."""
+        with self._mutex:
+            now, count = time.monotonic(), 0
+            for name in list(self._names.values()):
+                if name.used or name.idle_s is None or len(name.idle) != len(name.owners):
+                    name.used, name.idle_s = False, now
+                elif now - name.idle_s >= older_than_s:
+                    count += self._let_go(name)
+            return count
 
     def parted(self, gone: list[tuple[Key, int]]) -> None:
         """The server has confirmed these."""

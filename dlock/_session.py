@@ -247,14 +247,18 @@ class Session:
         may run at a time for a session."""
         names, epoch = self.names, self.epoch
         parting = names.part()
-        requests: list[Request[Any]] = [GetLocks(tuple(LockSpec(*key) for key in keys))]
+        requests: list[Request[Any]] = []
         if parting:  # First: one of them may be wanted again.
-            requests.insert(0, ReleaseLocks(tuple(lock_id for _, lock_id in parting)))
+            requests.append(ReleaseLocks(tuple(lock_id for _, lock_id in parting)))
+        if keys:
+            requests.append(GetLocks(tuple(LockSpec(*key) for key in keys)))
+        if not requests:
+            return []
         replies = yield requests
         for reply in replies:
             expect_success(reply.status)
         names.parted(parting)
-        results = zip(keys, replies[-1].results, strict=True)
+        results = zip(keys, replies[-1].results if keys else (), strict=True)
         return [self._got(key, one, epoch) for key, one in results]
 
     def _got(self, key: Key, result: LockResult, epoch: int) -> DlockError | None:

@@ -145,7 +145,7 @@ class ClientNode(Node):
         """What dlock has open in this process."""
         loop = self.loop
         found = (reference() for reference in _notices._notices.listeners.values())
-        return [one for one in found if isinstance(one, Connection) and one._loop is loop]
+        return [one for one in found if isinstance(one, Connection) and one.loop is loop]
 
     def _failed(self, context: dict[str, Any]) -> None:
         problem = context.get("exception")

@@ -8,21 +8,29 @@ release. `connect` is where to begin:
             ...
 """
 
+from dlock._calls import FOREVER
+from dlock.aio import keys
 from dlock.aio.atomic import AtomicInt64
 from dlock.aio.client import Client, connect
 from dlock.aio.kinds import ReadLock, RWLock, Semaphore, WriteLock
 from dlock.aio.locks import FairLock, Lock
 from dlock.aio.multi import Multi
+from dlock.aio.owner import Asking, Hold, Owner
 
 __all__ = [
+    "FOREVER",
+    "Asking",
     "AtomicInt64",
     "Client",
     "FairLock",
+    "Hold",
     "Lock",
     "Multi",
+    "Owner",
     "RWLock",
     "ReadLock",
     "Semaphore",
     "WriteLock",
     "connect",
+    "keys",
 ]

@@ -1,4 +1,6 @@
-"""Which task asks, as the server's search for deadlocks knows it: a number a task, for its life."""
+"""Who asks, as the server's search for deadlocks knows it: a number for each task, for its life,
+and for each owner (dlock/aio/owner.py).
+"""
 
 from __future__ import annotations
 
@@ -29,5 +31,10 @@ def new_actor(task: asyncio.Task[Any] | None) -> int:
     except TypeError:  # a task of a foreign make
         return 0
     _refs[key] = reference
-    actors[key] = number = next(_numbers) & 0xFFFFFFFF
+    actors[key] = number = new_number()
     return number
+
+
+def new_number() -> int:
+    """A number that no task and no owner of this process has."""
+    return next(_numbers) & 0xFFFFFFFF

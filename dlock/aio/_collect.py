@@ -2,8 +2,8 @@
 
 A call is posted, and its frame goes out with those of all other tasks that ran in the same turn of
 the loop. When the descriptor of the client becomes readable, one call into C collects everything
-that has ended, and the futures of those who wait are set. There is no timer for a call: the
-deadlines are in C, and are looked at twice a second while anybody waits.
+that has ended; the futures of those who wait are set, and owners are called back at once. There is
+no timer for a call: the deadlines are in C, and are looked at twice a second while anybody waits.
 
 Cookies are given out here. An odd one belongs to the release of a handle: when it has ended, the
 handle is free again, whether anybody still waits for the answer or not.
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from dlock import _core, _posted
 from dlock._core import ffi, lib
@@ -48,6 +48,14 @@ class Odd(NamedTuple):
     broken: bool
 
 
+class Asker(Protocol):
+    """Who has asked by `Collector.ask`."""
+
+    def answered(self, status: int) -> None:
+        """The call has ended. It may ask and release, but neither wait nor raise."""
+        ...
+
+
 def cookies(handle: Handle) -> tuple[int, int]:
     """What the calls of a handle are to name themselves: of its acquisition, of its release."""
     return handle.serial << 1, handle.serial << 1 | 1
@@ -56,8 +64,8 @@ def cookies(handle: Handle) -> tuple[int, int]:
 class Collector:
     """Posts the calls of one C client, and hands what has ended to those who wait."""
 
-    __slots__ = ("_announced", "_awaited", "_bytes", "_cookies", "_expected", "_fd", "_loop",
-                 "_new_future", "_out", "_pointer", "_releases", "_sweep")
+    __slots__ = ("_announced", "_askers", "_awaited", "_bytes", "_cookies", "_expected", "_fd",
+                 "_loop", "_new_future", "_out", "_pointer", "_releases", "_sweep")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pointer: Any) -> None:
         """Watches this C client; OSError: no descriptor could be had for it."""
@@ -67,6 +75,7 @@ class Collector:
         self._out = ffi.new("struct dlk_ended[]", ROOM)
         self._bytes = memoryview(ffi.buffer(self._out))
         self._awaited: dict[int, asyncio.Future[Any]] = {}
+        self._askers: dict[int, Asker] = {}
         self._releases: dict[int, Handle] = {}
         self._cookies = itertools.count(_CALLS_FROM, 2)
         self._announced = False  # the end of this turn will send what was posted
@@ -100,6 +109,24 @@ class Collector:
         self._send_soon()
         return future
 
+    def ask(self, handle: Handle, asker: Asker) -> int:
+        """As `acquire`, but without a future: PENDING, and the asker will be told what came of it;
+        or the status, which it is not told."""
+        status: int = _post(self._pointer, handle.acquire)
+        if status == PENDING:
+            self._askers[handle.serial << 1] = asker
+            self._send_soon()
+        return status
+
+    def let_go(self, handle: Handle) -> None:
+        """As `release`, for those who need not know what came of it."""
+        status: int = _post(self._pointer, handle.release)
+        if status != PENDING:
+            _free(handle, status)
+            return
+        self._releases[handle.serial << 1 | 1] = handle
+        self._send_soon()
+
     def call(self, call: Any) -> asyncio.Future[int] | int:
         """Posts another call: as `acquire`. Who gives up calls `forget_call`."""
         call.cookie = cookie = next(self._cookies)
@@ -113,6 +140,7 @@ class Collector:
     def forget(self, handle: Handle) -> None:
         """Nobody waits for the calls of this handle any more."""
         cookie = handle.serial << 1
+        self._askers.pop(cookie, None)
         self._awaited.pop(cookie, None)
         self._awaited.pop(cookie | 1, None)
         self._releases.pop(cookie | 1, None)
@@ -125,7 +153,7 @@ class Collector:
     @property
     def waits(self) -> int:
         """How many calls have not ended."""
-        return len(self._awaited)
+        return len(self._awaited) + len(self._askers)
 
     # ---- Sending ---------------------------------------------------------------------------------
 
@@ -161,9 +189,13 @@ class Collector:
             raise
 
     def _hand_out(self, count: int) -> None:
-        awaited = self._awaited
+        awaited, askers = self._awaited, self._askers
         used = count * _ENDED_BYTES
         for cookie, status, _ in _iter_ended(self._bytes[:used]):
+            asker = askers.pop(cookie, None)
+            if asker is not None:
+                asker.answered(status)
+                continue
             outcome: int | Odd = status
             if cookie & 1 and (handle := self._releases.pop(cookie, None)) is not None:
                 outcome = _free(handle, status)
@@ -177,7 +209,7 @@ class Collector:
     def _look_again(self) -> None:
         self._sweep = None
         self._look()
-        if self._awaited or self._releases:
+        if self._awaited or self._askers or self._releases:
             self._sweep = self._loop.call_later(SWEEP_S, self._look_again)
 
     def stop(self) -> None:

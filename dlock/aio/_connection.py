@@ -32,6 +32,7 @@ from dlock.admin import LockDetails, details
 from dlock.aio import _exit, _reconnect
 from dlock.aio._actors import actors, new_actor
 from dlock.aio._collect import Collector
+from dlock.aio._doubts import Doubts
 from dlock.aio._drive import REPLY_TIMEOUT_S, Driver
 from dlock.aio._names import Wanted
 from dlock.aio._watch import Told
@@ -59,11 +60,12 @@ NOT_READY_S: Final = 0.5  # as dlock/client.py has it
 class Connection:
     """See the file. Lock objects use `names`, `collector` and `holding` directly: they are those of
     the present session. `holding`: of each actor, how many holds it has. `on_lost`, `on_suspended`:
-    for lock objects without callbacks of their own."""
+    for lock objects without callbacks of their own. `notices`: how many have come; `doubts`: holds
+    of owners that are neither confirmed nor lost."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, options: Options) -> None:
         self._here: asyncio.AbstractEventLoop | None = None  # until it is open, and when closed
-        self._loop = loop
+        self.loop = loop
         self._pid = os.getpid()
         self.options = options
         self._seen = Seen()
@@ -76,10 +78,12 @@ class Connection:
         self.holding: dict[int, int] = {}
         self.on_lost: Told | None = None
         self.on_suspended: Told | None = None
+        self.notices = 0
+        self.doubts = Doubts(loop)
 
     async def open(self, timeout_s: float) -> None:
         """Connects. ConnectError; nothing is left behind if it fails or is cancelled."""
-        driver = Driver(self._loop)
+        driver = Driver(self.loop)
         try:
             session = await driver.run(
                 entering(self.options, self._seen, None, time.monotonic() + timeout_s))
@@ -87,7 +91,7 @@ class Connection:
         except BaseException:
             driver.farewell(ClientDeinit())
             raise
-        self._here = self._loop
+        self._here = self.loop
         _keeper.keep(self._needs_keeper)
         _exit.remember(self)
 
@@ -119,7 +123,7 @@ class Connection:
             raise ClientClosed("this dlock client was closed; make a new one with "
                                "dlock.aio.connect")
         running = _get_running_loop()
-        if running is not self._loop:
+        if running is not self.loop:
             where = "outside of any event loop" if running is None else "in another event loop"
             raise WrongLoop(f"this dlock client is used {where}; it belongs to the loop, and so to "
                             f"the thread, in which it was connected. Connect once in each")
@@ -136,6 +140,10 @@ class Connection:
         else:
             self.holding.pop(actor, None)
 
+    def failed(self, what: str, problem: Exception) -> None:
+        """A callback of the program has raised: nobody else is hurt."""
+        self.loop.call_exception_handler({"message": f"dlock: {what}", "exception": problem})
+
     # ---- What lock objects ask of it -------------------------------------------------------------
 
     async def take(self, key: Key, actor: int, deadline: float) -> Handle:
@@ -151,6 +159,19 @@ class Connection:
     async def get_name(self, key: Key, deadline: float) -> None:
         """Gets a name from the server. KindMismatch; ServerFull; ConnectionLost."""
         await self._wanted.get(key, deadline)
+
+    def let_go(self, key: Key) -> bool:
+        """Gives a name up, if it is idle."""
+        return self.let_go_idle(key=key) > 0
+
+    def let_go_idle(self, older_than_s: float = 0.0, key: Key | None = None) -> int:
+        """Gives names up that were idle so long, or this one; how many. The server is told soon."""
+        self.check()
+        names = self.names
+        count = names.let_go_idle(older_than_s) if key is None else int(names.let_go(key))
+        if count:
+            self._wanted.part()
+        return count
 
     async def declare_lease(self, lease_ms: int, deadline: float) -> None:
         """Makes sure that a lease of this length may be asked for. LeaseTooLong; ConnectionLost."""
@@ -215,14 +236,14 @@ class Connection:
         """A link of this session may be broken, or its server may not be ready. If so, that is
         mended, or waited for, by a task."""
         whole = self.whole
-        if (self.closed or session is not self.session or self._loop.is_closed()
+        if (self.closed or session is not self.session or self.loop.is_closed()
                 or (whole and session.ready)):
             return
         if self._recovering is not None:
             if not whole and self._awaits_ready:
                 self._driver.close()  # there is something else to do first
             return
-        self._recovering = _reconnect.start(self, self._loop)
+        self._recovering = _reconnect.start(self, self.loop)
 
     @property
     def whole(self) -> bool:
@@ -267,8 +288,8 @@ class Connection:
 
     async def _sleep(self, seconds: float) -> None:
         """At most so long, and until the links have changed."""
-        sleeper = self._loop.create_future()
-        timer = self._loop.call_later(seconds, _wake, sleeper)
+        sleeper = self.loop.create_future()
+        timer = self.loop.call_later(seconds, _wake, sleeper)
         self._sleepers[sleeper] = None
         try:
             await sleeper
@@ -288,7 +309,7 @@ class Connection:
     def replace_driver(self) -> Driver:
         """The present links are of no more use."""
         self._driver.close()
-        return Driver(self._loop)
+        return Driver(self.loop)
 
     def await_ready(self, begun: bool) -> Driver:
         """The task begins to wait until the server serves everything, or has ended that."""
@@ -314,7 +335,7 @@ class Connection:
         if session is old:
             _log.info("the session at %s is taken up again", self.options.address)
             return
-        collector = Collector(self._loop, session.client)
+        collector = Collector(self.loop, session.client)
         former: Collector | None = getattr(self, "collector", None)
         self.session, self.names, self.collector = session, session.names, collector
         self.holding.clear()
@@ -332,11 +353,12 @@ class Connection:
     def _notice(self, notice: Notice) -> None:
         """Called in the thread of the notices: the loop shall see to it."""
         with contextlib.suppress(RuntimeError):  # the loop was closed
-            self._loop.call_soon_threadsafe(self._noticed, notice)
+            self.loop.call_soon_threadsafe(self._noticed, notice)
 
     def _noticed(self, notice: Notice) -> None:
         if self.closed:
             return
+        self.notices += 1
         session = self.session
         overflow = notice.kind == _notices.OVERFLOW
         if notice.client != session.number and not overflow:
@@ -351,11 +373,11 @@ class Connection:
         """Called in the thread of the notices several times a session_ttl."""
         if not self.closed and self.session.silent:
             with contextlib.suppress(RuntimeError):  # the loop was closed
-                self._loop.call_soon_threadsafe(self._beat_now)
+                self.loop.call_soon_threadsafe(self._beat_now)
 
     def _beat_now(self) -> None:
         if not self.closed and self._recovering is None and self._beating is None:
-            self._beating = self._loop.create_task(self._beat(self.session, self._driver))
+            self._beating = self.loop.create_task(self._beat(self.session, self._driver))
 
     async def _beat(self, session: Session, driver: Driver) -> None:
         """Keeps the session alive over the control plane, since the data plane is silent. If that
@@ -383,8 +405,9 @@ class Connection:
         self._wanted.close()
         self._stop_tasks()
         end(self.session, self.collector)  # first: nobody may believe in what the server frees
+        self.doubts.end()
         deadline = time.monotonic() + LEAVE_S
-        driver = Driver(self._loop)
+        driver = Driver(self.loop)
         try:
             await self._driver.exchange([ClientDeinit()], LEAVE_S)
         except LinkError:
@@ -406,12 +429,13 @@ class Connection:
 
     def _stop_tasks(self) -> None:
         for task in (self._recovering, self._beating):
-            if task is not None and not self._loop.is_closed():
+            if task is not None and not self.loop.is_closed():
                 task.cancel()
 
     def _end(self) -> None:
         self._stop_tasks()
         end(self.session, self.collector)
+        self.doubts.end()
         self._driver.close()
         _keeper.let_go(self._needs_keeper)
         _exit.forget(self)
@@ -422,11 +446,11 @@ class Connection:
         warnings.warn(f"unclosed dlock.aio.Client of {self.options.address}", ResourceWarning,
                       source=self, stacklevel=2)
         running = _get_running_loop()
-        if self._loop.is_running() and running is not self._loop:
+        if self.loop.is_running() and running is not self.loop:
             # The collector of garbage came in another thread. Only the loop's may do it.
             parts = self.session, self.collector, self._driver, self._recovering
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(leave, *parts)
+                self.loop.call_soon_threadsafe(leave, *parts)
             _keeper.let_go(self._needs_keeper)
         else:
             self.abandon()

@@ -35,12 +35,13 @@ class _Wish:
 class Wanted:
     """The names that tasks of a client want. One task asks for all of them, while there are any."""
 
-    __slots__ = ("_asking", "_connection", "_loop", "_wishes")
+    __slots__ = ("_asking", "_connection", "_loop", "_parts", "_wishes")
 
     def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
         self._connection = connection
         self._loop = loop
         self._wishes: dict[Key, _Wish] = {}
+        self._parts = False  # names that were let go are to be told
         self._asking: asyncio.Task[None] | None = None
 
     async def get(self, key: Key, deadline: float) -> None:
@@ -64,12 +65,18 @@ class Wanted:
         if problem is not None:
             raise copy.copy(problem)
 
+    def part(self) -> None:
+        """Tells the server soon of the names that were let go."""
+        self._parts = True
+        if self._asking is None:
+            self._begin()
+
     def _begin(self) -> None:
         self._asking = self._loop.create_task(self._ask())
         self._asking.add_done_callback(self._ended)
 
     async def _ask(self) -> None:
-        while self._wishes:
+        while self._wishes or self._parts:
             batch = dict(itertools.islice(self._wishes.items(), BATCH_MAX))
             for wish in batch.values():
                 wish.asked = True
@@ -78,7 +85,9 @@ class Wanted:
                 problems = await self._connection.run(
                     functools.partial(Session.resolve, keys=tuple(batch)), float("inf"))
             except Refusal as refusal:
+                self._parts = False  # of names let go it will hear with the next ones
                 problems = [DlockError(f"the server gives out no names: {refusal}")] * len(batch)
+            self._parts = self._parts and bool(self._connection.names.parting)
             for key, wish, problem in zip(batch, batch.values(), problems, strict=True):
                 del self._wishes[key]
                 if not wish.outcome.done():

@@ -20,13 +20,16 @@ from dlock._objects import OnRecover
 from dlock._session import Session, Steps
 from dlock._transport import Transport, wished
 from dlock.address import Address, parse
+from dlock.admin import LockDetails
 from dlock.aio import kinds
 from dlock.aio._connection import Connection
 from dlock.aio._watch import Told
 from dlock.aio.atomic import AtomicInt64
+from dlock.aio.keys import Key
 from dlock.aio.locks import BaseLock, FairLock, Lock
 from dlock.aio.locks import Options as LockOptions
 from dlock.aio.multi import Multi
+from dlock.aio.owner import Owner
 from dlock.control.messages import Stats
 from dlock.errors import ClientClosed
 
@@ -211,6 +214,31 @@ class Client:
         one (or a coroutine) and is called by one client only. None: the first use after that raises
         ObjectLost."""
         return AtomicInt64(self._connection, _calls.descriptor(name), initial, on_recover)
+
+    # ---- Many parties behind one client ----------------------------------------------------------
+
+    def owner(self, label: str = "", *, patience: float | None = None) -> Owner:
+        """A party with locks of its own, for a program that speaks for many: see
+        `dlock.aio.Owner`. `label`: shown to operators; `patience`: for how many seconds an `ask`
+        that does not wait for its lock waits for an answer of the server; None: for ever."""
+        self._connection.check()
+        return Owner(self._connection, label, patience)
+
+    async def show(self, name: str | bytes) -> LockDetails | None:
+        """Who holds the lock of this name and who waits for it; None: there is no such lock. The
+        answer may be old when it is read. ConnectionLost."""
+        self._connection.check()
+        return await self._connection.show(_calls.descriptor(name))
+
+    def let_go(self, key: Key) -> bool:
+        """Gives a name up that nobody of this client uses: the server forgets kind and size of a
+        lock that no client has got. False: it is in use, or is not had."""
+        return self._connection.let_go(key.lock)
+
+    def let_go_idle(self, older_than: float) -> int:
+        """Gives those names up that were not used for so many seconds; how many. To be called now
+        and then: the first call that meets an idle name only begins to count."""
+        return self._connection.let_go_idle(older_than)
 
     # ---- The client ------------------------------------------------------------------------------
 
