@@ -152,6 +152,12 @@ PYTHON_RULES = {
         ("dlock",), tuple(PACKAGES_OF_DOORS), excused=("dlock.doors",)
     ),
     "the names of doors are pure": PythonRule(("dlock.doors.names",), (*IMPURE_MODULES, "dlock")),
+    "LDLM's names, refusals, durations and JSON are pure": PythonRule(
+        tuple(f"dlock.doors.ldlm.{name}" for name in ("table", "problems", "duration",
+                                                      "protojson")),
+        (*IMPURE_MODULES, "dlock"),
+        ("dlock.doors.ldlm.problems",),
+    ),
     "messages, codec, registry and recovery are functions of (state, input, now)": PythonRule(
         PURE,
         (*IMPURE_MODULES, "dlock.control.loop*", "dlock.control.link", "dlock.server",
