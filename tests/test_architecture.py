@@ -152,6 +152,9 @@ PYTHON_RULES = {
         ("dlock",), tuple(PACKAGES_OF_DOORS), excused=("dlock.doors",)
     ),
     "the names of doors are pure": PythonRule(("dlock.doors.names",), (*IMPURE_MODULES, "dlock")),
+    "requests and answers of HTTP are pure": PythonRule(
+        ("dlock.doors.http_parse", "dlock.doors.http_answer"), (*IMPURE_MODULES, "dlock")
+    ),
     "LDLM's names, refusals, durations and JSON are pure": PythonRule(
         tuple(f"dlock.doors.ldlm.{name}" for name in ("table", "problems", "duration",
                                                       "protojson")),
