@@ -1,16 +1,18 @@
 """The smallest door there can be, run by the real frame: it answers each connection with a line.
-Words: PORT, then what it is to do wrong ("slow-stop", "late-failure")."""
+Words: PORT, then what it is to do wrong ("late-failure", "ends", "failing-stop", "deaf")."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
 from dlock.doors import frame, listen
-from dlock.doors.door import Door, DoorError, Site
+from dlock.doors.door import Door, DoorError, Site, Usage
 
 
 class Plain(Door):
@@ -18,7 +20,7 @@ class Plain(Door):
 
     kind = "plain"
 
-    def __init__(self, port: int, wrong: str) -> None:
+    def __init__(self, port: int, wrong: str = "") -> None:
         self._port = port
         self._wrong = wrong
         self._server: asyncio.AbstractServer | None = None
@@ -45,10 +47,21 @@ class Plain(Door):
         return [listen.shown(self._listener)]
 
     async def stop(self) -> None:
+        if self._wrong == "deaf":
+            time.sleep(3600)
         if self._wrong == "failing-stop":
             raise RuntimeError("no end")
         if self._server is not None:
             self._server.close()
+
+
+def make(words: list[str], _environ: Mapping[str, str]) -> Plain:
+    """As every kind has it."""
+    if not words or not words[0].isdecimal():
+        raise Usage(f"plain: {words} begins with no port", 5)
+    if words[0] == "0":
+        raise Usage("plain: help", 0, "stdout")
+    return Plain(int(words[0]), *words[1:])
 
 
 def main() -> int:

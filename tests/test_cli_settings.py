@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dlock.cli.door_words import Wish, parse_wish
 from dlock.cli.serve_settings import SETTINGS
 from dlock.cli.settings import (
     DEFAULT,
@@ -42,6 +44,9 @@ EXAMPLES: dict[str, tuple[str, str, object]] = {
     "gid": ("fe80::1", '"fe80::1"', "fe80::1"),
     "control-cpus": ("0-3", '"0-3"', "0-3"),
     "data-cpus": ("1", '"1"', "1"),
+    "door": ("ldlm=--namespace n -l 'a b'",
+             "[{kind = 'ldlm', namespace = 'n', flags = ['-l', 'a b']}]",
+             (Wish("ldlm", "n", "", ("-l", "a b")),)),
     "log-level": ("debug", '"debug"', "debug"),
 }
 
@@ -90,9 +95,10 @@ def test_flags_stand_over_the_environment_and_that_over_the_file(
 ) -> None:
     text, toml, value = EXAMPLES[setting.name]
     low = {"listen": "low:1", "wait": "block", "log-level": "error", "take-over": "false",
-           "transport": "tcp"}.get(setting.name, "4")
+           "transport": "tcp", "door": "glockd="}.get(setting.name, "4")
     others = (value,) if isinstance(value, bool) else (value, setting.default)
     quoted = low if setting.kind.toml != (str,) else f'"{low}"'
+    quoted = "[{kind = 'glockd'}]" if setting.name == "door" else quoted
     variable = {setting.variable: text}
     low_file = config(tmp_path, f"{setting.name} = {quoted}\n")
     by_file = settled("--config", low_file)
@@ -129,7 +135,7 @@ def test_an_empty_variable_is_none() -> None:
         ("max-lock = 3", "there is no setting 'max-lock'; did you mean max-locks?"),
         ("max_locks = 3", "did you mean max-locks?"),
         ("Session_TTL = 3", "did you mean session-ttl?"),
-        ("colour = 3", "there is no setting 'colour'; there are listen, data-port"),
+        ("xyzzy = 3", "there is no setting 'xyzzy'; there are listen, data-port"),
         ("[serve]\nmax-locks = 3", "there is no setting 'serve'"),
         ("max-locks = '3'", "max-locks is '3'; it takes a whole number"),
         ("max-locks = 3.5", "it takes a whole number"),
@@ -144,6 +150,17 @@ def test_an_empty_variable_is_none() -> None:
         ("take-over = 1", "take-over is 1; it takes yes or no"),
         ("take-over = 'yes'", "take-over is 'yes'; it takes yes or no"),
         ("max-locks 3", "is no TOML"),
+        ("door = 'ldlm='", "door is 'ldlm='; it takes KIND='words'"),
+        ("door = ['ldlm=']", "door 1 is 'ldlm='; it takes a table"),
+        ("[[door]]", "door 1: it has no kind"),
+        ("[[door]]\nkind = 'ldlm'\n[[door]]\nkind = 'glock'",
+         "door 2: 'glock' is no kind of door; there are glockd, ldlm, doubledutch; did you mean "
+         "glockd?"),
+        ("[[door]]\nkind = 3", "door 1: kind is 3; it takes a text"),
+        ("[[door]]\nkind = 'ldlm'\nport = 1", "door 1: there is no key 'port'"),
+        ("[[door]]\nkind = 'ldlm'\nnamespace = 'a:b'", "door 1: 'a:b' is no namespace"),
+        ("[[door]]\nkind = 'ldlm'\nflags = '-p 1'", "it takes a list of texts, a word each"),
+        ("[[door]]\nkind = 'ldlm'\nflags = [1]", "it takes a list of texts, a word each"),
         ("wait = 'block'\nwait = 'poll'", "is no TOML"),
     ],
 )
@@ -205,6 +222,52 @@ def test_the_example_of_the_documentation_is_accepted(tmp_path: Path) -> None:
     found = settled("--config", config(tmp_path, example))
     assert found["state_dir"].value == Path("/var/lib/dlock")
     assert found["listen"].value == ("10.1.0.5", 21616)
+
+
+# ---- Doors ---------------------------------------------------------------------------------------
+
+
+def test_there_may_be_several_doors(tmp_path: Path) -> None:
+    two = (Wish("glockd", "glockd", "", ("-port", "1")), Wish("glockd", "b", "r", ()))
+    assert settled("--door", "glockd=-port 1", "--door", "glockd=--namespace b --ready-file=r"
+                   )["door"].value == two
+    assert settled(environment={"DLOCK_DOOR": "glockd=-port 1\n\n glockd=--namespace=b "
+                                              "--ready-file r\n"})["door"].value == two
+    file = config(tmp_path, "[[door]]\nkind = 'glockd'\nflags = ['-port', '1']\n"
+                            "[[door]]\nkind = 'glockd'\nnamespace = 'b'\nready-file = 'r'\n")
+    found = settled("--config", file)["door"].value
+    assert found == (two[0], Wish("glockd", "b", str(tmp_path / "r"), ()))
+
+
+def test_doors_are_printed_as_they_can_be_read_again(tmp_path: Path) -> None:
+    words = "it's \"quoted\" \\ é"
+    shown = as_toml(SETTINGS, settled("--door", "ldlm=", "--door",
+                                      f"doubledutch=--namespace x 80 n {shlex.quote(words)}"))
+    assert '[[door]]  # --door\nkind = "ldlm"\nnamespace = "ldlm"\n' in shown
+    again = settled("--config", config(tmp_path, shown))["door"].value
+    assert again == (Wish("ldlm", "ldlm"), Wish("doubledutch", "x", "", ("80", "n", words)))
+    assert parse_wish(str(again[1])) == again[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("glockd", "'glockd' is not KIND='words'; a kind alone is written glockd="),
+        ("gloc=", "'gloc' is no kind of door; there are glockd, ldlm, doubledutch"),
+        ("ldlm-lock=", "'ldlm-lock' is no kind of door"),
+        ("ldlm='", "cannot be split into words"),
+        ("ldlm=--connect a:1", "the door serves from this primary"),
+        ("ldlm=--connect=a:1", "the door serves from this primary"),
+        ("ldlm=--namespace", "--namespace needs a value"),
+        ("ldlm=--namespace +", "'+' is no namespace"),
+        ("ldlm=--parent 1", "--parent is for this program to say"),
+        ("ldlm=--check", "--check is for this program to say"),
+    ],
+)
+def test_a_wrong_door_is_refused(text: str, words: str) -> None:
+    with pytest.raises(SettingError, match=r"^DLOCK_DOOR: ") as caught:
+        settled(environment={"DLOCK_DOOR": text})
+    assert words in str(caught.value)
 
 
 def test_a_variable_that_nobody_reads_is_hinted_at() -> None:

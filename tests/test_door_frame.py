@@ -15,7 +15,7 @@ from cli_tools import dlock
 from door_tools import free_port
 from failover_tools import PATIENCE_S, Primary, until
 
-from dlock.cli.door import split
+from dlock.cli.door_words import split
 from dlock.doors import listen
 from dlock.doors.names import DESCRIPTOR_BYTES_MAX, KINDS, Names
 

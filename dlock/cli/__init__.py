@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rest = words[words.index(DASHES) + 1:]
         words = words[:words.index(DASHES)]
     if words[:1] == ["door"]:
-        ours, rest = importlib.import_module("dlock.cli.door").split(words[1:])
+        ours, rest = importlib.import_module("dlock.cli.door_words").split(words[1:])
         words = ["door", *ours]
     wanted = [words[0]] if words and words[0] in SUBCOMMANDS else list(SUBCOMMANDS)
     arguments = _parser(wanted).parse_args(words)

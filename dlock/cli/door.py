@@ -10,7 +10,7 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -31,7 +31,6 @@ from dlock.doors.names import KINDS, checked
 TOOLS: Final = {"ldlm-lock": "dlock.doors.ldlm.tool"}
 LEVELS: Final = ("debug", "info", "warning", "error")
 LEVEL_VARIABLE: Final = "DLOCK_LOG_LEVEL"
-OPTIONS: Final = ("--connect", "--namespace", "--ready-file")
 LOG_FORM: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _log = logging.getLogger("dlock.door")
 
@@ -52,7 +51,7 @@ SIGTERM and Ctrl-C end it, SIGUSR1 puts its counters into the log."""
 
 
 def register(subparsers: Any) -> None:
-    """Adds the subcommand. `dlock.cli.main` hands over what `split` left as `rest`."""
+    """Adds the subcommand. `dlock.cli.main` hands over the original's words as `rest`."""
     parser = add_parser(
         subparsers, "door", help="serve the clients of another lock service",
         description="Serves unmodified clients of another lock service from a dlock server.",
@@ -72,23 +71,6 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
-
-
-def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What stands behind `dlock door`, as ours and the original's."""
-    ours, rest = list(words[:1]), list(words[1:])
-    if ours and ours[0].startswith("-"):
-        return list(words), []  # dlock door --help
-    while rest:
-        if rest[0] in ("--check", "--parent", *OPTIONS):
-            length = 1 if rest[0] == "--check" else 2
-        elif rest[0].partition("=")[0] in OPTIONS:
-            length = 1
-        else:
-            break
-        ours += rest[:length]
-        rest = rest[length:]
-    return ours, rest
 
 
 def _address(text: str) -> str:
@@ -121,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
         return EXIT_MISSING
     except DoorError as problem:
         _tell(problem.text, problem.stream)
-        return problem.code
+        return problem.code or (EXIT_USAGE if arguments.check else EXIT_CLEAN)
     except ValueError as problem:  # DLOCK_ADDRESS is no address
         say("door", str(problem))
         return EXIT_USAGE

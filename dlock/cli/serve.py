@@ -14,6 +14,8 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
+from dlock.cli.door_words import twice
+from dlock.cli.serve_doors import Doors, problem_of
 from dlock.cli.serve_settings import NO_STATE_DIR, OTHER_VARIABLES, SETTINGS
 from dlock.cli.settings import SettingError, add_flags, as_toml, resolve, stray_variables
 from dlock.server import AddressError, Server, ServerConfig, ServerError, StateError
@@ -31,6 +33,11 @@ settings:
   file that --config or DLOCK_CONFIG names (max-locks = 1000). A flag stands over the environment,
   the environment over the file. A key that is not known is refused. Paths in the file are seen
   from its own folder.
+
+doors:
+  --door glockd='-port 9999 -pidfile /run/glockd.pid' runs `dlock door glockd` with these words
+  beside this primary for as long as it serves: started again when it ends by itself, ended with
+  it. DLOCK_DOOR has one a line, TOML has [[door]] tables: kind, namespace, ready-file, flags.
 
 state directory:
   It holds the epoch and who the clients are, so that a restart takes their locks over and grants
@@ -80,8 +87,21 @@ def run(arguments: argparse.Namespace) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for hint in stray_variables(SETTINGS, OTHER_VARIABLES, os.environ):
         _log.warning("%s", hint)
+    wrong = _doors_problem(settings)
+    if wrong:
+        print(f"dlock serve: {wrong}", file=sys.stderr)
+        return EXIT_USAGE
     _allow_descriptors(settings.max_clients)
     return _serve(settings)
+
+
+def _doors_problem(settings: argparse.Namespace) -> str | None:
+    """What is wrong with the doors, before anything is served."""
+    again = twice(settings.door)
+    if again is not None:
+        return (f"--door {again}: another one of this kind has the namespace {again.namespace}, "
+                f"and each would end the other; give one of them a --namespace")
+    return problem_of(settings.door)
 
 
 def _serve(settings: argparse.Namespace) -> int:
@@ -94,11 +114,13 @@ def _serve(settings: argparse.Namespace) -> int:
         print(f"dlock serve: {problem}", file=sys.stderr)
         return _exit_code(problem)
     address_file = None
+    doors = Doors(settings.door, _own_address(server), settings.log_level)
     try:
         if settings.address_file:
             address_file = AddressFile(settings.address_file, server)
         _greet(server)
         while not stop.is_set() and not server.wait(0.2):
+            doors.look()
             if address_file:
                 address_file.keep_up()
     except OSError as problem:
@@ -106,6 +128,7 @@ def _serve(settings: argparse.Namespace) -> int:
               f"{problem}. Choose another place for it", file=sys.stderr)
         return EXIT_STATE
     finally:
+        doors.end()
         server.stop()
         if address_file:
             address_file.remove()
@@ -113,6 +136,12 @@ def _serve(settings: argparse.Namespace) -> int:
         print(f"dlock serve: stopped serving: {server.failure}", file=sys.stderr)
         return EXIT_FAILED
     return EXIT_CLEAN
+
+
+def _own_address(server: Server) -> str:
+    """Where this machine reaches the server."""
+    loopback = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(server.host)
+    return f"{loopback}:{server.port}" if loopback else server.address
 
 
 def _allow_descriptors(max_clients: int) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from dlock.cli.door_words import DOORS
 from dlock.cli.settings import COUNT, PATH, SECONDS, TEXT, YES_OR_NO, Kind, Setting, one_of
 from dlock.server import TRANSPORTS, WAIT_MODES, ServerConfig
 
@@ -79,6 +80,9 @@ SETTINGS: Final = (
             "pins the control thread, as in 0-3,8", "not pinned"),
     Setting("data-cpus", "CPUS", TEXT, DEFAULTS.data_cpus,
             "pins the data-plane thread; with poll, give it a CPU of its own", "not pinned"),
+    Setting("door", "KIND=WORDS", DOORS, (),
+            "a door beside the primary, with the original's words; may be given several times",
+            "none"),
     Setting("log-level", "LEVEL", one_of("debug", "info", "warning", "error"), "info",
             "how much is logged on standard error"),
 )

@@ -36,7 +36,9 @@ class SettingError(Exception):
 class Kind:
     """What a value is. `parse` makes it of a text, or raises ValueError with the reason; `toml` are
     the types that TOML may write it in; `unparse` turns a value back to what TOML would say.
-    `implied`: what a flag without a value says; None: it needs one."""
+    `implied`: what a flag without a value says; None: it needs one. With `of_table` (from a table
+    and the folder of its file; ValueError) and `as_table` there may be several, as a tuple: the
+    flag repeated, a line each in the variable, an array of tables in TOML."""
 
     expected: str
     parse: Callable[[str], Any]
@@ -44,6 +46,8 @@ class Kind:
     unparse: Callable[[Any], str | int | float] = str
     choices: tuple[str, ...] = ()
     implied: str | None = None
+    of_table: Callable[[Mapping[str, Any], Path], Any] | None = None
+    as_table: Callable[[Any], Mapping[str, object]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +156,8 @@ def add_flags(parser: argparse.ArgumentParser, settings: Sequence[Setting]) -> N
                         help=f"TOML with any of these settings; also {CONFIG_VARIABLE}")
     for setting in settings:
         parser.add_argument(
-            setting.flag, metavar=setting.metavar, dest=setting.attribute, type=_flag_type(setting),
+            setting.flag, action="append" if setting.kind.of_table else "store",
+            metavar=setting.metavar, dest=setting.attribute, type=_flag_type(setting),
             choices=setting.kind.choices or None, const=_implied(setting),
             nargs="?" if setting.kind.implied else None,
             help=f"{setting.help} (default {setting.default_text})".replace("%", "%%"))
@@ -186,7 +191,7 @@ def resolve(settings: Sequence[Setting], arguments: argparse.Namespace,
     for one in settings:
         given = getattr(arguments, one.attribute)
         if given is not None:
-            values[one.attribute] = Value(given, one.flag)
+            values[one.attribute] = Value(tuple(given) if one.kind.of_table else given, one.flag)
     return values
 
 
@@ -198,11 +203,17 @@ def _from_environment(settings: Sequence[Setting],
         text = environment.get(one.variable)
         if text:
             try:
-                found[one.attribute] = Value(one.kind.parse(text), one.variable)
+                found[one.attribute] = Value(_of_text(one.kind, text), one.variable)
             except ValueError as problem:
                 raise SettingError(f"{one.variable}: {problem}; it takes {one.kind.expected}"
                                    ) from None
     return found
+
+
+def _of_text(kind: Kind, text: str) -> Any:
+    if kind.of_table is None:
+        return kind.parse(text)
+    return tuple(kind.parse(line.strip()) for line in text.splitlines() if line.strip())
 
 
 def _from_file(settings: Sequence[Setting], path: Path) -> dict[str, Value]:
@@ -238,11 +249,26 @@ def _of_toml(setting: Setting, written: object, folder: Path, source: str) -> An
     fits = isinstance(written, expected) and (bool in expected or not isinstance(written, bool))
     if not fits:
         raise SettingError(f"{source} is {written!r}; it takes {setting.kind.expected}")
+    if setting.kind.of_table is not None:
+        return _of_tables(setting.kind.of_table, written, folder, source)
     try:
         value = setting.kind.parse(str(written))
     except ValueError as problem:
         raise SettingError(f"{source}: {problem}; it takes {setting.kind.expected}") from None
     return folder / value.expanduser() if isinstance(value, Path) else value
+
+
+def _of_tables(of_table: Callable[[Mapping[str, Any], Path], Any], written: Any, folder: Path,
+               source: str) -> tuple[Any, ...]:
+    made = []
+    for number, table in enumerate(written, 1):
+        if not isinstance(table, dict):
+            raise SettingError(f"{source} {number} is {table!r}; it takes a table")
+        try:
+            made.append(of_table(table, folder))
+        except ValueError as problem:
+            raise SettingError(f"{source} {number}: {problem}") from None
+    return tuple(made)
 
 
 # ---- Showing -------------------------------------------------------------------------------------
@@ -251,14 +277,24 @@ def _of_toml(setting: Setting, written: object, folder: Path, source: str) -> An
 def as_toml(settings: Sequence[Setting], values: Mapping[str, Value]) -> str:
     """The settings as a file that says the same, each with where it came from."""
     lines = []
+    tables = []  # what stands below one of them is part of it, so they come last
     for one in settings:
         value, source = values[one.attribute].value, values[one.attribute].source
-        if value is None:
+        if one.kind.as_table is not None and value:
+            for each in value:
+                tables.append(f"\n[[{one.name}]]  # {source}")
+                tables += [f"{name} = {_toml(written)}"
+                           for name, written in one.kind.as_table(each).items()]
+        elif value is None or one.kind.as_table is not None:
             lines.append(f"# {one.name} = ...  # {one.default_text}")
         else:
-            written = json.dumps(one.kind.unparse(value), ensure_ascii=False)
-            lines.append(f"{one.name} = {written}  # {source}")
-    return "\n".join(lines) + "\n"
+            lines.append(f"{one.name} = {_toml(one.kind.unparse(value))}  # {source}")
+    return "\n".join([*lines, *tables]) + "\n"
+
+
+def _toml(value: object) -> str:
+    """Texts, numbers, yes and no, and lists of them look alike in JSON and in TOML."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def as_markdown(settings: Sequence[Setting]) -> str:
