@@ -7,6 +7,9 @@ that `except ConnectionError` or `except ValueError` see it. All of them can be 
 
 from __future__ import annotations
 
+import errno
+import os
+
 
 class DlockError(Exception):
     """The base of all errors of dlock."""
@@ -45,6 +48,22 @@ class ForkedError(DlockError, RuntimeError):
 
 class ServerFull(DlockError):
     """A table of the server is full. Its operator can raise the limit that the text names."""
+
+
+class StoreError(DlockError, OSError):
+    """The primary's durable store did not do what was asked. `errno` says why: ENOSPC, no room on
+    its disk; EIO, its disk failed; ENOMEM; ECOMM, nothing durable is served there (no state
+    directory, not the last one's, a damaged file), or the outcome is not known. In all cases but
+    ECOMM it was certainly not done. The primary's log has the details."""
+
+    def __init__(self, error: int, text: str = "") -> None:
+        super().__init__(error, text or _store_text(error))
+
+
+def _store_text(error: int) -> str:
+    if error == errno.ECOMM:
+        return "the primary serves nothing durable, or could not say what came of it; see its log"
+    return f"the primary's durable store: {os.strerror(error)}"
 
 
 # ---- Locks ---------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import socket
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,7 +19,10 @@ from pathlib import Path
 from typing import Final
 
 from dlock import _core, _plane, _verbs
-from dlock.control.loop import MS_NS, SERVES_PER_TTL, ControlLoop, log_event
+from dlock.control.durable import Durable
+from dlock.control.durable_files import Home, prepare
+from dlock.control.log import log_event
+from dlock.control.loop import MS_NS, SERVES_PER_TTL, ControlLoop
 from dlock.control.messages import EPOCH_MAX
 from dlock.control.registry import Registry
 from dlock.control.registry_recovery import RecoveryPlan
@@ -71,6 +75,8 @@ class ServerConfig:
     are; its epoch is above `epoch_above`, and `settle_blindly` says whether to grant nothing for
     session_ttl and a margin first. `trusted`: any client may come, and claims of lapsed sessions
     are believed. Nobody is waited for longer than `recovery_deadline_ms`, if that is given.
+    `accept_empty_state`: what the directory has of durable locks and records counts, although it
+    may be older than what was promised.
     """
 
     host: str = "127.0.0.1"
@@ -87,6 +93,7 @@ class ServerConfig:
     state_dir: Path | Callable[[int], Path | None] | None = None
     epoch_above: int = 0
     settle_blindly: bool = False
+    accept_empty_state: bool = False
     take_over: bool = False
     recovery_client_num: int = 0
     trusted: bool = False
@@ -186,6 +193,7 @@ class Primary:
         told. `random_bytes`: where secrets and numbers come from that nobody may guess."""
         self.config = config
         self.state: StateDir | None = None
+        self.durable: Durable | None = None
         self._random_bytes = random_bytes
         self._counted: Counter[str] = Counter()  # in epochs of this start that are over
         self._last_stats: dict[str, int] | None = None  # once there is no plane
@@ -233,12 +241,29 @@ class Primary:
                 raise StateError(str(problem)) from None
             undo.callback(self.state.close)
             self.epoch = self.state.epoch
+            self.durable = self._open_durable(self.state)
         blindly = config.settle_blindly and self.state is None
         self.recovery = self._plan(with_margin_ms(config.session_ttl_ms) if blindly else 0)
         if self.state is not None and self.recovery is None:
             self.state.forget_former()
         elif self.state is not None and self.recovery is not None:
             self._make_room(len(self.recovery.roster))
+
+    def _open_durable(self, state: StateDir) -> Durable:
+        """The store of what is durable, which its thread opens. Where it cannot be had the rest is
+        served."""
+        above, last = self.config.epoch_above, state.last_epoch
+        doubt = (f"the address file shows epoch {above}, and the state directory {state.path} "
+                 f"knows of {last or 'none'}" if above > last else "")
+        home = Home(state.path, state.epoch, self.incarnation, state.durable, doubt,
+                    self.config.accept_empty_state)
+        try:
+            prepare(home)
+            state.declare_durable()
+        except (sqlite3.Error, OSError) as problem:
+            log_event(logging.ERROR, "no durable store can be made", {
+                "path": str(state.path), "problem": str(problem)})
+        return Durable(home, state.confirm, log_event)
 
     def _plan(self, settle_ms: int) -> RecoveryPlan | None:
         """Who is waited for, and how long nothing is granted in any case."""
@@ -276,7 +301,7 @@ class Primary:
             self.registry = self._new_registry()
             self.loop = ControlLoop(
                 self._listener, self.plane, self.registry, self.state, self.config.session_ttl_ms,
-                2 * self.config.max_clients + EXTRA_CONNECTIONS)
+                2 * self.config.max_clients + EXTRA_CONNECTIONS, self.durable)
         except BaseException:
             self.plane.free()
             raise

@@ -1,4 +1,4 @@
-"""One server: a primary and the two threads that take its turns.
+"""One server: a primary and the threads that take its turns.
 
 `Server` is what `dlock serve` and `dlock.dserver` start and stop. What it has, and what happens
 when it cannot have it, is `dlock.primary`'s; here is who runs it, until when.
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from dlock import _core
-from dlock.control.loop import log_event
+from dlock.control.log import log_event
 from dlock.control.registry_recovery import RecoveryPlan
 from dlock.control.state_dir import StateDirError
 from dlock.primary import (
@@ -87,11 +87,15 @@ class Server:
     # ---- The threads -----------------------------------------------------------------------------
 
     def _start_threads(self) -> None:
+        durable = self._primary.durable
+        bodies = [("control", self._primary.loop.run, self._cpus[0]),
+                  ("data", self._run_plane, self._cpus[1])]
+        if durable is not None:
+            bodies.append(("durable", durable.run, self._cpus[0]))
         self._threads = [
             threading.Thread(target=self._run, args=(name, body, cpu), daemon=True,
                              name=f"dlock-{name}-{self.port}")
-            for name, body, cpu in (("control", self._primary.loop.run, self._cpus[0]),
-                                    ("data", self._run_plane, self._cpus[1]))
+            for name, body, cpu in bodies
         ]
         self._running = len(self._threads)
         started = 0
@@ -101,14 +105,16 @@ class Server:
                 started += 1
         except RuntimeError as problem:
             self._threads = self._threads[:started]
-            self._end_both()
+            self._end_all()
             for _ in range(self._running - started):
                 self._thread_ended()
             raise ServerError(f"no thread can be started: {problem}") from None
 
-    def _end_both(self) -> None:
+    def _end_all(self) -> None:
         self._primary.loop.stop()
         self._primary.plane.stop()
+        if self._primary.durable is not None:
+            self._primary.durable.stop()
 
     def _run(self, name: str, body: Callable[[], None], cpus: set[int] | None) -> None:
         _core.block_signals()
@@ -122,7 +128,7 @@ class Server:
             logging.getLogger("dlock.control").exception("the %s thread broke", name)
             self._failed(f"the {name} thread broke: {problem!r}")
         finally:
-            self._end_both()
+            self._end_all()
             self._thread_ended()
 
     def _run_plane(self) -> None:
@@ -225,14 +231,14 @@ class Server:
         return self._ended.wait(seconds)
 
     def stop(self) -> None:
-        """Ends both threads, wakes every waiter, gives the ports back. To its clients this is like
+        """Ends its threads, wakes every waiter, gives the ports back. To its clients this is like
         a crash: what they hold they still believe in."""
         if self._pid != os.getpid():
             return
         with self._lock:
             self._stopping = True
             if self._running:
-                self._end_both()
+                self._end_all()
         if not self._ended.wait(STOP_SECONDS):
             log_event(logging.CRITICAL, "a thread does not end", {"port": self.port})
         for thread in self._threads:

@@ -25,6 +25,7 @@ ALL = [
     errors.LeaseTooLong("x"),
     errors.ObjectLost("x"),
     errors.OutcomeUnknown("x"),
+    errors.StoreError(28),
 ]
 
 

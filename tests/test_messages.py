@@ -62,6 +62,17 @@ SAMPLES: list[m.Message] = [
     m.OpenQueuePair(2**24 - 1, 2**24 - 1, GID, 2**16 - 1, 5, 1, 16, 512, 255),
     m.QueuePair(DlockStatus.SUCCESS, 17, 0, GID, 0, 3, 0, 2**15 - 1, 2**16 - 1, 0, 2**64 - 1),
     m.QueuePair(DlockStatus.SERVER_NO_RESOURCE),
+    m.DssCall(b"l" * 16, 2**63 - 1, 2**20 - 1, 5, b"i" * 8192, b"o" * 1024),
+    m.DssForget(b"l" * 16),
+    m.DssAnswer(0, 1, b"owner", 2**63, 999_999),
+    m.RecordPut(b"s" * 64, b"k" * 1024, 2**32 - 1, 8 << 20, 1, b"p" * 49152),
+    m.RecordDelete(b"s", b""),
+    m.RecordList(b"s", True, b"k"),
+    m.RecordGet(b"s", b"k", 2**63 - 1, 8 << 20),
+    m.RecordAnswer(4095),
+    m.RecordLines(0, (m.RecordLine(b"k" * 1024, 1, 8 << 20, b"h" * 49152),
+                      m.RecordLine(b"", 2, 0, b"")), True),
+    m.RecordPiece(0, b"p" * 49152),
 ]
 
 

@@ -30,6 +30,7 @@ from dlock.aio.locks import BaseLock, FairLock, Lock
 from dlock.aio.locks import Options as LockOptions
 from dlock.aio.multi import Multi
 from dlock.aio.owner import Owner
+from dlock.aio.records import Records
 from dlock.control.messages import Stats
 from dlock.errors import ClientClosed
 
@@ -239,6 +240,11 @@ class Client:
         """Gives those names up that were not used for so many seconds; how many. To be called now
         and then: the first call that meets an idle name only begins to count."""
         return self._connection.let_go_idle(older_than)
+
+    def records(self, space: str) -> Records:
+        """Bytes under keys that outlive this client, its session and the primary: on the disk of
+        the state directory before a call returns. `space` keeps those of one user apart."""
+        return Records(self._connection, space)
 
     # ---- The client ------------------------------------------------------------------------------
 

@@ -20,14 +20,17 @@ from dlock.control.messages import (
     STATS_ITEMS_MAX,
     Message,
 )
+from dlock.control.messages_durable import PIECE_BYTES
 from dlock.control.messages_operate import BROKEN_MAX
 
 MESSAGE_BYTES_MAX: Final = _core.DLK_CONTROL_MESSAGE_BYTES_MAX
 ARRAY_ITEMS_MAX: Final = 4096  # the longest array is that of the tokens that were broken
 TEXT_BYTES_MAX: Final = 512
+BINARY_BYTES_MAX: Final = 49152  # the longest is a piece of a record
 _LENGTH: Final = struct.Struct("<I")
 
 assert ARRAY_ITEMS_MAX >= BROKEN_MAX
+assert BINARY_BYTES_MAX >= PIECE_BYTES
 
 
 def encode(request_id: int, message: Message) -> bytes:
@@ -64,7 +67,7 @@ def _unpack(body: bytes | memoryview) -> Any:
             raw=False,
             strict_map_key=True,
             max_str_len=TEXT_BYTES_MAX,
-            max_bin_len=TEXT_BYTES_MAX,
+            max_bin_len=BINARY_BYTES_MAX,
             max_array_len=ARRAY_ITEMS_MAX,
             max_map_len=STATS_ITEMS_MAX,
             max_ext_len=0,

@@ -20,15 +20,18 @@ import logging
 import selectors
 import socket
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from dlock import _core
 from dlock._core import Command, Event
 from dlock._verbs import Address, Made
 from dlock.control import messages as m
-from dlock.control.codec import Decoder, encode
+from dlock.control.codec import encode
+from dlock.control.durable import Durable
+from dlock.control.log import log_event as log_event
+from dlock.control.loop_connection import Connection, peer_text
+from dlock.control.loop_durable import Desk
 from dlock.control.loop_views import LentArrays
 from dlock.control.registry import Registry
 from dlock.control.registry_effects import (
@@ -61,20 +64,6 @@ NEVER_NS: Final = 1 << 64
 MS_NS: Final = 1_000_000
 SECOND_NS: Final = 1_000_000_000
 
-_log = logging.getLogger("dlock.control")
-
-
-def log_event(level: int, event: str, fields: Mapping[str, object]) -> None:
-    """One event with its fields, as text and as `extra` for handlers that keep fields."""
-    if _log.isEnabledFor(level):
-        text = "".join(f" {name}={value!r}" for name, value in fields.items())
-        _log.log(level, "%s%s", event, text, extra={"event": event, "fields": fields})
-
-
-def _peer_text(address: object) -> str:
-    """Where a connection comes from, for the log; not every family has a host and a port."""
-    return "{}:{}".format(*address[:2]) if isinstance(address, tuple) else str(address or "local")
-
 
 class PlanePort(Protocol):
     """What the control thread uses of the plane (`dlock._plane.Plane`)."""
@@ -89,19 +78,6 @@ class PlanePort(Protocol):
     def verbs_pair_free(self, pair: int) -> None: ...
 
 
-@dataclass(slots=True, eq=False)
-class Connection:
-    """One control connection. `ending`: closed as soon as its output is sent."""
-
-    number: int
-    socket: socket.socket
-    peer: str
-    decoder: Decoder = field(default_factory=Decoder)
-    output: bytearray = field(default_factory=bytearray)
-    mask: int = selectors.EVENT_READ
-    ending: bool = False
-
-
 class ControlLoop:
     """`run` is the control thread's body, made of `begin`, `turn`, `finish` and `end`; `stop` and
     `stats` are for any thread."""
@@ -109,14 +85,15 @@ class ControlLoop:
     def __init__(
         self, listener: socket.socket, plane: PlanePort, registry: Registry,
         state: StateDir | None, session_ttl_ms: int, max_connections: int,
+        durable: Durable | None = None,
     ) -> None:
         self._listener = listener
-        self._plane = plane
-        self._registry = registry
+        self._plane, self._registry = plane, registry
         self._state = state
         self._max_connections = max_connections
         self._connections: dict[int, Connection] = {}
         self._numbers = 0
+        self._desk = Desk(durable, registry.epoch, self, log_event)
         self._commands: deque[Command] = deque()  # what the ring had no room for
         self._lent = LentArrays()
         self._held_back: deque[Effect] = deque()
@@ -142,6 +119,8 @@ class ControlLoop:
         self._events_left = False
         self._look_again = False  # what a turn has not seen was there before it, perhaps
         listener.setblocking(False)
+        if durable is not None:
+            durable.wake = self.wake
         for item, handle in (
             (self._wake_receiver, self._woken), (plane.event_fd, self._plane_woke),
             (listener, self._accept), (self._clients, self._serve_clients),
@@ -153,6 +132,10 @@ class ControlLoop:
     def stop(self) -> None:
         """Makes `run` return soon."""
         self.stopping = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Makes a turn begin soon; any thread."""
         with contextlib.suppress(OSError):
             self._wake_sender.send(b"\0")
 
@@ -161,6 +144,7 @@ class ControlLoop:
         stats = Counter(self._registry.stats(_core.now_ns()))
         stats.update(dict(self._counters))
         stats.update(dict(zip(self._counter_names, self._plane.counters(), strict=True)))
+        stats.update(self._desk.stats())
         return {**stats, "connections": len(self._connections)}
 
     # ---- The thread ------------------------------------------------------------------------------
@@ -193,6 +177,8 @@ class ControlLoop:
             handle: Callable[[int], None] = key.data
             handle(now_ns)
         self._take_events(now_ns)
+        if not self._desk.deliver():
+            self._confirm()
         self._carry_out(self._registry.tick(now_ns))
         self._drain()
         self._flush_commands(now_ns)
@@ -315,13 +301,13 @@ class ControlLoop:
 
     def _do(self, effect: Effect) -> None:
         if isinstance(effect, Answer):
-            self._answer(effect.connection, effect.request_id, effect.message)
+            self.answer(effect.connection, effect.request_id, effect.message)
         elif isinstance(effect, Command):
             self._send_command(effect)
         elif isinstance(effect, Look | Claims):
             self._send_command(self._lent.lend(effect))
         elif isinstance(effect, AnswerStats):
-            self._answer(effect.connection, effect.request_id, m.StatsReply(self.stats()))
+            self.answer(effect.connection, effect.request_id, m.StatsReply(self.stats()))
         elif isinstance(effect, CloseConnection):
             self._end(effect)
         elif isinstance(effect, Note):
@@ -364,7 +350,7 @@ class ControlLoop:
                 self._outer.unregister(self._listener)
                 self._accept_again_ns = now_ns + ACCEPT_PAUSE_NS
                 return
-            self._welcome(accepted, _peer_text(address))
+            self._welcome(accepted, peer_text(address))
 
     def _accept_again(self, now_ns: int) -> None:
         if self._accept_again_ns is not None and now_ns >= self._accept_again_ns:
@@ -418,7 +404,7 @@ class ControlLoop:
             self._close(connection, "closed by the client")
 
     def _take_messages(self, connection: Connection, now_ns: int) -> None:
-        while connection.number in self._connections and not connection.ending:
+        while connection.takes and connection.number in self._connections:
             if self._commands:
                 self._unfinished.append(connection)
                 return
@@ -435,10 +421,14 @@ class ControlLoop:
                           {"peer": connection.peer, "reason": str(problem)})
                 self._close(connection, "bad request")
                 return
-            self._carry_out(
-                self._registry.request(connection.number, request_id, message, now_ns))
+            if isinstance(message, m.Durable):
+                self._desk.ask(connection.number, request_id, message)
+            else:
+                self._carry_out(
+                    self._registry.request(connection.number, request_id, message, now_ns))
 
-    def _answer(self, number: int, request_id: int, message: m.Message) -> None:
+    def answer(self, number: int, request_id: int, message: m.Message) -> None:
+        """Sends an answer, if the connection is still there."""
         connection = self._connections.get(number)
         if connection is None:
             return
@@ -469,11 +459,29 @@ class ControlLoop:
 
     def _watch(self, connection: Connection) -> None:
         """Asks for the readiness that is of use now."""
-        mask = 0 if connection.ending else selectors.EVENT_READ
+        mask = selectors.EVENT_READ if connection.takes else 0
         mask |= selectors.EVENT_WRITE if connection.output else 0
         if mask != connection.mask and connection.number in self._connections:
             connection.mask = mask
             self._clients.modify(connection.socket, mask, connection)
+
+    # ---- For what is durable ---------------------------------------------------------------------
+
+    def bound(self, connection: int) -> bool:
+        """Does this connection speak for a session?"""
+        return self._registry.bound(connection)
+
+    def pause(self, connection: int) -> None:
+        """Reads nothing more of this connection until `go_on`."""
+        self._connections[connection].paused = True
+        self._watch(self._connections[connection])
+
+    def go_on(self, connection: int) -> None:
+        """Takes up again what this connection has brought."""
+        one = self._connections[connection]
+        one.paused = False
+        self._watch(one)
+        self._take_messages(one, _core.now_ns())
 
     def _end(self, effect: CloseConnection) -> None:
         connection = self._connections.get(effect.connection)
@@ -487,4 +495,5 @@ class ControlLoop:
         log_event(logging.DEBUG, "connection closed", {"peer": connection.peer, "reason": reason})
         self._clients.unregister(connection.socket)
         connection.socket.close()
+        self._desk.gone(connection.number)
         self._carry_out(self._registry.disconnected(connection.number))

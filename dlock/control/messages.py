@@ -38,6 +38,18 @@ from dlock.control.messages_base import Message as Message
 from dlock.control.messages_base import Reply as Reply
 from dlock.control.messages_base import Request as Request
 from dlock.control.messages_base import Status as Status
+from dlock.control.messages_durable import DssAnswer as DssAnswer
+from dlock.control.messages_durable import DssCall as DssCall
+from dlock.control.messages_durable import DssForget as DssForget
+from dlock.control.messages_durable import Durable as Durable
+from dlock.control.messages_durable import RecordAnswer as RecordAnswer
+from dlock.control.messages_durable import RecordDelete as RecordDelete
+from dlock.control.messages_durable import RecordGet as RecordGet
+from dlock.control.messages_durable import RecordLine as RecordLine
+from dlock.control.messages_durable import RecordLines as RecordLines
+from dlock.control.messages_durable import RecordList as RecordList
+from dlock.control.messages_durable import RecordPiece as RecordPiece
+from dlock.control.messages_durable import RecordPut as RecordPut
 from dlock.control.messages_operate import BreakLock as BreakLock
 from dlock.control.messages_operate import BrokenLock as BrokenLock
 from dlock.control.messages_operate import ClientLine as ClientLine
@@ -259,6 +271,12 @@ DECLARATIONS: Final = tuple(
         (20, AwaitReady, Status),
         (21, Recover, RecoveryShown),
         (22, OpenQueuePair, QueuePair),
+        (40, DssCall, DssAnswer),
+        (41, DssForget, DssAnswer),
+        (42, RecordPut, RecordAnswer),
+        (43, RecordDelete, RecordAnswer),
+        (44, RecordList, RecordLines),
+        (45, RecordGet, RecordPiece),
         (128, Status, None),
         (129, Welcome, None),
         (130, LockIds, None),
@@ -272,6 +290,10 @@ DECLARATIONS: Final = tuple(
         (138, ClientList, None),
         (139, RecoveryShown, None),
         (140, QueuePair, None),
+        (160, DssAnswer, None),
+        (161, RecordAnswer, None),
+        (162, RecordLines, None),
+        (163, RecordPiece, None),
     )
 )
 BY_NUMBER: Final[Mapping[int, Declaration]] = {one.number: one for one in DECLARATIONS}

@@ -170,6 +170,11 @@ class Registry:
     # ---- What others ask -------------------------------------------------------------------------
 
     @property
+    def epoch(self) -> int:
+        """The one that it serves in."""
+        return self._config.epoch
+
+    @property
     def phase(self) -> Phase:
         """How far the server is."""
         return self._restoring.phase

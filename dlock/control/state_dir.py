@@ -82,11 +82,12 @@ class Former(Frozen):
 
 
 class StateDir:
-    """An open state directory of a running primary; use `open_state_dir`."""
+    """An open state directory of a running primary; use `open_state_dir`. `former`: what a start
+    found; `last_epoch`: the highest of a primary that has written here before, 0: none has."""
 
     def __init__(
         self, path: Path, lock_fd: int, state: State, session_ttl_ms: int,
-        formers: tuple[int, ...], former: Former | None,
+        formers: tuple[int, ...], former: Former | None, last_epoch: int = 0,
     ) -> None:
         self._path = path
         self._lock_fd: int | None = lock_fd
@@ -97,6 +98,7 @@ class StateDir:
         self._next_epoch = state.epoch
         self.roster = Roster(state.roster)
         self.former = former
+        self.last_epoch = last_epoch
 
     @property
     def path(self) -> Path:
@@ -108,7 +110,18 @@ class StateDir:
         """Ours, as it is on disk."""
         return self._state.epoch
 
+    @property
+    def durable(self) -> bool:
+        """There is a durable store in it, of ours or of a former primary."""
+        return self._state.durable
+
     # ---- Writing ---------------------------------------------------------------------------------
+
+    def declare_durable(self) -> None:
+        """Writes down that there is a durable store: who comes after us knows that it must be."""
+        if not self._state.durable:
+            self._state = changed(self._state, durable=True)
+            self._write()
 
     def apply(self, effect: Persist) -> None:
         """To be written by the next `commit`."""
@@ -239,7 +252,7 @@ def _open(path: Path, incarnation: int, session_ttl_ms: int, epoch_above: int,
         roster = _merged(before)
         former_ttl_ms = before[0].session_ttl_ms if before else 0
         state = State(epoch, incarnation, max(session_ttl_ms, former_ttl_ms), _machine(), living,
-                      roster)
+                      roster, any(one.durable for one in before))
         if not _create(path, state, encode_state(state)):
             raise StateDirError(
                 f"another primary has taken epoch {epoch} of the state directory {path} in this "
@@ -247,7 +260,8 @@ def _open(path: Path, incarnation: int, session_ttl_ms: int, epoch_above: int,
         former = Former(former_ttl_ms, tuple(roster.values()), not living,
                         old.settle_ms if old else 0)
         opened = StateDir(path, lock_fd, state, session_ttl_ms,
-                          tuple(one.epoch for one in before), former if before or old else None)
+                          tuple(one.epoch for one in before), former if before or old else None,
+                          max(*epochs, *_epochs(path, DAMAGED_NAME), old.epoch if old else 0, 0))
         opened.confirm()
         return opened
     except BaseException:

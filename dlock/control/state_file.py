@@ -30,7 +30,8 @@ STATE_BYTES_MAX: Final = 1 << 26  # 100,000 sessions with the longest lines need
 
 class State(Frozen):
     """The content of a file. `machine`: the boot of the machine that it was written on; `late`: the
-    epochs of former primaries that may not have stopped, whose files are to be read again."""
+    epochs of former primaries that may not have stopped, whose files are to be read again;
+    `durable`: there is a durable store beside it (durable_files)."""
 
     epoch: int
     incarnation: int
@@ -38,6 +39,7 @@ class State(Frozen):
     machine: str = ""
     late: tuple[int, ...] = ()
     roster: Mapping[int, RosterEntry] = MappingProxyType({})
+    durable: bool = False
 
 
 Value = TypeVar("Value", bound=Frozen)
@@ -60,7 +62,8 @@ def encode_state(state: State, lines: Iterable[bytes] | None = None) -> bytes:
         lines = map(encode_entry, state.roster.values())
     header = json.dumps({"format": FORMAT, "epoch": state.epoch, "incarnation": state.incarnation,
                          "session_ttl_ms": state.session_ttl_ms, "machine": state.machine,
-                         "late": state.late})
+                         "late": state.late,
+                         **({"durable": True} if state.durable else {})})
     body = b"\n".join([header.encode(), *lines, b""])
     return b"%08x " % zlib.crc32(body) + body
 
@@ -81,7 +84,9 @@ def decode_header(line: bytes) -> State:
     fields = json.loads(line)
     if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
         raise ValueError(f"it is not of format {FORMAT}")
-    if fields.keys() != {"epoch", "incarnation", "session_ttl_ms", "machine", "late"}:
+    durable = fields.pop("durable", False)
+    if type(durable) is not bool or fields.keys() != {
+            "epoch", "incarnation", "session_ttl_ms", "machine", "late"}:
         raise ValueError("its fields are not the known ones")
     for name, high in (
         ("epoch", EPOCH_MAX), ("incarnation", U64_MAX), ("session_ttl_ms", U32_MAX)
@@ -91,7 +96,7 @@ def decode_header(line: bytes) -> State:
         raise ValueError("machine is no text or late no list")
     for epoch in fields["late"]:
         _check_number("late", epoch, EPOCH_MAX)
-    return State(**{**fields, "late": tuple(fields["late"])})
+    return State(**{**fields, "late": tuple(fields["late"]), "durable": durable})
 
 
 def _decode_entry(line: Any) -> RosterEntry:
