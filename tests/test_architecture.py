@@ -155,6 +155,12 @@ PYTHON_RULES = {
     "requests and answers of HTTP are pure": PythonRule(
         ("dlock.doors.http_parse", "dlock.doors.http_answer"), (*IMPURE_MODULES, "dlock")
     ),
+    "glockd's lines, tables, flags and websockets are pure": PythonRule(
+        tuple(f"dlock.doors.glockd.{name}" for name in ("protocol", "tables", "flags",
+                                                        "websocket")),
+        (*IMPURE_MODULES, "dlock"),
+        ("dlock.doors.glockd.protocol",),
+    ),
     "LDLM's names, refusals, durations and JSON are pure": PythonRule(
         tuple(f"dlock.doors.ldlm.{name}" for name in ("table", "problems", "duration",
                                                       "protojson")),

@@ -1,0 +1,124 @@
+"""What the tests of the glockd door share: a door with all its listeners, and plain sockets that
+talk to it like its clients do."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from door_tools import Door, Place, beside, free_port
+
+LIMIT_S = 20.0
+
+
+class Wire:
+    """One connection, TCP or unix. What is sent and what comes are bytes."""
+
+    def __init__(self, made: socket.socket) -> None:
+        self.socket = made
+        self._mine = b""  # how the answer to `me` begins
+        made.settimeout(LIMIT_S)
+
+    @property
+    def called(self) -> bytes:
+        """Its address, as the door shows it."""
+        host, port = self.socket.getsockname()[:2]
+        return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
+
+    def send(self, data: bytes) -> None:
+        """As it stands."""
+        self.socket.sendall(data)
+
+    def read(self, count: int) -> bytes:
+        """So many bytes; fewer: it was closed."""
+        got = b""
+        while len(got) < count and (piece := self.socket.recv(count - len(got))):
+            got += piece
+        return got
+
+    def line(self) -> bytes:
+        """One line, with its end."""
+        got = b""
+        while not got.endswith(b"\n") and (byte := self.socket.recv(1)):
+            got += byte
+        return got
+
+    def ask(self, command: bytes) -> bytes:
+        """The one line that answers a command."""
+        self.send(command + b"\n")
+        return self.line()
+
+    def all(self, command: bytes) -> bytes:
+        """Everything that answers a command: up to the answer to a `me` behind it."""
+        if not self._mine:
+            self._mine = b" ".join([*self.ask(b"me").split(b" ")[:2], b""])
+        self.send(command + b"\nme\n")
+        got = b""
+        while not (line := self.line()).startswith(self._mine):
+            assert line, "the door closed the connection"
+            got += line
+        return got
+
+    def statistics(self) -> dict[str, int]:
+        """What q says."""
+        rows = [row.split(b": ") for row in self.all(b"q").splitlines()]
+        return {key.decode(): int(value) for key, value in rows}
+
+    def rest(self) -> bytes:
+        """Everything until the door closes the connection."""
+        got = b""
+        with contextlib.suppress(ConnectionResetError):
+            while piece := self.socket.recv(65536):
+                got += piece
+        return got
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class Glockd:
+    """A door with its three listeners, and the connections that a test has made to it."""
+
+    def __init__(self, place: Place, *words: str, **options: Any) -> None:
+        self.place = place
+        self.port, self.ws_port = free_port(), free_port()
+        self.path = str(place.folder / f"socket{len(place.doors)}")
+        self.pidfile = str(place.folder / f"pid{len(place.doors)}")
+        self.door: Door = place.door(
+            "glockd", "-port", str(self.port), "-ws", str(self.ws_port), "-unix", self.path,
+            "-pidfile", self.pidfile, *words, **options)
+        self._wires: list[Wire] = []
+
+    def tcp(self, host: str = "127.0.0.1") -> Wire:
+        """A client over TCP."""
+        return self._noted(socket.create_connection((host, self.port), LIMIT_S))
+
+    def unix(self) -> Wire:
+        """A client over the unix socket."""
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        made.connect(self.path)
+        return self._noted(made)
+
+    def _noted(self, made: socket.socket) -> Wire:
+        self._wires.append(Wire(made))
+        return self._wires[-1]
+
+    def close(self) -> None:
+        """All connections of the test; those of the door are seen to be gone."""
+        for wire in self._wires:
+            wire.close()
+        self._wires.clear()
+
+
+@contextlib.contextmanager
+def glockd(folder: Path, *words: str, ttl_s: float = 10.0) -> Iterator[Glockd]:
+    """A primary and a glockd door."""
+    with beside(folder, ttl_s=ttl_s) as place:
+        made = Glockd(place, *words)
+        try:
+            yield made
+        finally:
+            made.close()
