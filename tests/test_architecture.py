@@ -167,6 +167,12 @@ PYTHON_RULES = {
         (*IMPURE_MODULES, "dlock"),
         ("dlock.doors.ldlm.problems",),
     ),
+    "LDLM's messages, and gRPC with its streams, are pure": PythonRule(
+        tuple(f"dlock.doors.ldlm.{name}" for name in ("wire", "calls", "keepalive", "lane",
+                                                      "http2")),
+        (*IMPURE_MODULES, "dlock"),
+        tuple(f"dlock.doors.ldlm.{name}" for name in ("wire", "calls", "lane", "problems")),
+    ),
     "messages, codec, registry and recovery are functions of (state, input, now)": PythonRule(
         PURE,
         (*IMPURE_MODULES, "dlock.control.loop*", "dlock.control.link", "dlock.server",

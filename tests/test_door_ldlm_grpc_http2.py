@@ -295,5 +295,4 @@ def test_headers_without_an_end_are_not_kept_for_ever() -> None:
     server = Http2()
     server.receive(HELLO + frame(1, 0, 1, b"\x82"))
     with pytest.raises(Broken):
-        for _ in range(1000):
-            server.receive(frame(9, 0, 1, bytes(16_000)))
+        server.receive(frame(9, 0, 1, bytes(16_000)) * 1000)
