@@ -103,11 +103,68 @@ struct dlk_bench_calls {
     uint32_t *unlock_samples_ns; /* of the UNLOCK of the same pair */
 };
 
+/* How the answers of a text or HTTP protocol are told from each other. */
+enum dlk_bench_framing {
+    DLK_BENCH_LINES = 0, /* an answer ends with LF */
+    DLK_BENCH_HTTP = 1,  /* HTTP/1.1: the head, and as much as Content-Length says */
+    DLK_BENCH_HTTP2 = 2  /* the DATA of a stream, until it is ended */
+};
+
+enum dlk_bench_wire_limit {
+    DLK_BENCH_ASKS_MAX = 64,
+    DLK_BENCH_PATCHES_MAX = 2,    /* of one request */
+    DLK_BENCH_KEPT_MAX = 4,       /* pieces of answers that a connection keeps */
+    DLK_BENCH_PIECE_BYTES_MAX = 64
+};
+
+/* Where a kept piece is put into a request, before it is sent. */
+struct dlk_bench_patch {
+    uint32_t offset; /* from the beginning of the request */
+    uint32_t bytes;
+    uint32_t kept;
+};
+
+/* One request of a conversation, and what its answer has to be. Of HTTP/2 it is whole frames, whose
+ * stream ids are filled in. */
+struct dlk_bench_ask {
+    uint32_t begin;  /* in the bytes of its connection */
+    uint32_t length;
+    const unsigned char *expect; /* a good answer has these bytes in it */
+    const unsigned char *marker; /* and behind these comes the piece to keep */
+    uint32_t expect_bytes;
+    uint32_t marker_bytes;
+    uint32_t piece_bytes;        /* 0: nothing is kept */
+    uint32_t kept;               /* where: < DLK_BENCH_KEPT_MAX */
+    uint32_t patches;
+    struct dlk_bench_patch patch[2];
+};
+
+/* Conversations over TCP with a server that is not dlock's own, one request under way on each
+ * connection. All have the same shape; their bytes are their own. */
+struct dlk_bench_wire {
+    uint32_t framing;       /* enum dlk_bench_framing */
+    uint32_t wait_mode;     /* BLOCK or POLL */
+    uint32_t connections;
+    uint32_t asks;
+    uint32_t repeat_from;   /* what follows the last one; those before are asked once */
+    uint32_t bytes_each;    /* of each connection */
+    uint32_t opening_bytes; /* the first of them, sent at once and not answered */
+    uint32_t duration_ms;
+    uint32_t rounds_min;    /* goes on until each connection has done so many */
+    uint32_t samples_room;
+    const int32_t *fds;     /* connected */
+    const struct dlk_bench_ask *ask;
+    unsigned char *bytes;   /* patched in place */
+    uint64_t *counts;       /* by connection: rounds in which every answer was good */
+    uint32_t *samples_ns;   /* from a request to its answer; or NULL */
+};
+
 int dlk_bench_engine(const struct dlk_bench_engine *config, struct dlk_bench_result *result);
 int dlk_bench_memory(uint32_t locks, struct dlk_bench_memory *memory);
 int dlk_bench_load(const struct dlk_bench_load *load, struct dlk_bench_result *result);
 int dlk_bench_crowd(const struct dlk_bench_crowd *crowd, struct dlk_bench_result *result);
 int dlk_bench_calls(const struct dlk_bench_calls *calls, struct dlk_bench_result *result);
+int dlk_bench_wire(const struct dlk_bench_wire *wire, struct dlk_bench_result *result);
 /* Accepts this many connections and echoes what they send until all have closed. */
 int dlk_bench_echo(int32_t listener, uint32_t connections, uint32_t wait_mode);
 
