@@ -1,6 +1,6 @@
-"""Bare servers of the doors' protocols, with no lock behind them: what reading a request and sending
-an answer cost in Python, whatever a door does. `python -m benchmarks.floors PROTOCOL` serves until
-it is ended, and prints where it listens.
+"""Bare servers of the doors' protocols, with no lock behind them: what it costs in Python to read a
+request and to send an answer, whatever a door does. `python -m benchmarks.floors PROTOCOL` serves
+until it is ended, and prints where it listens.
 
 They answer as a door does that grants everything, so that the same conversation is measured.
 """
@@ -33,9 +33,11 @@ class Http(asyncio.Protocol):
     """Every request of HTTP/1.1 is parsed and answered with the same bytes."""
 
     BODY: Final = (b'{"lockname":"n","lockacquired":true,"lockreleased":true,"sessiontoken":"%b",'
-                   b'"locked":true,"unlocked":true,"name":"n","key":"%b"}' % (KEY, GRPC_KEY))
+                   b'"locked":true,"unlocked":true,"name":"n","key":"%b","session_id":"%b"}'
+                   % (KEY, GRPC_KEY, KEY))
     ANSWER: Final = (b"HTTP/1.1 200 OK\r\nServer: floor\r\nContent-Type: application/json\r\n"
-                     b"Content-Length: %d\r\n\r\n%b" % (len(BODY), BODY))
+                     b"Set-Cookie: ldlm-session=%b; Path=/\r\nContent-Length: %d\r\n\r\n%b"
+                     % (KEY, len(BODY), BODY))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         import httptools

@@ -135,8 +135,8 @@ def http(method: str, target: str | bytes, body: bytes = b"", *headers: bytes) -
     return b"\r\n".join(head) + b"\r\n\r\n" + body
 
 
-_DATA, _HEADERS, _SETTINGS, _WINDOW_UPDATE = 0, 1, 4, 8
-_END_STREAM, _END_HEADERS = 1, 4
+_DATA, _HEADERS, _SETTINGS, _PING, _WINDOW_UPDATE = 0, 1, 4, 6, 8
+_ACK, _END_STREAM, _END_HEADERS = 1, 1, 4
 # As little as a client may say; and that it never runs out of room.
 HTTP2_OPENING: Final = b"".join((
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -144,8 +144,9 @@ HTTP2_OPENING: Final = b"".join((
     struct.pack(">BHBBII", 0, 4, _WINDOW_UPDATE, 0, 0, 0x7FFF0000)))
 
 
-def _frame(kind: int, flags: int, payload: bytes) -> bytes:
-    return struct.pack(">BHBBI", len(payload) >> 16, len(payload) & 0xFFFF, kind, flags, 0) + payload
+def _frame(kind: int, flags: int, payload: bytes, stream: int = 0) -> bytes:
+    high, low = divmod(len(payload), 1 << 16)
+    return struct.pack(">BHBBI", high, low, kind, flags, stream) + payload
 
 
 def _text(value: bytes) -> bytes:
@@ -153,9 +154,24 @@ def _text(value: bytes) -> bytes:
     return bytes([len(value)]) + value
 
 
-def _unary(header_block: bytes, message: bytes) -> bytes:
-    return (_frame(_HEADERS, _END_HEADERS, header_block)
-            + _frame(_DATA, _END_STREAM, struct.pack(">BI", 0, len(message)) + message))
+def _unary(header_block: bytes, message: bytes, stream: int = 0) -> bytes:
+    return (_frame(_HEADERS, _END_HEADERS, header_block, stream)
+            + _frame(_DATA, _END_STREAM, struct.pack(">BI", 0, len(message)) + message, stream))
+
+
+def grpc_call(stream: int, service: bytes, method: bytes, message: bytes) -> bytes:
+    """One call, its headers in full and in no table."""
+    block = b"\x83\x86" + b"".join((
+        b"\x04" + _text(b"/" + service + b"/" + method), b"\x01" + _text(b"127.0.0.1"),
+        b"\x00" + _text(b"content-type") + _text(b"application/grpc"),
+        b"\x00" + _text(b"te") + _text(b"trailers")))
+    return _unary(block, message, stream)
+
+
+def http2_acknowledged(kind: int, flags: int, payload: bytes) -> bytes:
+    """What a frame of the connection itself is answered with, if with anything."""
+    asks = kind in (_SETTINGS, _PING) and not flags & _ACK
+    return _frame(kind, _ACK, payload if kind == _PING else b"") if asks else b""
 
 
 def grpc_pair(service: bytes, first: tuple[bytes, Ask], second: tuple[bytes, Ask]) -> Conversation:

@@ -1,7 +1,7 @@
 /*
  * How the load generator of the doors tells answers from each other: bytes in, answers out. Each
- * protocol is read just well enough to know where an answer ends and whether it is one; what it must
- * say is the caller's. Nothing here does I/O.
+ * protocol is read just well enough to know where an answer ends and whether it is one; what it
+ * must say is the caller's. Nothing here does I/O.
  */
 #ifndef DLOCK_BENCH_WIRE_H
 #define DLOCK_BENCH_WIRE_H
