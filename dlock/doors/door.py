@@ -53,6 +53,8 @@ class Door(ABC):
     kind: str
     formatter: logging.Formatter | None = None  # of the log on standard error; None: as dlock's
     log_level: int | None = None  # None: what the frame was told
+    # Names that nobody used for so long are given up at the server; None: the door does that.
+    idle_names_s: float | None = 300.0
 
     async def prepare(self) -> None:  # noqa: B027 - most have nothing here
         """What may fail without a server: files are locked, ports are taken (`listen.tcp_socket`).

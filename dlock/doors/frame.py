@@ -23,11 +23,12 @@ from typing import Any, Final, TypeVar
 from dlock import aio
 from dlock.doors.door import Door, DoorError, Site
 from dlock.doors.names import ROLE, Names
-from dlock.errors import ConnectError
+from dlock.errors import ConnectError, DlockError
 
 EXIT_CLEAN, EXIT_FAILED = 0, 1
 TRY_S: Final = 10.0  # of one attempt to reach the server
 PAUSE_S: Final = 0.5
+LOOK_S: Final = 60.0  # between two looks for names that are idle
 STOP_S: Final = 10.0  # for the door's own end, and again for leaving the server
 T = TypeVar("T")
 
@@ -121,7 +122,7 @@ class _Life:
         # What is there now stays for ever; the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
-        await self._ended.wait()
+        await self._or_end(self._tidy(client, self._door.idle_names_s))
         self._tell_counters()
 
     async def _connect(self) -> aio.Client | None:
@@ -140,6 +141,15 @@ class _Life:
 
     async def _enter(self, role: str) -> aio.Client:
         return await aio.connect(self._place.address, timeout=TRY_S, name=f"dlock {role}")
+
+    async def _tidy(self, client: aio.Client, idle_s: float | None) -> None:
+        """Gives up names that are idle, for as long as the door serves. A table of names that only
+        grows would be full one day."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if idle_s is not None:
+                with contextlib.suppress(DlockError):  # its end is told elsewhere
+                    client.let_go_idle(idle_s)
 
     # ---- The end ---------------------------------------------------------------------------------
 
