@@ -110,13 +110,13 @@ class HttpServer:
     def opened(self, connection: Connection) -> None:
         self._connections.add(connection)
         self.counters["connections"] += 1
-        self.counters["connections_open"] = len(self._connections)
+        self.counters["connections_open"] += 1  # a door may have other listeners besides
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._look)
 
     def closed(self, connection: Connection) -> None:
         self._connections.discard(connection)
-        self.counters["connections_open"] = len(self._connections)
+        self.counters["connections_open"] -= 1
 
     def _look(self) -> None:
         self._timer = None

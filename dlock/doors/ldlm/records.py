@@ -12,8 +12,9 @@ twice and one deleted twice, are the same as once. The order of two writes of on
 from __future__ import annotations
 
 import asyncio
-import json
+import hashlib
 import logging
+import re
 from collections import Counter
 from collections.abc import Awaitable, Iterable, Mapping
 from typing import Final, NamedTuple, Protocol
@@ -23,6 +24,8 @@ from dlock.errors import ConnectError, DlockError, OutcomeUnknown
 PAUSE_S: Final = 0.05
 PAUSE_S_MAX: Final = 1.0
 DRAIN_S: Final = 2.0
+SPACE_BYTES_MAX: Final = 64  # what the primary allows
+_HEAD: Final = re.compile(rb"([1-9][0-9]{0,9}) ([1-9][0-9]{0,18})")
 _log: Final = logging.getLogger("dlock.doors.ldlm")
 
 
@@ -46,24 +49,17 @@ class Record(NamedTuple):
 
 
 def encode(name: str, size: int, token: int) -> bytes:
-    """What is written down of a key."""
-    return json.dumps({"name": name, "size": size, "token": token}).encode()
+    """What is written down of a key: size, token, and the name as it is, which may be long."""
+    return b"%d %d\n%b" % (size, token, name.encode())
 
 
 def decode(key: bytes, value: bytes) -> Record:
     """ValueError: it is no such record."""
-    try:
-        found = json.loads(value)
-        name, size, token = found["name"], found["size"], found["token"]
-        text = key.decode()
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise ValueError(f"the record of {key!r} cannot be read") from None
-    if not isinstance(name, str) or not name or not all(
-        isinstance(number, int) and not isinstance(number, bool) and number > 0
-        for number in (size, token)
-    ):
+    head, _, name = value.partition(b"\n")
+    found = _HEAD.fullmatch(head)
+    if found is None or not name:
         raise ValueError(f"the record of {key!r} is not one of a lock")
-    return Record(name, size, text, token)
+    return Record(name.decode(), int(found[1]), key.decode(), int(found[2]))
 
 
 def survivors(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
@@ -82,6 +78,15 @@ def survivors(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
         places[record.name] = size, free
     stand.reverse()
     return stand, fall
+
+
+def space_of(namespace: str, state_file: str) -> str:
+    """Where the records of a door are: what -s says names them, under the namespace of the door."""
+    space = f"ldlm:{namespace}:{state_file}"
+    whole = space.encode(errors="surrogateescape")
+    if len(whole) <= SPACE_BYTES_MAX and space.isprintable():
+        return space
+    return f"ldlm+long:{hashlib.sha256(whole).hexdigest()[:48]}"
 
 
 class _Line:

@@ -17,6 +17,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, Final
 
 from dlock.doors.ldlm import problems
+from dlock.doors.ldlm.logs import fields
 from dlock.doors.ldlm.problems import Answer, Problem
 from dlock.errors import ClientClosed, DlockError, KindMismatch
 
@@ -100,7 +101,7 @@ class Request(asyncio.Future[Answer]):
         if isinstance(error, ClientClosed):
             return problems.SHUT_DOWN
         service.counters["errors"] += 1
-        _log.error("Lock request failed: %s", error, extra={"name_of_lock": self._entry.name})
+        _log.error("Lock request failed: %s", error, extra=fields(lock=self._entry.name))
         return problems.unknown(str(error))
 
     def _refuse(self, problem: Problem | None) -> None:
@@ -121,7 +122,7 @@ class Request(asyncio.Future[Answer]):
             await book.write(held.name, held.entry.size, held.key, held.hold.token)
         except DlockError as error:
             _log.error("Lock could not be written down: %s", error,
-                       extra={"name_of_lock": held.name})
+                       extra=fields(lock=held.name))
             answer = Answer(False, held.name, held.key, problems.unknown(
                 f"the lock could not be written down: {error}"))
         if not answer.ok or self.done():  # or nobody has got its key

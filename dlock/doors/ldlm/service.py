@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from dlock.aio import FOREVER
 from dlock.doors.ldlm import problems
+from dlock.doors.ldlm.logs import fields
 from dlock.doors.ldlm.problems import SIZE_DEFAULT, Answer, Problem
 from dlock.doors.ldlm.request import Request, ShutDown
 from dlock.doors.ldlm.table import Entry, Held, Table
@@ -128,7 +129,7 @@ class LdlmService:
     async def _restored(self, owner: Owner, record: Record) -> bool:
         """One lock of the last time; False: somebody else has it by now."""
         assert self.book is not None
-        said = {"name_of_lock": record.name, "key": record.key}
+        said = fields(name=record.name, key=record.key)
         entry = self.table.entry(record.name, record.size, self.loop.time())
         assert isinstance(entry, Entry), "survivors of one name are of one size"
         hold: Hold | None = None
@@ -195,7 +196,7 @@ class LdlmService:
             self._wind(held)
             return
         self.counters["lock_timeouts"] += 1
-        _log.info("Lock timer timeout", extra={"name_of_lock": held.name, "key": held.key})
+        _log.info("Lock timer timeout", extra=fields(lock=held.name, key=held.key))
         self.give_back(held)
 
     def _end_lapsed(self, entry: Entry[Key] | str) -> None:
@@ -235,8 +236,8 @@ class LdlmService:
         if not self.take_away(held):
             return
         self.counters["lost_holds"] += 1
-        _log.error("Lock lost", extra={"name_of_lock": held.name, "key": held.key,
-                                       "session_id": session.id if session else ""})
+        _log.error("Lock lost", extra=fields(
+            lock=held.name, key=held.key, session_id=session.id if session else ""))
         self._strike(held)
         if session is not None:
             session.lost()
