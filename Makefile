@@ -28,7 +28,7 @@ export CMD
 NATIVE := $(wildcard native/*.c native/*.h) native/generate_cffi.py CMakeLists.txt
 
 .DEFAULT_GOAL := build
-.PHONY: build help demo failover docs test test-c test-sanitizers test-py test-wheel test-rdma test-rdma-here guest lint sim sim-broken bench soak wheel clean
+.PHONY: build help demo failover docs test test-c test-sanitizers test-py test-wheel test-rdma test-rdma-here node-clients guest lint sim sim-broken bench soak wheel clean
 
 build: $(VENV)/.built ## compile the C core and put it beside the Python part (the default)
 
@@ -63,6 +63,8 @@ test-rdma: guest-prepared $(VENV)/.built ## the tests of RDMA, in a guest with s
 test-rdma-here: $(VENV)/.built ## the same, on a machine that has an RDMA device
 	$(build_c_tests)
 	$(MAKE) rdma-tests
+
+node-clients: build/npm/.ready ## gRPC for Node, with which tests are clients of a door
 
 guest: guest-prepared ## a command in that guest: make guest CMD="ibv_devinfo; ls"
 	@$(GUEST) run --devices dummy --devices veth "$$CMD"
@@ -136,6 +138,13 @@ $(VENV)/.built: $(VENV)/.ready $(NATIVE)
 
 $(VENV)/.bench: $(VENV)/.built
 	$(PY) scripts/requirements.py bench | $(PIP) install -r /dev/stdin
+	@touch $@
+
+# In build/npm, and nowhere else.
+build/npm/.ready:
+	mkdir -p $(@D)
+	npm install --prefix $(@D) --no-save --no-audit --no-fund --fetch-retries=1 --loglevel=error \
+		@grpc/grpc-js@1 @grpc/proto-loader@0
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.built
