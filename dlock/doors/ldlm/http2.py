@@ -222,7 +222,18 @@ class Http2:
         elif isinstance(event, WindowUpdated):
             self._send_more(_stream(event))
         elif isinstance(event, RemoteSettingsChanged):
+            if SettingCodes.HEADER_TABLE_SIZE in event.changed_settings:
+                self._use_no_table()
             self._send_more(0)
+
+    def _use_no_table(self) -> None:
+        """The peer has spoken of its header table, which is to be answered in the next block. Ours
+        use none, and to say so is right whatever it has asked for, and however often; h2 would
+        repeat each number, also those that do not hold any more."""
+        encoder: Any = self._h2.encoder
+        encoder.header_table_size = 0
+        encoder.table_size_changes = [0]
+        encoder.header_table.resized = True
 
     # ---- Requests that h2 knows ------------------------------------------------------------------
 
