@@ -66,6 +66,21 @@ def _store_text(error: int) -> str:
     return f"the primary's durable store: {os.strerror(error)}"
 
 
+# ---- Durable locks -------------------------------------------------------------------------------
+
+
+class AlreadyLocked(DlockError, FileExistsError):
+    """Somebody owns this durable lock already, perhaps the caller: it is not reentrant."""
+
+
+class NotLocked(DlockError, OSError):
+    """Nobody owns this durable lock."""
+
+
+class OtherOwner(DlockError, PermissionError):
+    """Another one owns this durable lock."""
+
+
 # ---- Locks ---------------------------------------------------------------------------------------
 
 

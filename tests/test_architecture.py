@@ -102,6 +102,7 @@ PUBLIC = (
     "dlock.aio",
     "dlock.dclient",
     "dlock.dserver",
+    "dlock.durable",
     "dlock.errors",
     "dlock.linear",
     "dlock.rdma",
@@ -119,11 +120,12 @@ API = (
     *("dlock._notices", "dlock._cycle", "dlock._watch", "dlock.rwlock", "dlock.semaphore"),
     *("dlock._reentrant", "dlock.futures", "dlock._attempt", "dlock._factory"),
     *("dlock._claims", "dlock._objects", "dlock._reconnect"),
+    "dlock.durable",
 )
 CLIENT = (*MIRROR, *API, "dlock.control.link")
 SERVER = (
     *("dlock.server", "dlock.primary", "dlock.dserver"),
-    *("dlock.control.registry*", "dlock.control.loop*"),
+    *("dlock.control.registry*", "dlock.control.loop*", "dlock.control.durable*"),
 )
 EDGES = (
     *("dlock.cli", "dlock.doors", "dlock.drill", "dlock.dss", "dlock.mpi"),
@@ -132,7 +134,8 @@ EDGES = (
 # What a door is: a client like any other. No mirror, no server, no command line.
 DOORS = ("dlock.doors", "dlock.dss")
 FOR_DOORS = (
-    *("=dlock", *names_of_dlock(), "dlock.aio", "dlock.admin", "dlock.address", "dlock.errors"),
+    *("=dlock", *names_of_dlock(), "dlock.aio", "dlock.admin", "dlock.address"),
+    *("dlock.durable", "dlock.errors"),
     *DOORS,
 )
 PACKAGES_OF_DOORS = words("uvloop httptools h2 hpack hyperframe wsproto google yaml")

@@ -31,6 +31,7 @@ EXAMPLES: dict[str, tuple[str, str, object]] = {
     "data-port": ("8", "8", 8),
     "state-dir": ("/var/d", '"/var/d"', Path("/var/d")),
     "take-over": ("yes", "true", True),
+    "accept-empty-state": ("yes", "true", True),
     "address-file": ("/tmp/a", '"/tmp/a"', Path("/tmp/a")),
     "max-locks": ("9", "9", 9),
     "max-clients": ("10", "10", 10),
@@ -95,6 +96,7 @@ def test_flags_stand_over_the_environment_and_that_over_the_file(
 ) -> None:
     text, toml, value = EXAMPLES[setting.name]
     low = {"listen": "low:1", "wait": "block", "log-level": "error", "take-over": "false",
+           "accept-empty-state": "false",
            "transport": "tcp", "door": "glockd="}.get(setting.name, "4")
     others = (value,) if isinstance(value, bool) else (value, setting.default)
     quoted = low if setting.kind.toml != (str,) else f'"{low}"'

@@ -26,6 +26,9 @@ ALL = [
     errors.ObjectLost("x"),
     errors.OutcomeUnknown("x"),
     errors.StoreError(28),
+    errors.AlreadyLocked(17, "x"),
+    errors.NotLocked(37, "x"),
+    errors.OtherOwner(13, "x"),
 ]
 
 

@@ -182,6 +182,7 @@ def _config(settings: argparse.Namespace) -> ServerConfig:
         epoch_above=_epoch_shown(settings.address_file) if settings.address_file else 0,
         settle_blindly=settings.state_dir == NO_STATE_DIR,
         take_over=settings.take_over,
+        accept_empty_state=settings.accept_empty_state,
         recovery_deadline_ms=settings.recovery_deadline,
         transport=settings.transport,
         device=settings.device,

@@ -50,6 +50,9 @@ SETTINGS: Final = (
     Setting("take-over", "YES", YES_OR_NO, DEFAULTS.take_over,
             "take the state directory over from a primary that has it still: that one stops by "
             "itself"),
+    Setting("accept-empty-state", "YES", YES_OR_NO, DEFAULTS.accept_empty_state,
+            "serve durable locks and records although the state directory is not that of the last "
+            "primary, or has lost them: what there is counts"),
     Setting("address-file", "FILE", PATH, None,
             "its first line is HOST:PORT; written when it serves, removed at a clean end", "none"),
     Setting("max-locks", "N", COUNT, DEFAULTS.max_locks,
