@@ -158,6 +158,9 @@ PYTHON_RULES = {
     "requests and answers of HTTP are pure": PythonRule(
         ("dlock.doors.http_parse", "dlock.doors.http_answer"), (*IMPURE_MODULES, "dlock")
     ),
+    "the command line of DoubleDutch is pure": PythonRule(
+        ("dlock.doors.doubledutch.flags",), (*IMPURE_MODULES, "dlock"), ("dlock.doors.door",)
+    ),
     "glockd's lines, tables, flags and websockets are pure": PythonRule(
         tuple(f"dlock.doors.glockd.{name}" for name in ("protocol", "tables", "flags",
                                                         "websocket")),

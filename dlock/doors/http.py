@@ -65,8 +65,11 @@ class HttpServer:
     def __init__(
         self, handle: Handler, *, limits: Limits | None = None,
         counters: Counter[str] | None = None, server_name: str | None = None,
+        on_closed: Callable[[Connection], object] | None = None,
     ) -> None:
+        """`on_closed`: told of every connection that has ended."""
         self.handle = handle
+        self.on_closed = on_closed
         self.limits = limits or Limits()
         self.counters: Counter[str] = Counter() if counters is None else counters
         self.writer = Writer(server_name)
@@ -117,6 +120,8 @@ class HttpServer:
     def closed(self, connection: Connection) -> None:
         self._connections.discard(connection)
         self.counters["connections_open"] -= 1
+        if self.on_closed is not None:
+            self.on_closed(connection)
 
     def _look(self) -> None:
         self._timer = None
@@ -132,10 +137,12 @@ _IDLE, _HEAD, _BODY, _BUSY, _LINGERS, _CLOSES = range(6)
 
 
 class Connection(asyncio.Protocol):
-    """One connection of a client. Handlers only compare it: it is the same for all its requests."""
+    """One connection of a client, the same for all its requests. `peer`: "HOST:PORT" of the client;
+    `kept`: whatever a handler wants to find again with the next request."""
 
     __slots__ = ("_advancing", "_ended", "_full_since", "_lingered", "_reader", "_request",
-                 "_server", "_since", "_stage", "_task", "_transport", "_unread_since", "peer")
+                 "_server", "_since", "_stage", "_task", "_transport", "_unread_since", "kept",
+                 "peer")
 
     def __init__(self, server: HttpServer) -> None:
         self._server = server
@@ -151,6 +158,7 @@ class Connection(asyncio.Protocol):
         self._ended = False  # the client has closed its sending side
         self._lingered = 0
         self.peer = ""
+        self.kept: Any = None
 
     # ---- What the loop calls ---------------------------------------------------------------------
 
@@ -186,12 +194,12 @@ class Connection(asyncio.Protocol):
         return True
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._server.closed(self)
         self._ended = True
         self._stage = _CLOSES
         request, self._request = self._request, None
         if request is not None:
             self._tell_gone(request)
+        self._server.closed(self)
 
     def pause_writing(self) -> None:
         self._full_since = self._server.tick
