@@ -37,6 +37,7 @@ class LdlmDoor(Door):
     """An ldlm-server as `config` describes it."""
 
     kind = "ldlm"
+    idle_names_s = None  # a name goes with its size, by LDLM's own collection
 
     def __init__(self, config: Config) -> None:
         self._config = config
