@@ -28,6 +28,7 @@ from dlock.errors import (
     OutcomeUnknown,
     ServerFull,
     StaleToken,
+    Superseded,
     WrongLoop,
 )
 
@@ -67,6 +68,7 @@ __all__ = [
     "Semaphore",
     "ServerFull",
     "StaleToken",
+    "Superseded",
     "Transport",
     "WrongLoop",
     "__version__",

@@ -5,7 +5,8 @@ same one.
 - Every server of the address is tried in turn, with pauses between the rounds; an address file is
   read again in each.
 - A session that lives is taken up again (ClientReinit): its holds are confirmed, its debts settled.
-  Only if the server says that it has ended, another one is opened there.
+  Only if the server says that it has ended, another one is opened there. One whose role another
+  client has taken is not: Superseded.
 - A new primary knows nothing of the session but that it may come back: it is told everything first
   (_claims.py), so that nothing is sent that it could take for something else. Then the links serve
   again; that the primary serves everything is awaited afterwards (`awaiting_ready`).
@@ -48,10 +49,11 @@ from dlock.control.messages import (
     ClientDeinit,
     ClientInit,
     ClientReinit,
+    EnterRole,
     ReinitDone,
     Welcome,
 )
-from dlock.errors import ConnectError
+from dlock.errors import ConnectError, Superseded
 from dlock.types import DlockStatus
 
 TRY_S: Final = 2.0  # how long one server may take to accept a connection
@@ -67,6 +69,7 @@ VERSIONS: Final = (_core.DLK_PROTOCOL_VERSION_MIN, _core.DLK_PROTOCOL_VERSION_MA
 
 _NOT_READY: Final = DlockStatus.NOT_READY
 _REMOVED: Final = DlockStatus.CLIENT_REMOVED_BY_SERVER
+_ROLE_TAKEN: Final = DlockStatus.ALREADY_LOCKED
 _ADVICE: Final = {
     DlockStatus.NOT_READY: "the server was started anew and waits until no client of its "
     "predecessor can still believe to hold a lock; wait longer",
@@ -79,16 +82,21 @@ _ADVICE: Final = {
 }
 
 
+Opening = ClientInit | ClientReinit | EnterRole
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What a client was told. `wait_mode`: enum dlk_wait_mode; `info`: who it is; `wish`: over what
-    its data plane is to be; `log`: where it is said what that has become."""
+    its data plane is to be; `log`: where it is said what that has become; `role`: which at most one
+    session has."""
 
     address: Address
     wait_mode: int
     info: Mapping[str, str | int]
     wish: Wish = field(default_factory=Wish)
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("dlock.client"))
+    role: str = ""
 
 
 @dataclass(slots=True)
@@ -212,14 +220,20 @@ def _enter(
         request = ClientReinit(
             *VERSIONS, old.id, old.secret, seen.epoch, seen.incarnation, 1, options.info)
         welcome = yield from _ask_until_ready(request, place, deadline)
+        if welcome.status is _ROLE_TAKEN:
+            raise Superseded(options.role)
         if welcome.status is not _REMOVED:
             _check(welcome, seen)
             old.endpoint = place.endpoint
             yield from _take_up(old, options.wish, host, welcome)
             return old
     # A primary of the past must not end a session, so nothing is believed before its Welcome.
-    init = ClientInit(*VERSIONS, options.info)
+    init: Opening = ClientInit(*VERSIONS, options.info)
+    if options.role:  # Who had it before, and has lost it, does not take it from another.
+        init = EnterRole(*VERSIONS, options.role, int(old is None), options.info)
     welcome = yield from _ask_until_ready(init, place, deadline)
+    if welcome.status is _ROLE_TAKEN:
+        raise Superseded(options.role)
     expect_success(welcome.status)
     try:
         _check(welcome, seen)
@@ -230,7 +244,7 @@ def _enter(
 
 
 def _ask_until_ready(
-    request: ClientInit | ClientReinit, place: _Place, deadline: float | None
+    request: Opening, place: _Place, deadline: float | None
 ) -> Steps[Welcome]:
     """The server itself says when to ask again."""
     backoff = Backoff()

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Final
 
 TEXT_BYTES_MAX: Final = 128
+ROLE_BYTES_MAX: Final = 128
 JOB_VARIABLES: Final = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 RANK_VARIABLES: Final = ("SLURM_PROCID", "PMIX_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")
 
@@ -33,6 +34,16 @@ def client_info(
         if text:
             info[key] = text.encode("utf-8", "replace")[:TEXT_BYTES_MAX].decode("utf-8", "ignore")
     return info
+
+
+def checked_role(role: str) -> str:
+    """The role that a client is to have; empty: none. ValueError."""
+    if not isinstance(role, str):
+        raise TypeError(f"a role is text, not {type(role).__name__}")
+    if not role.isprintable() or len(role.encode()) > ROLE_BYTES_MAX:
+        raise ValueError(f"a role is printable text of at most {ROLE_BYTES_MAX} bytes, "
+                         f"not {role!r}")
+    return role
 
 
 def _user() -> str:

@@ -34,6 +34,20 @@ class ClientClosed(DlockError, RuntimeError):
     """The client was closed. Make a new one with `dlock.connect`."""
 
 
+class Superseded(DlockError, RuntimeError):
+    """Another client has taken this one's role: the session has ended, what it held is lost, and
+    the client does not come back. Whoever took the role has what was done under it."""
+
+    def __init__(self, role: str = "") -> None:
+        super().__init__(role)
+        self.role = role
+
+    def __str__(self) -> str:
+        return (f"another client has taken the role {self.role!r} of this one, and with that ended "
+                f"its session: what it held is lost. If it was not meant to be replaced, look who "
+                f"has the role (`dlock clients`)")
+
+
 class WrongLoop(DlockError, RuntimeError):
     """An asyncio client is used in another event loop or thread than the one that connected it."""
 

@@ -228,7 +228,7 @@ enum dlk_command_op {
     DLK_COMMAND_SESSION_SUPERSEDE, /* slot, id, secret, attach: close its connection first */
     DLK_COMMAND_SESSION_RENEW,     /* slot, id: a heartbeat */
     DLK_COMMAND_SESSION_LEASE,     /* slot, id, lease_ms: the longest lease it may now ask for */
-    DLK_COMMAND_SESSION_CLOSE,     /* slot, id: left cleanly; frees everything at once */
+    DLK_COMMAND_SESSION_CLOSE,     /* slot, id: left, or gave way; frees everything at once */
     DLK_COMMAND_LOCK_OPEN,         /* slot, id: lock id, kind, size */
     DLK_COMMAND_LOCK_CLOSE,        /* slot, id: nobody has got it; ends when its last hold ends;
                                     * size 1: at once, whoever holds it or waits */

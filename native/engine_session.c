@@ -133,10 +133,28 @@ static void leave(struct dlk_engine *engine, uint32_t slot, bool leased_too, uin
     dlk_run_ends(engine, now_ns);
 }
 
-/* Also of a session that has ended meanwhile: its client has said that it holds nothing. */
+/* With the last of it the session is free. */
+static void drop_what_is_left(struct dlk_engine *engine, uint32_t slot, uint64_t now_ns)
+{
+    for (uint32_t index = engine->sessions[slot].entries; index != DLK_NONE;) {
+        struct entry *entry = &engine->entries[index];
+        struct lock *lock = &engine->locks[entry->lock];
+        index = entry->session_next;
+        dlk_entry_remove(engine, entry);
+        dlk_lock_settle_later(engine, lock, now_ns);
+    }
+    dlk_run_ends(engine, now_ns);
+}
+
+/* Also of a session that has ended meanwhile, whose client has said that it holds nothing; and of
+ * one of which leased holds are left, whose role another client has taken. */
 static uint32_t session_close(struct dlk_engine *engine, const struct dlk_command *command,
                               uint64_t now_ns)
 {
+    if (session_is(engine, command, SESSION_LEAVING)) {
+        drop_what_is_left(engine, command->slot, now_ns);
+        return DLK_RESULT_DONE;
+    }
     if (!session_is(engine, command, SESSION_OPEN)
         && !session_is(engine, command, SESSION_ENDED)) {
         return DLK_RESULT_REMOVED;

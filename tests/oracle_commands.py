@@ -42,11 +42,13 @@ def session_command(world: World, order: Command, now: int, out: Output) -> tupl
         world.sessions[order.slot] = Session(
             order.slot, order.id, ttl, order.lease_ms, now + ttl, order.early)
         return True, 0
-    if session is None or session.id != order.id or session.leaving:
+    if session is None or session.id != order.id:
         return False, 0
-    if order.op == "SESSION_CLOSE":
+    if order.op == "SESSION_CLOSE":  # also of one of which leased holds are left
         leave(world, session, now, out, keep_leased=False)
         return True, 0
+    if session.leaving:
+        return False, 0
     if order.op == "SESSION_END":
         if not session.ended:
             return False, 0

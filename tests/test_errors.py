@@ -13,6 +13,7 @@ ALL = [
     errors.ConnectError("x"),
     errors.ConnectionLost("x"),
     errors.ClientClosed("x"),
+    errors.Superseded("door"),
     errors.WrongLoop("x"),
     errors.ForkedError(),
     errors.ServerFull("x"),

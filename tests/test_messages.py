@@ -21,6 +21,7 @@ GID = bytes.fromhex("00000000000000000000ffff7f000001")
 SAMPLES: list[m.Message] = [
     m.ClientInit(1, 1, {"host": "node1", "pid": 7}),
     m.ClientReinit(1, 2, 0x7FFFFFFF, b"s" * 16, 3, 2**64 - 1, 1, {"pid": 7}),
+    m.EnterRole(1, 1, "r" * 128, 1, {"pid": 7}),
     m.ReinitDone(), m.ClientDeinit(), m.Heartbeat(), m.Stats(),
     m.GetLocks((SPEC,) * 31),
     m.ReleaseLocks((1, 2, 0x7FFFFFFF)),
@@ -238,6 +239,8 @@ def test_messages_before_the_bad_one_are_taken() -> None:
     m.ObjectGet(b"x" * 513, 0),
     m.ClientInit(1, 1, {"program": "x" * 257}),
     m.ClientInit(1, 1, {"program": "\ud800"}),
+    m.EnterRole(1, 1, "r" * 129, 1, {}),
+    m.EnterRole(1, 1, "role", 2, {}),
     m.DeclareLease(2**32),
 ])
 def test_the_sender_is_told_first(message: m.Message) -> None:

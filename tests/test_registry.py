@@ -8,6 +8,7 @@ from registry_world import TTL_MS, World, reinit
 from dlock import _core
 from dlock.control import messages as m
 from dlock.control import registry_locks
+from dlock.control.registry import negotiate
 from dlock.control.registry_effects import (
     PersistEnded,
     PersistEpoch,
@@ -15,7 +16,7 @@ from dlock.control.registry_effects import (
     PersistSession,
     PersistStruck,
 )
-from dlock.control.registry_sessions import lease_granted_ms, negotiate
+from dlock.control.registry_sessions import lease_granted_ms
 from dlock.control.roster import is_secret_of
 from dlock.types import DlockStatus as S
 

@@ -34,6 +34,7 @@ from dlock.aio._actors import actors, new_actor
 from dlock.aio._collect import Collector
 from dlock.aio._doubts import Doubts
 from dlock.aio._drive import REPLY_TIMEOUT_S, Driver
+from dlock.aio._exit import end, leave
 from dlock.aio._names import Wanted
 from dlock.aio._watch import Told
 from dlock.control.link import LinkError
@@ -44,6 +45,7 @@ from dlock.errors import (
     Deadlock,
     DlockError,
     ForkedError,
+    Superseded,
     WrongLoop,
 )
 from dlock.types import DlockStatus
@@ -78,6 +80,8 @@ class Connection:
         self.holding: dict[int, int] = {}
         self.on_lost: Told | None = None
         self.on_suspended: Told | None = None
+        self.on_superseded: Callable[[], object] | None = None
+        self.superseded: Superseded | None = None
         self.notices = 0
         self.doubts = Doubts(loop)
 
@@ -120,13 +124,18 @@ class Connection:
         if self._pid != os.getpid():
             raise ForkedError
         if self._here is None:
-            raise ClientClosed("this dlock client was closed; make a new one with "
-                               "dlock.aio.connect")
+            raise self.why_closed()
         running = _get_running_loop()
         if running is not self.loop:
             where = "outside of any event loop" if running is None else "in another event loop"
             raise WrongLoop(f"this dlock client is used {where}; it belongs to the loop, and so to "
                             f"the thread, in which it was connected. Connect once in each")
+
+    def why_closed(self) -> DlockError:
+        """What to say of its use after its end."""
+        if self.superseded is not None:
+            return Superseded(self.options.role)
+        return ClientClosed("this dlock client was closed; make a new one with dlock.aio.connect")
 
     def holds(self, actor: int) -> None:
         """This actor has got a hold."""
@@ -141,7 +150,7 @@ class Connection:
             self.holding.pop(actor, None)
 
     def failed(self, what: str, problem: Exception) -> None:
-        """A callback of the program has raised: nobody else is hurt."""
+        """A callback of the program has raised."""
         self.loop.call_exception_handler({"message": f"dlock: {what}", "exception": problem})
 
     # ---- What lock objects ask of it -------------------------------------------------------------
@@ -419,6 +428,20 @@ class Connection:
             driver.close()
             self._end()
 
+    def supersede(self, problem: Superseded) -> None:
+        """Another client has taken the role of this one: all is over, and everybody is told."""
+        if self.closed:
+            return
+        _log.warning("%s", problem)
+        self.superseded = problem
+        self._here = None
+        self.wake_all()
+        self._wanted.close()
+        self._end()
+        _notices.tell_lost(self.session.names)
+        if self.on_superseded is not None:
+            self.loop.call_soon(self.on_superseded)
+
     def abandon(self) -> None:
         """Leaves without waiting; for those who can not."""
         if self._pid != os.getpid() or self.closed:
@@ -454,23 +477,6 @@ class Connection:
             _keeper.let_go(self._needs_keeper)
         else:
             self.abandon()
-
-
-def end(session: Session, collector: Collector) -> None:
-    """The session is over; every call that runs ends."""
-    session.end()
-    collector.stop()
-    _notices.forget(session.number)
-
-
-def leave(
-    session: Session, collector: Collector, driver: Driver, recovering: asyncio.Task[None] | None
-) -> None:
-    """What is left to do when a client was dropped."""
-    if recovering is not None:
-        recovering.cancel()
-    driver.farewell(ClientDeinit())
-    end(session, collector)
 
 
 def _wake(sleeper: asyncio.Future[None]) -> None:

@@ -15,6 +15,7 @@ from dlock._session import Session
 from dlock.aio._drive import Driver
 from dlock.control.link import LinkError
 from dlock.control.messages import ClientDeinit
+from dlock.errors import Superseded
 
 if TYPE_CHECKING:
     from dlock.aio._connection import Connection
@@ -76,11 +77,14 @@ async def _await_ready(
 
 
 def _recovered(reference: weakref.ref[Connection], recovering: asyncio.Task[None]) -> None:
-    by_itself = not recovering.cancelled() and recovering.exception() is None
-    if not recovering.cancelled() and not by_itself:
-        _log.error("the links of a dlock client cannot be brought back",
-                   exc_info=recovering.exception())
+    problem = None if recovering.cancelled() else recovering.exception()
+    by_itself = not recovering.cancelled() and problem is None
     connection = reference()
+    if isinstance(problem, Superseded):
+        if connection is not None:
+            connection.supersede(problem)
+    elif problem is not None:
+        _log.error("the links of a dlock client cannot be brought back", exc_info=problem)
     if connection is not None:
         connection.recovered(by_itself)
 

@@ -8,14 +8,14 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Final
 
 from dlock import _calls, _core
 from dlock._enter import Options
-from dlock._info import client_info
+from dlock._info import checked_role, client_info
 from dlock._objects import OnRecover
 from dlock._session import Session, Steps
 from dlock._transport import Transport, wished
@@ -32,7 +32,6 @@ from dlock.aio.multi import Multi
 from dlock.aio.owner import Owner
 from dlock.aio.records import Records
 from dlock.control.messages import Stats
-from dlock.errors import ClientClosed
 
 TIMEOUT_S: Final = 10.0  # of connect, and of what was given no time
 
@@ -47,6 +46,8 @@ def connect(
     gid: str | bytes | None = None,
     on_lost: Told | None = None,
     on_suspended: Told | None = None,
+    role: str = "",
+    on_superseded: Callable[[], object] | None = None,
 ) -> Connecting:
     """Connects to a dlock server: `client = await connect(...)`, or `async with connect(...) as
     client`.
@@ -64,29 +65,36 @@ def connect(
     `on_lost(lock)` and `on_suspended(lock)`: called by the event loop for every lock object of this
     client that has none of its own.
 
+    `role`: a text of at most 128 bytes that at most one client of a service has. Connecting with it
+    ends the session of the client that has it, whether that is dead, cut off or at work, with all
+    that it holds: see "Roles" in docs/python.md for what that means. That one does not come back:
+    its calls raise Superseded, and `on_superseded()` is called by its event loop.
+
     ConnectError: no server answered in time, or none over RDMA where nothing else was wanted;
     ValueError: no address, no such transport or GID.
     """
     # No thread waits in C, so that its waiting mode does not matter.
-    options = Options(parse(address), _core.DLK_WAIT_BLOCK, client_info(name),
-                      wished(transport, device, gid), logging.getLogger("dlock.aio"))
-    return Connecting(options, timeout, on_lost, on_suspended)
+    info = {**client_info(name), "role": role} if checked_role(role) else client_info(name)
+    options = Options(parse(address), _core.DLK_WAIT_BLOCK, info,
+                      wished(transport, device, gid), logging.getLogger("dlock.aio"), role)
+    return Connecting(options, timeout, on_lost, on_suspended, on_superseded)
 
 
 class Connecting(Awaitable["Client"], AbstractAsyncContextManager["Client"]):
     """What `connect` returns: await it, or enter it with `async with`. Nothing happens before."""
 
     def __init__(
-        self, options: Options, timeout_s: float, on_lost: Told | None, on_suspended: Told | None
+        self, options: Options, timeout_s: float, on_lost: Told | None, on_suspended: Told | None,
+        on_superseded: Callable[[], object] | None,
     ) -> None:
         self._options = options
         self._timeout_s = timeout_s
-        self._told = on_lost, on_suspended
+        self._told = on_lost, on_suspended, on_superseded
         self._client: Client | None = None
 
     async def _open(self) -> Client:
         connection = Connection(asyncio.get_running_loop(), self._options)
-        connection.on_lost, connection.on_suspended = self._told
+        connection.on_lost, connection.on_suspended, connection.on_superseded = self._told
         await connection.open(self._timeout_s)
         return Client(connection)
 
@@ -262,15 +270,20 @@ class Client:
 
     @property
     def closed(self) -> bool:
-        """True after `close`."""
+        """True after `close`, and when another client has taken its role."""
         return self._connection.closed
+
+    @property
+    def superseded(self) -> bool:
+        """Has another client taken the role of this one?"""
+        return self._connection.superseded is not None
 
     @property
     def session_left(self) -> float:
         """Seconds for which locks without a lease are certainly held, if the server is not heard of
         again; 0.0: they are SUSPENDED."""
         if self.closed:
-            raise ClientClosed("this dlock client was closed")
+            raise self._connection.why_closed()
         return self._connection.session.left_s
 
     async def stats(self) -> dict[str, int]:

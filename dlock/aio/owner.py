@@ -160,11 +160,13 @@ class Hold:
         _attempt.withdraw(owner._connection, handle)
         self._tell(False)
         told = self.on_lost
-        if told is not None and not self._parting and not owner._connection.closed:
+        connection = owner._connection
+        left = connection.closed and connection.superseded is None
+        if told is not None and not self._parting and not left:
             try:
                 told(self)
             except Exception as problem:
-                owner._connection.failed("what was to be told of a lost hold failed", problem)
+                connection.failed("what was to be told of a lost hold failed", problem)
 
     def _tell(self, outcome: bool) -> None:
         waiting, self._waiting = self._waiting, None
@@ -364,8 +366,8 @@ class Owner:
         asking = Asking(self, key, done, asked)
         self._asks.add(asking)
         if self.closed or connection.closed:
-            asking.fail_soon(ClientClosed("this owner was closed" if self.closed else
-                                          "this dlock client was closed"))
+            asking.fail_soon(ClientClosed("this owner was closed") if self.closed else
+                             connection.why_closed())
             return asking
         handle = connection.names.take(key.lock, self.number)
         if handle is None:

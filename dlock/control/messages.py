@@ -32,6 +32,7 @@ from dlock.control.messages_base import (
     IdOrZero,
     Info,
     LockKind,
+    Role,
     Secret,
 )
 from dlock.control.messages_base import Message as Message
@@ -169,6 +170,18 @@ class ClientReinit(Request[Welcome], hidden=("secret",)):
     info: Info
 
 
+class EnterRole(Request[Welcome]):
+    """Opens a session that has this role, which at most one session has. `take` 1: whoever has it
+    has no session from now on, nor anything that it held, also if this is answered NOT_READY; 0:
+    only if nobody has it. `info`: as in ClientInit."""
+
+    version_min: U16
+    version_max: U16
+    role: Role
+    take: Bit
+    info: Info
+
+
 class ReinitDone(Request[Status]):
     """Ends a re-initialisation."""
 
@@ -271,6 +284,7 @@ DECLARATIONS: Final = tuple(
         (20, AwaitReady, Status),
         (21, Recover, RecoveryShown),
         (22, OpenQueuePair, QueuePair),
+        (23, EnterRole, Welcome),
         (40, DssCall, DssAnswer),
         (41, DssForget, DssAnswer),
         (42, RecordPut, RecordAnswer),

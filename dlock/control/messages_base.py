@@ -19,7 +19,9 @@ from dlock.control.fields import (
     Integer,
     StatusCode,
     Table,
+    Text,
 )
+from dlock.control.roster import ROLE_BYTES_MAX
 from dlock.types import DlockStatus
 
 BATCH_MAX: Final = _core.DLK_BATCH_MAX
@@ -51,6 +53,7 @@ Mode = Annotated[int, Integer(0, _core.DLK_MODE_COUNT - 1)]
 EntryState = Annotated[int, Integer(0, _core.DLK_ENTRY_TICKET)]
 Descriptor = Annotated[bytes, Binary(1, DESCRIPTOR_BYTES_MAX)]
 Secret = Annotated[bytes, Binary(SECRET_BYTES, SECRET_BYTES)]
+Role = Annotated[str, Text(ROLE_BYTES_MAX)]
 Flag = Annotated[bool, Boolean()]
 AnyStatus = Annotated[DlockStatus, StatusCode()]
 Info = Annotated[

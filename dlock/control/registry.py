@@ -35,7 +35,7 @@ from dlock.control.registry_objects import Object, ObjectTable
 from dlock.control.registry_pairs import Pairs
 from dlock.control.registry_restoring import Phase as Phase
 from dlock.control.registry_restoring import Restoring
-from dlock.control.registry_sessions import Client, RegistryConfig, Sessions, negotiate
+from dlock.control.registry_sessions import Client, RegistryConfig, Sessions
 from dlock.control.registry_view import Operators
 from dlock.control.roster import RosterEntry
 from dlock.types import DlockStatus
@@ -49,6 +49,14 @@ def bad_peer(event: Event) -> Note:
     return Note("bad data connection", {
         "peer": str(address.ipv4_mapped or address), "client_id": event.id,
         "reason": _core.fault_text(event.result)}, logging.WARNING)
+
+
+def negotiate(version_min: int, version_max: int) -> int | None:
+    """The lower of the two highest versions; None if the ranges do not meet."""
+    version = min(version_max, _core.DLK_PROTOCOL_VERSION_MAX)
+    if version_min > version_max or version < max(version_min, _core.DLK_PROTOCOL_VERSION_MIN):
+        return None
+    return version
 
 
 # What those are answered who have come while the server recovers, and who came early.
@@ -95,7 +103,7 @@ class Registry:
         call = Call(connection, request_id, message, now_ns)
         if isinstance(message, m.Stats):
             self._out.add(AnswerStats(connection, request_id, self.stats(now_ns)))
-        elif isinstance(message, m.ClientInit | m.ClientReinit):
+        elif isinstance(message, m.ClientInit | m.ClientReinit | m.EnterRole):
             self._enter(call, message)
         elif isinstance(message, m.AwaitReady):
             self._restoring.await_ready(call)
@@ -207,17 +215,36 @@ class Registry:
 
     # ---- Sessions --------------------------------------------------------------------------------
 
-    def _enter(self, call: Call, message: m.ClientInit | m.ClientReinit) -> None:
+    def _enter(self, call: Call, message: m.ClientInit | m.ClientReinit | m.EnterRole) -> None:
         version = negotiate(message.version_min, message.version_max)
         if version is None:
             self._out.refuse(call, DlockStatus.PROTO_VERSION_NEGOTIATION_FAIL)
         elif isinstance(message, m.ClientReinit):
             if not self._restoring.is_of_the_past(call):
                 self._restoring.reinit(call, version)
+        elif isinstance(message, m.EnterRole):
+            self._enter_role(call, message, version)
         elif self.phase is not Phase.READY:
             self._out.refuse(call, DlockStatus.NOT_READY)
         else:
             self._sessions.init(call, message, version)
+
+    def _enter_role(self, call: Call, message: m.EnterRole, version: int) -> None:
+        """Whoever has the role ends before this one is entered, and also while this one has to
+        wait until the server is ready: that may be just because the other stays away."""
+        if self._sessions.of(call.connection) is not None:
+            self._out.refuse(call, DlockStatus.ERROR)
+        elif not message.role:
+            self._out.refuse(call, DlockStatus.EINVAL)
+        else:
+            if message.take:
+                self._restoring.take_role(message.role, call.now_ns)
+            if self.phase is not Phase.READY:
+                self._out.refuse(call, DlockStatus.NOT_READY)
+            elif self._sessions.has_role(message.role):
+                self._out.refuse(call, DlockStatus.ALREADY_LOCKED)
+            else:
+                self._sessions.init(call, message, version, message.role)
 
     def _before_ready(self, call: Call) -> None:
         """Whoever has come may say what it has, and leave; who can make use of a server that

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Final
 
@@ -23,6 +23,7 @@ from dlock._frozen import Frozen
 from dlock.control.fields import U32_MAX
 from dlock.control.messages_recover import ABSENT_LINES_MAX, AbsentLine
 from dlock.control.roster import (
+    ROLE_BYTES_MAX,
     RosterEntry,
     believed_ms,
     is_secret_of,
@@ -173,6 +174,12 @@ class Recovery:
         one = self._who.get(client_id)
         return (self._unlisted_lease_ms, False) if one is None else (one.entry.lease_ms, one.listed)
 
+    def role_of(self, client_id: int, info: Mapping[str, object]) -> str:
+        """Which role this client has: as the roster says, or, if it is on none, it itself."""
+        one = self._who.get(client_id)
+        said = info.get("role", "") if one is None or not one.listed else one.entry.role
+        return said[:ROLE_BYTES_MAX] if isinstance(said, str) else ""
+
     def lease_granted_ms(self, client_id: int) -> int:
         """The longest lease that the predecessor can have granted to this client. Without a word of
         the client's every lease may be as long as a session."""
@@ -265,6 +272,11 @@ class Recovery:
                 all_met = False
         return evicted, all_met
 
+    def give_up_role(self, role: str) -> list[Expected]:
+        """Nobody waits any more for those who have this role and have not come; who they were."""
+        mine = [client_id for client_id, one in self._who.items() if one.entry.role == role]
+        return self.evict(mine)[0]
+
     def _give_nameless_up(self) -> None:
         self._nameless_evicted += self._nameless
         self._nameless = 0
@@ -301,7 +313,7 @@ class Recovery:
     def _change(self, one: Expected, entry: RosterEntry) -> None:
         lease_ms = max(entry.lease_ms, one.entry.lease_ms)
         one.entry = RosterEntry(
-            entry.client_id, lease_ms, entry.ended, entry.verifier, entry.who)
+            entry.client_id, lease_ms, entry.ended, entry.verifier, entry.who, entry.role)
         self._wait_until(one, self.plan.until_ns(lease_ms))
 
     # ---- How far it is ---------------------------------------------------------------------------

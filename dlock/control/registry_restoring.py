@@ -96,15 +96,31 @@ class Restoring:
         if verdict is Verdict.LATER:
             self._out.refuse(call, DlockStatus.NOT_READY)
         elif verdict is Verdict.UNKNOWN:
-            self._out.refuse(call, DlockStatus.CLIENT_REMOVED_BY_SERVER)
+            self._out.refuse(call, self._sessions.gave_way.status(message))
         elif verdict is Verdict.WRONG_SECRET:
             self._sessions.wrong_secret(call)
         else:
             lease_ms, listed = recovery.known(message.client_id)
-            client = self._sessions.adopt(call, version, lease_ms, listed=listed)
+            role = recovery.role_of(message.client_id, message.info)
+            client = self._sessions.adopt(call, version, lease_ms, role, listed=listed)
             if client is not None:
                 recovery.came(client.id, client.secret, client.info)
                 self.may_lease(client)
+
+    def take_role(self, role: str, now_ns: int) -> None:
+        """Another client takes this role: whoever has it has no session any more, and is not waited
+        for."""
+        if self.phase is Phase.OVER:
+            return
+        recovery = self._recovery
+        for client_id in self._sessions.supersede(role, now_ns):
+            if recovery is not None:
+                recovery.left(client_id)
+        if recovery is not None:
+            for one in recovery.give_up_role(role):
+                self._sessions.gave_way.add(one.entry.client_id, one.entry.verifier)
+                self._evicted([one], "another client has taken its role", now_ns)
+            self._try_to_end(now_ns)
 
     def update(self, client: Client, call: Call) -> None:
         """UpdateLocks of a client that came."""

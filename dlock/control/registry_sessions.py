@@ -32,6 +32,7 @@ from dlock.control.registry_effects import (
 from dlock.control.registry_locks import Got as GotLocks
 from dlock.control.registry_objects import Got as GotObjects
 from dlock.control.registry_recovery import RecoveryPlan
+from dlock.control.registry_roles import GaveWay
 from dlock.control.roster import RosterEntry, verifier_of, who_of
 from dlock.types import DlockStatus
 
@@ -83,7 +84,8 @@ class Client:
     primary, so its client knows the secret before the Welcome; `been_here`: its client had a
     Welcome of this start before it came last; `listed`: on the roster; `gone`: it
     has ended, only answers to it are still under way; `pair_asked`: the attach number for which it
-    asked for a queue pair, `pair_given`: that for which it got one; 0: none."""
+    asked for a queue pair, `pair_given`: that for which it got one; 0: none; `role`: which at most
+    one session has."""
 
     id: int
     slot: int
@@ -93,6 +95,7 @@ class Client:
     info: dict[str, object]
     renewed_ns: int
     opened_ns: int
+    role: str = ""
     attach: int = 1
     pair_asked: int = 0
     pair_given: int = 0
@@ -110,14 +113,6 @@ class Client:
     def named(self) -> dict[str, object]:
         """Who it is, for the log."""
         return {"client_id": self.id, "info": self.info}
-
-
-def negotiate(version_min: int, version_max: int) -> int | None:
-    """The lower of the two highest versions; None if the ranges do not meet."""
-    version = min(version_max, _core.DLK_PROTOCOL_VERSION_MAX)
-    if version_min > version_max or version < max(version_min, _core.DLK_PROTOCOL_VERSION_MIN):
-        return None
-    return version
 
 
 def lease_granted_ms(lease_ms: int, max_lease_ms: int) -> int:
@@ -141,6 +136,7 @@ class Sessions:
         self._by_slot: dict[int, Client] = {}  # all of them, those that are leaving too
         self._bound: dict[int, Client] = {}  # connection -> its session
         self.verbs = config.verbs  # RDMA is served
+        self.gave_way = GaveWay(outbox.counters)
 
     @property
     def gauges(self) -> dict[str, int]:
@@ -178,8 +174,10 @@ class Sessions:
 
     # ---- Beginning -------------------------------------------------------------------------------
 
-    def init(self, call: Call, message: m.ClientInit, version: int) -> None:
-        """ClientInit at a server that is ready."""
+    def init(
+        self, call: Call, message: m.ClientInit | m.EnterRole, version: int, role: str = ""
+    ) -> None:
+        """ClientInit or EnterRole at a server that is ready."""
         if call.connection in self._bound:
             self._out.refuse(call, DlockStatus.ERROR)
             return
@@ -190,7 +188,7 @@ class Sessions:
             return
         client = Client(
             self._new_id(), slot, self._config.random_bytes(m.SECRET_BYTES), call.connection,
-            self._config.undeclared_lease_ms, dict(message.info), call.now_ns, call.now_ns)
+            self._config.undeclared_lease_ms, dict(message.info), call.now_ns, call.now_ns, role)
         self._clients[client.id] = self._bound[call.connection] = client
         self._by_slot[slot] = client
         self._write_down(client, 0)
@@ -198,7 +196,8 @@ class Sessions:
 
     def _write_down(self, client: Client, lease_ms: int) -> None:
         self._out.add(PersistSession(RosterEntry(
-            client.id, lease_ms, False, verifier_of(client.secret), who_of(client.info))))
+            client.id, lease_ms, False, verifier_of(client.secret), who_of(client.info),
+            client.role)))
 
     def _open(self, call: Call, client: Client, version: int) -> None:
         kind = _core.DLK_SESSION_EARLY if client.early else _core.DLK_SESSION_PLAIN
@@ -249,7 +248,7 @@ class Sessions:
         a lost Welcome would lock the client out."""
         client = self._clients.get(message.client_id)
         if client is None or (client.opening and not client.adopted):
-            self._out.refuse(call, DlockStatus.CLIENT_REMOVED_BY_SERVER)
+            self._out.refuse(call, self.gave_way.status(message))
         elif not hmac.compare_digest(client.secret, message.secret):
             self.wrong_secret(call)
         elif self._bound.get(call.connection) not in (None, client):
@@ -264,7 +263,9 @@ class Sessions:
             "wrong secret", {"client_id": call.message.client_id}, logging.WARNING))
         self._out.refuse(call, DlockStatus.CLIENT_REMOVED_BY_SERVER)
 
-    def adopt(self, call: Call, version: int, lease_ms: int, *, listed: bool) -> Client | None:
+    def adopt(
+        self, call: Call, version: int, lease_ms: int, role: str, *, listed: bool
+    ) -> Client | None:
         """ClientReinit of a client of a former primary, whose secret is right: the session is
         opened again under its id; `listed`: it is on the roster. None: it cannot be. However many
         clients there may be, one that is waited for is taken while a slot is free."""
@@ -284,7 +285,7 @@ class Sessions:
         client = Client(
             message.client_id, slot, message.secret, call.connection,
             max(config.undeclared_lease_ms, min(lease_ms, config.max_lease_ms)),
-            dict(message.info), call.now_ns, call.now_ns,
+            dict(message.info), call.now_ns, call.now_ns, role,
             reinitialising=True, early=bool(message.early), adopted=True)
         self._clients[client.id] = self._bound[call.connection] = client
         self._by_slot[slot] = client
@@ -395,6 +396,32 @@ class Sessions:
         self._close(client, now_ns)
         self._out.when_done(
             self._out.last_cookie, partial(self._close_connection, client, "evicted"))
+
+    # ---- Roles: at most one session has each ---------------------------------------------------
+
+    def has_role(self, role: str) -> bool:
+        """Has a session that has not ended this role?"""
+        return any(one.role == role and not one.gone for one in self._by_slot.values())
+
+    def supersede(self, role: str, now_ns: int) -> list[int]:
+        """Another client takes this role: who has it has no session from now on, nor anything that
+        it held; of one that has ended, what still runs goes too. The ids of those ended now."""
+        ended = []
+        for client in [one for one in self._by_slot.values() if one.role == role]:
+            client.role = ""
+            self.gave_way.add(client.id, verifier_of(client.secret))
+            if client.gone:
+                self._strike(client)
+                self._out.command(
+                    Command(_core.DLK_COMMAND_SESSION_CLOSE, slot=client.slot, id=client.id))
+                continue
+            self._out.add(Note("session superseded", {**client.named, "role": role},
+                               logging.WARNING))
+            ended.append(client.id)
+            self._close(client, now_ns)
+            self._out.when_done(self._out.last_cookie, partial(
+                self._close_connection, client, "another client has taken its role"))
+        return ended
 
     def _close(self, client: Client, now_ns: int) -> None:
         """Ends a session that has not ended by itself."""

@@ -15,6 +15,7 @@ from typing import Final
 from dlock._frozen import Frozen
 
 VERIFIER_BYTES: Final = 16
+ROLE_BYTES_MAX: Final = 128
 WHO_CHARACTERS_MAX: Final = 80
 # What clocks may differ by: 0.1 s for their grain, 0.2 % for two that are 0.1 % off.
 MARGIN_MS: Final = 100
@@ -24,13 +25,14 @@ DRIFT_DIVISOR: Final = 500
 class RosterEntry(Frozen):
     """A session. `lease_ms`: the longest lease that it declared, 0: none; `ended`: it is over but
     for leased holds; `verifier`: what its secret is checked against; `who`: host and pid, as it
-    said them itself."""
+    said them itself; `role`: which at most one session has; empty: none."""
 
     client_id: int
     lease_ms: int
     ended: bool
     verifier: bytes
     who: str
+    role: str = ""
 
 
 def verifier_of(secret: bytes) -> bytes:

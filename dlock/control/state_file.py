@@ -22,7 +22,13 @@ from dlock.control.registry_effects import (
     PersistSession,
     PersistStruck,
 )
-from dlock.control.roster import VERIFIER_BYTES, WHO_CHARACTERS_MAX, RosterEntry, believed_ms
+from dlock.control.roster import (
+    ROLE_BYTES_MAX,
+    VERIFIER_BYTES,
+    WHO_CHARACTERS_MAX,
+    RosterEntry,
+    believed_ms,
+)
 
 FORMAT: Final = 2
 HEADER_BYTES_MAX: Final = 4096
@@ -51,9 +57,10 @@ def changed(value: Value, **changes: Any) -> Value:
 
 
 def encode_entry(entry: RosterEntry) -> bytes:
-    """One line of the roster."""
-    return json.dumps([entry.client_id, entry.lease_ms, int(entry.ended), entry.verifier.hex(),
-                       entry.who]).encode()
+    """One line of the roster. A session without a role has no field for it: that is how earlier
+    versions wrote their lines, and how they can read them."""
+    fields = [entry.client_id, entry.lease_ms, int(entry.ended), entry.verifier.hex(), entry.who]
+    return json.dumps([*fields, entry.role] if entry.role else fields).encode()
 
 
 def encode_state(state: State, lines: Iterable[bytes] | None = None) -> bytes:
@@ -100,9 +107,9 @@ def decode_header(line: bytes) -> State:
 
 
 def _decode_entry(line: Any) -> RosterEntry:
-    if not isinstance(line, list) or len(line) != 5:
-        raise ValueError("a line of the roster is not of five fields")
-    client_id, lease_ms, ended, verifier, who = line
+    if not isinstance(line, list) or len(line) not in (5, 6):
+        raise ValueError("a line of the roster is not of five or six fields")
+    client_id, lease_ms, ended, verifier, who, role = line if len(line) == 6 else [*line, ""]
     for name, value, high in (
         ("a client id", client_id, ID_MAX), ("a lease", lease_ms, U32_MAX), ("ended", ended, 1)
     ):
@@ -111,7 +118,9 @@ def _decode_entry(line: Any) -> RosterEntry:
         raise ValueError("a verifier is not of 16 bytes")
     if not isinstance(who, str) or len(who) > WHO_CHARACTERS_MAX:
         raise ValueError(f"a name is no text of at most {WHO_CHARACTERS_MAX} characters")
-    return RosterEntry(client_id, lease_ms, bool(ended), bytes.fromhex(verifier), who)
+    if not isinstance(role, str) or len(role.encode("utf-8", "surrogatepass")) > ROLE_BYTES_MAX:
+        raise ValueError(f"a role is no text of at most {ROLE_BYTES_MAX} bytes")
+    return RosterEntry(client_id, lease_ms, bool(ended), bytes.fromhex(verifier), who, role)
 
 
 def _check_number(name: str, value: object, high: int) -> None:

@@ -132,6 +132,25 @@ static void who_leaves_too_late_frees_everything_all_the_same(struct world *worl
     assert(dlk_engine_entries_in_use(world->engine) == 0);
 }
 
+/* Another client has taken its role: nothing of it stays, whatever a lease says. */
+static void what_is_left_of_a_session_can_be_freed_too(struct world *world)
+{
+    struct dlk_command brief = {.op = DLK_COMMAND_SESSION_OPEN, .slot = 5, .id = 1005,
+                                .ttl_ms = 1000, .lease_ms = MAX_LEASE_MS};
+    assert(command(world, brief) == DLK_RESULT_DONE);
+    leased(world, 5, ATOMIC, EX, 3000);
+    leased(world, 5, FAIR, EX, 4000);
+    uint32_t waiter = wait(world, 1, ATOMIC, EX, 9000).request_id;
+    later(world, 1000);
+    session_end(world, 5);
+    assert(event(world, DLK_EVENT_SESSION_FREED, 5) == NULL);
+    assert(session_command(world, DLK_COMMAND_SESSION_CLOSE, 5) == DLK_RESULT_DONE);
+    assert(event(world, DLK_EVENT_SESSION_FREED, 5)->id == 1005);
+    assert(told(world, waiter).result == DLK_RESULT_GRANTED);
+    assert(entries(world, FAIR) == 0);
+    assert(session_command(world, DLK_COMMAND_SESSION_CLOSE, 5) != DLK_RESULT_DONE);
+}
+
 /* The lease of an ended session runs on: it may be over when what it had is freed, or before. */
 static void a_lease_may_end_before_what_its_session_had_is_freed(struct world *world)
 {
@@ -354,6 +373,8 @@ int main(void)
         {"who leaves frees leased holds too", who_leaves_frees_leased_holds_too, 0},
         {"who leaves too late frees everything all the same",
          who_leaves_too_late_frees_everything_all_the_same, 0},
+        {"what is left of a session can be freed too",
+         what_is_left_of_a_session_can_be_freed_too, 0},
         {"a lease may end before what its session had is freed",
          a_lease_may_end_before_what_its_session_had_is_freed, 0},
         {"nothing is granted to who ends in the same tick",
