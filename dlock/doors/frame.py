@@ -140,7 +140,9 @@ class _Life:
         return None
 
     async def _enter(self, role: str) -> aio.Client:
-        return await aio.connect(self._place.address, timeout=TRY_S, name=f"dlock {role}")
+        return await aio.connect(
+            self._place.address, timeout=TRY_S, name=f"dlock door {self._door.kind}", role=role,
+            on_superseded=lambda: self._end(f"another door has taken its place ({role})"))
 
     async def _tidy(self, client: aio.Client, idle_s: float | None) -> None:
         """Gives up names that are idle, for as long as the door serves. A table of names that only
