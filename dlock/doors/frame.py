@@ -26,7 +26,8 @@ from dlock.doors.names import ROLE, Names
 from dlock.errors import ConnectError, DlockError
 
 EXIT_CLEAN, EXIT_FAILED = 0, 1
-TRY_S: Final = 10.0  # of one attempt to reach the server
+TRY_FIRST_S: Final = 2.0  # to reach the server; after that it is said that the door waits
+TRY_S: Final = 10.0
 PAUSE_S: Final = 0.5
 LOOK_S: Final = 60.0  # between two looks for names that are idle
 STOP_S: Final = 10.0  # for the door's own end, and again for leaving the server
@@ -131,7 +132,7 @@ class _Life:
         told = False
         while not self._ended.is_set():
             try:
-                return await self._or_end(self._enter(role))
+                return await self._or_end(self._enter(role, TRY_S if told else TRY_FIRST_S))
             except ConnectError as problem:
                 if not told:
                     self._log.warning("door waits for its server: %s", problem)
@@ -139,9 +140,9 @@ class _Life:
             await self._or_end(asyncio.sleep(PAUSE_S))
         return None
 
-    async def _enter(self, role: str) -> aio.Client:
+    async def _enter(self, role: str, within_s: float) -> aio.Client:
         return await aio.connect(
-            self._place.address, timeout=TRY_S, name=f"dlock door {self._door.kind}", role=role,
+            self._place.address, timeout=within_s, name=f"dlock door {self._door.kind}", role=role,
             on_superseded=lambda: self._end(f"another door has taken its place ({role})"))
 
     async def _tidy(self, client: aio.Client, idle_s: float | None) -> None:
