@@ -168,6 +168,16 @@ def look(handle: Handle) -> HoldView:
     return HoldView(call.token, call.left_ms)
 
 
+def left_ms(handle: Handle) -> int:
+    """As `look(handle).left_ms`, in a sixth of the time; only where no other thread looks in this
+    way: in the event loop of its client."""
+    glance = handle.glance
+    if handle.name.table.ended or lib.dlk_client_call(handle.client, glance):
+        return 0
+    left: int = glance.left_ms
+    return left
+
+
 def gone(handle: Handle) -> bool:
     """Is the hold, once granted, known to be lost? A suspended one is not."""
     return look(handle).token == 0

@@ -59,14 +59,15 @@ class Handle:
 
     `client`: the C client. `acquire`, `release`: its two calls (struct dlk_call *): verb, lock and
     owner are filled, LOCK with an endless wait, no lease, exclusive; who changes that says so in
-    `asked`, which is for the caller alone, and None at first. `watcher`: told of notices about this
+    `asked`, which is for the caller alone, and None at first. `glance`: a LOOK, filled too, for an
+    event loop, where no other thread uses it. `watcher`: told of notices about this
     hold, as `watcher(kind, token)`; whoever sets it takes it away before giving the handle back.
     `broken`: an operator has taken the hold away. `holds`: where its serial is noted while it is
     held; whoever acquires with it says where, and whoever releases strikes it out there.
     """
 
     __slots__ = ("__weakref__", "acquire", "actor", "alive", "asked", "broken", "calls", "client",
-                 "holds", "name", "release", "serial", "watcher")
+                 "glance", "holds", "name", "release", "serial", "watcher")
 
     def __init__(self, name: Name, serial: int, actor: int) -> None:
         """Enters the owner into the book."""
@@ -79,13 +80,15 @@ class Handle:
         self.holds: set[int] = set()
         self.watcher: Callable[[int, int], None] | None = None
         self.client = name.table.client
-        self.calls = ffi.new("struct dlk_call[2]")
+        self.calls = ffi.new("struct dlk_call[3]")
         self.acquire: Any = self.calls + 0
         self.release: Any = self.calls + 1
+        self.glance: Any = self.calls + 2
         self.acquire.verb = lib.DLK_VERB_LOCK
         self.acquire.wait_ms = lib.DLK_WAIT_FOREVER
         self.release.verb = lib.DLK_VERB_UNLOCK
-        self.acquire.lock_id = self.release.lock_id = name.lock_id
+        self.glance.verb = lib.DLK_VERB_LOOK
+        self.acquire.lock_id = self.release.lock_id = self.glance.lock_id = name.lock_id
         name.owners.add(serial)
         self.alive = True
         self._enter()
@@ -98,7 +101,7 @@ class Handle:
 
     def _enter(self) -> None:
         name = self.name
-        self.acquire.owner = self.release.owner = owner = self.owner
+        self.acquire.owner = self.release.owner = self.glance.owner = owner = self.owner
         status = lib.dlk_client_add_lock(
             self.client, name.lock_id, name.slot, name.key[1], owner)
         if status == _FORKED:

@@ -23,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from dlock import _core
-from dlock._calls import FOREVER, Asked, look, shown
+from dlock._calls import FOREVER, Asked, left_ms, look, shown
 from dlock._handle import Handle, NameTable
 from dlock.aio import _attempt
 from dlock.aio._actors import new_number
@@ -76,7 +76,7 @@ class Hold:
         """Is it held, now, by the client's own clock? False too while it is SUSPENDED: act as if it
         were gone; `settled` says what came of it."""
         handle = self._handle
-        return handle is not None and not self._parting and look(handle).left_ms > 0
+        return handle is not None and not self._parting and left_ms(handle) > 0
 
     def release(self) -> bool:
         """Gives it back, at once and without waiting. True: it was certainly good until then, so
@@ -85,10 +85,10 @@ class Hold:
         handle = self._handle
         if handle is None or self._parting:
             return False
-        token, left_ms = look(handle)
-        if left_ms:
+        if left_ms(handle):
             self._let_go(handle)
             return True
+        token, _ = look(handle)
         self._parting = True
         self.owner._holds.discard(self)
         if token:
@@ -131,14 +131,14 @@ class Hold:
         handle = self._handle
         if handle is None:
             return True
-        token, left_ms = look(handle)
-        if left_ms:
+        token, left = look(handle)
+        if left:
             if self._parting:
                 self._let_go(handle)
             self._tell(True)
         elif not token:
             self._lose()
-        return left_ms > 0 or not token
+        return left > 0 or not token
 
     def _told(self, kind: int, token: int) -> None:
         """A notice about the hold with this token; notices about earlier holds are stale."""
