@@ -31,6 +31,10 @@ class DoorClient(ABC):
     def unlock(self, name: str) -> bool:
         """False: it was not ours any more."""
 
+    def lock(self, name: str, wait_s: int) -> bool:
+        """Waits. False: the wait is over. Only where the protocol has that (WAITING)."""
+        raise NotImplementedError
+
     @abstractmethod
     def close(self) -> None:
         """Hangs up."""
@@ -95,8 +99,11 @@ class DoubleDutch(_Http):
         self._at = "http://{}:{}".format(*door.address)
 
     def try_lock(self, name: str) -> bool:
+        return self.lock(name, 0)
+
+    def lock(self, name: str, wait_s: int) -> bool:
         answer = self._send("GET", f"{self._at}/getlock", params={
-            "lockname": name, "auth": "key", "lifetime": LONG_S})
+            "lockname": name, "auth": "key", "lifetime": LONG_S, "timeout": wait_s})
         assert answer.status_code == 200, answer.text
         said = answer.json()
         if said["lockacquired"]:
@@ -165,8 +172,18 @@ class LdlmGrpc(DoorClient):
     def try_lock(self, name: str) -> bool:
         answer = self._call(self._stub.TryLock, self._messages.TryLockRequest(name=name))
         assert not answer.HasField("error"), answer
+        return self._locked(answer)
+
+    def lock(self, name: str, wait_s: int) -> bool:
+        answer = self._call(self._stub.Lock, self._messages.LockRequest(
+            name=name, wait_timeout_seconds=wait_s))
+        waited = answer.error.code == self._messages.LockWaitTimeout
+        assert answer.locked or waited, answer
+        return self._locked(answer)
+
+    def _locked(self, answer: Any) -> bool:
         if answer.locked:
-            self._held[name] = answer.key
+            self._held[answer.name] = answer.key
         return bool(answer.locked)
 
     def unlock(self, name: str) -> bool:
@@ -181,6 +198,7 @@ class LdlmGrpc(DoorClient):
 CLIENTS: Final[Mapping[str, Callable[[Door], DoorClient]]] = {
     "glockd": Glockd, "doubledutch": DoubleDutch, "ldlm-rest": LdlmRest, "ldlm-grpc": LdlmGrpc,
 }
+WAITING: Final = ("doubledutch", "ldlm-grpc")
 
 
 def door_for(client: str, place: Place, **options: str) -> Door:

@@ -3,15 +3,17 @@ and how doors share a namespace."""
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
 import pytest
-from door_clients import CLIENTS, DoorClient, GoneError, LdlmRest, door_for
+from door_clients import CLIENTS, WAITING, DoorClient, GoneError, LdlmRest, door_for
 from door_tools import Door, beside
 from failover_tools import PATIENCE_S, until
 
@@ -154,6 +156,41 @@ def test_a_primary_that_dies_twice_while_a_lock_is_held(
         assert other.try_lock("a")
 
 
+def test_a_wait_outlives_the_primary(
+    tmp_path: Path, kind: str, connect: Callable[[Door], DoorClient]
+) -> None:
+    if kind not in WAITING:
+        pytest.skip("the protocol has no waits")
+    with beside(tmp_path) as place, ThreadPoolExecutor(1) as pool:
+        door = door_for(kind, place)
+        holder, other = connect(door), connect(door)
+        assert holder.try_lock("a")
+        waiting = pool.submit(other.lock, "a", 50)
+        with place.primary.admin() as admin:
+            until(lambda: next(admin.locks(f"{door.kind}:a")).waiters == 1)
+        place.primary.restart()
+        assert holder.unlock("a")
+        assert waiting.result(LIMIT_S)
+        assert other.unlock("a")
+
+
+def test_a_wait_ends_in_the_protocols_words_while_there_is_no_primary(
+    tmp_path: Path, kind: str, connect: Callable[[Door], DoorClient]
+) -> None:
+    if kind not in WAITING:
+        pytest.skip("the protocol has no waits")
+    with beside(tmp_path) as place, ThreadPoolExecutor(1) as pool:
+        door = door_for(kind, place)
+        holder, other = connect(door), connect(door)
+        assert holder.try_lock("a")
+        waiting = pool.submit(other.lock, "a", 1)
+        place.primary.kill()
+        assert waiting.result(LIMIT_S) is False
+        place.primary.start()
+        assert holder.unlock("a")
+        assert other.try_lock("a"), "the wait has left nothing behind"
+
+
 # ---- The door dies -------------------------------------------------------------------------------
 
 LONG_TTL_S = 600.0  # nothing here may have to wait for the end of a session
@@ -207,6 +244,51 @@ def test_a_door_that_is_replaced_ends_and_says_why(
         with pytest.raises(GoneError):
             holder.try_lock("b")
         assert second.process.poll() is None
+
+
+# ---- Holds that are lost -------------------------------------------------------------------------
+
+
+def found_out(door: Door, holder: DoorClient, other: DoorClient, count: int = 1) -> None:
+    """The hold of "a" was lost: the door says so, to its client by the protocol's means."""
+    until(lambda: door.counters().get("lost_holds") == count)
+    assert refused(holder)
+    until(lambda: other.try_lock("a"))
+    assert other.unlock("a")
+
+
+def test_a_hold_that_an_operator_breaks_is_not_lost_in_silence(
+    tmp_path: Path, kind: str, connect: Callable[[Door], DoorClient]
+) -> None:
+    with beside(tmp_path) as place:
+        door = door_for(kind, place)
+        holder = connect(door)
+        assert holder.try_lock("a")
+        with place.primary.admin() as admin:
+            assert admin.break_lock(f"{door.kind}:a")
+        found_out(door, holder, connect(door))
+
+
+def test_what_a_door_loses_with_its_session_is_not_lost_in_silence(
+    tmp_path: Path, kind: str, connect: Callable[[Door], DoorClient]
+) -> None:
+    """A door that does not run while a new primary gives it up enters anew, and goes on."""
+    with beside(tmp_path) as place:
+        door = door_for(kind, place)
+        holder, second = connect(door), connect(door)
+        assert holder.try_lock("a")
+        assert second.try_lock("b")
+        door.process.send_signal(signal.SIGSTOP)
+        try:
+            place.primary.restart()
+            with place.primary.admin() as admin:
+                until(lambda: admin.recovery().absent)
+                admin.evict()
+                assert admin.await_ready(PATIENCE_S)
+        finally:
+            door.process.send_signal(signal.SIGCONT)
+        found_out(door, holder, connect(door), 2)
+        assert connect(door).try_lock("b")
 
 
 def test_doors_of_different_namespaces_do_not_meet(
