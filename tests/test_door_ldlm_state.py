@@ -138,9 +138,8 @@ def test_a_lock_that_somebody_has_by_now_is_dropped(server: Service) -> None:
             granted(await service.open("one").try_lock("busy", None, None), "busy")
             granted(await service.open("one").try_lock("otherwise", None, None), "otherwise")
         async with connected(server) as other:
-            await other.lock("ldlm:busy").acquire()
-            await other.semaphore("ldlm:otherwise", 5).acquire()
-            async with keeping(server, "taken") as service:
+            busy, otherwise = other.lock("ldlm:busy"), other.semaphore("ldlm:otherwise", 5)
+            async with busy, otherwise, keeping(server, "taken") as service:
                 assert service.list() == []
                 assert service.counters["records_refused"] == 2
                 while await written(service, "taken"):
