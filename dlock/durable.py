@@ -107,7 +107,7 @@ class DurableLocks:
         self._timeout_s = timeout
         self._mutex = threading.Lock()
         self._idle: list[_Lane] = []
-        self._seen_epoch = 0
+        self._seen = 0, 0  # epoch and store of the last answer
         self._closed = False
 
     def __repr__(self) -> str:
@@ -171,7 +171,7 @@ class DurableLocks:
         try:
             if lane.link is None or lane.link.gone:
                 lane.link = self._connect(deadline)
-            lane.link.request(DssCall(lane.name, 0, 0, HELLO, b"", b""), _left(deadline))
+            lane.link.request(DssCall(lane.name, 0, 0, 0, HELLO, b"", b""), _left(deadline))
         except LinkError as problem:
             raise ConnectError(f"{problem} ({self._address})") from None
         finally:
@@ -225,13 +225,13 @@ class DurableLocks:
                 lane.number += 1
                 number = lane.number
                 lane.unsettled = True  # until it is answered, whatever ends the wait
-            call = DssCall(lane.name, number, self._seen_epoch, operation, id_bytes, owner_bytes)
+            call = DssCall(lane.name, number, *self._seen, operation, id_bytes, owner_bytes)
             answer = self._answered(lane, call)
             lane.unsettled = answer.error == errno.ECOMM
         finally:
             self._give_back(lane)
         if answer.error != errno.ECOMM:
-            self._seen_epoch = answer.epoch
+            self._seen = answer.epoch, answer.store
         return answer
 
     def _answered(self, lane: _Lane, call: DssCall) -> DssAnswer:

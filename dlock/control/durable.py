@@ -183,13 +183,18 @@ class Durable:
         directory of the last one, if it is a primary's at all."""
         if self.lost and not self._confirmed():
             return False
-        shown = max((one.message.seen_epoch for one in batch if isinstance(one.message, d.DssCall)),
-                    default=0)
         store = self._store
-        if store is None or shown <= self._home.epoch or not self._confirmed():
-            return store is not None
+        if store is None:
+            return False
+        shown = {(one.message.seen_epoch, one.message.seen_store) for one in batch
+                 if isinstance(one.message, d.DssCall)}
+        odd = [(epoch, number) for epoch, number in shown
+               if epoch > self._home.epoch or number not in (0, store.number)]
+        if odd and not self._confirmed():
+            return False
         try:
-            judge_shown(self._home, store, shown)
+            for epoch, number in odd:
+                judge_shown(self._home, store, epoch, number)
         except (RefusedError, sqlite3.Error) as problem:
             self._refuse(problem)
         return self._store is not None

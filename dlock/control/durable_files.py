@@ -34,6 +34,8 @@ LOG_HEAD_BYTES: Final = 32
 COPY_TRIES: Final = 10
 REFUSAL: Final = "refusal"  # in the store: why it is not served
 ACCEPTED: Final = "accepted_epoch"  # up to here an operator has said that it is right
+ACCEPTED_STORE: Final = "accepted_store {:016x}"  # and in spite of clients that have seen this one
+NUMBER_BYTES: Final = 8
 
 
 class Home(Frozen):
@@ -96,19 +98,24 @@ def _judge(home: Home, store: Store) -> None:
         raise RefusedError(refusal(known or home.doubt))
 
 
-def judge_shown(home: Home, store: Store, shown: int) -> None:
-    """A handle has seen this epoch of the service, which is higher than ours: so there was a
-    primary that this directory knows nothing of. RefusedError, unless the operator has accepted
-    that; sqlite3.Error."""
+def judge_shown(home: Home, store: Store, epoch: int, number: int) -> None:
+    """A client was answered by this epoch of the service, from the store of this number (0: not
+    known). RefusedError if that cannot be: then there was a primary that this directory knows
+    nothing of; unless the operator has accepted that. sqlite3.Error."""
     tables = store.tables
-    if shown <= (tables.meta(ACCEPTED) or 0):
-        return
-    if not home.accepted:
-        why = (f"a client has seen epoch {shown} of this service, and the state directory "
-               f"{home.path} knows of {home.epoch} at most")
+    later = epoch > max(home.epoch, tables.meta(ACCEPTED) or 0)
+    other = number not in (0, store.number) and not tables.meta(ACCEPTED_STORE.format(number))
+    if home.accepted:
+        if later:
+            tables.set_meta(ACCEPTED, epoch)
+        if other:
+            tables.set_meta(ACCEPTED_STORE.format(number), 1)
+    elif later or other:
+        why = (f"a client was answered in epoch {epoch} of this service"
+               f"{' from another store' if other else ''}, and the state directory {home.path} "
+               f"knows of epoch {home.epoch} at most")
         tables.set_meta(REFUSAL, why)
         raise RefusedError(refusal(why))
-    tables.set_meta(ACCEPTED, shown)
 
 
 def _take_over(home: Home) -> None:
@@ -132,21 +139,21 @@ def _finish(home: Home, former: Path | None) -> None:
         try:
             if former is not None:
                 _copy(former, fresh)
-            _round_off(home, fresh, create=former is None)
+            _round_off(home, fresh, new=former is None)
         except DamagedError:
             if former is None or not home.accepted:
                 raise
             former.rename(former.with_name(former.name + ".damaged"))
             for half in (fresh, log_of(fresh)):
                 half.unlink(missing_ok=True)
-            _round_off(home, fresh, create=True)
+            _round_off(home, fresh, new=True)
         os.rename(fresh, _file(home.path, home.epoch))
         _sync(home.path)
 
 
-def _round_off(home: Home, fresh: Path, *, create: bool) -> None:
+def _round_off(home: Home, fresh: Path, *, new: bool) -> None:
     """Everything of the log into the file, which is then read through."""
-    store = Store(fresh, home.epoch, create=create)
+    store = Store(fresh, home.epoch, create=os.urandom(NUMBER_BYTES) if new else None)
     try:
         store.check()
         store.checkpoint("TRUNCATE")

@@ -43,9 +43,10 @@ def refused(request: Message, error: int, epoch: int) -> Message:
 class Tables:
     """The tables behind one connection. `carry_out` runs inside the caller's transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, epoch: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, epoch: int, number: int) -> None:
         self._sql: Callable[..., sqlite3.Cursor] = connection.execute
         self._epoch = epoch
+        self._number = number
         self._read: tuple[int, bytes] = -1, b""  # the value that was read last, by its number
         self._handlers: dict[type[Message], Callable[[Any, int], Message]] = {
             d.DssCall: self._call,
@@ -109,10 +110,10 @@ class Tables:
         if row is None:
             return self._answer(errno.ENOLCK)
         seconds, microseconds = divmod(row[1], SECOND_US)
-        return d.DssAnswer(0, self._epoch, row[0], seconds, microseconds)
+        return d.DssAnswer(0, self._epoch, self._number, row[0], seconds, microseconds)
 
     def _answer(self, error: int) -> d.DssAnswer:
-        return d.DssAnswer(error, self._epoch)
+        return d.DssAnswer(error, self._epoch, self._number)
 
     def _forget(self, forget: d.DssForget, _now_us: int) -> d.DssAnswer:
         self.forget_lanes([forget.lane])

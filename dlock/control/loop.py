@@ -21,17 +21,17 @@ import selectors
 import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from typing import Final
 
 from dlock import _core
-from dlock._core import Command, Event
-from dlock._verbs import Address, Made
+from dlock._core import Command
 from dlock.control import messages as m
 from dlock.control.codec import encode
 from dlock.control.durable import Durable
 from dlock.control.log import log_event as log_event
 from dlock.control.loop_connection import Connection, peer_text
 from dlock.control.loop_durable import Desk
+from dlock.control.loop_plane import PlanePort
 from dlock.control.loop_views import LentArrays
 from dlock.control.registry import Registry
 from dlock.control.registry_effects import (
@@ -40,6 +40,7 @@ from dlock.control.registry_effects import (
     Claims,
     CloseConnection,
     Effect,
+    EpochShown,
     ForgetFormer,
     FreePair,
     Look,
@@ -65,19 +66,6 @@ MS_NS: Final = 1_000_000
 SECOND_NS: Final = 1_000_000_000
 
 
-class PlanePort(Protocol):
-    """What the control thread uses of the plane (`dlock._plane.Plane`)."""
-
-    def send_command(self, command: Command) -> bool: ...
-    def take_event(self) -> Event | None: ...
-    @property
-    def event_fd(self) -> int: ...
-    def event_fd_clear(self) -> None: ...
-    def counters(self) -> list[int]: ...
-    def verbs_pair(self, peer: Address) -> Made: ...
-    def verbs_pair_free(self, pair: int) -> None: ...
-
-
 class ControlLoop:
     """`run` is the control thread's body, made of `begin`, `turn`, `finish` and `end`; `stop` and
     `stats` are for any thread."""
@@ -88,8 +76,7 @@ class ControlLoop:
         durable: Durable | None = None,
     ) -> None:
         self._listener = listener
-        self._plane, self._registry = plane, registry
-        self._state = state
+        self._plane, self._registry, self._state = plane, registry, state
         self._max_connections = max_connections
         self._connections: dict[int, Connection] = {}
         self._numbers = 0
@@ -319,6 +306,8 @@ class ControlLoop:
                 self._registry.pair_made(effect.number, made, began_ns, _core.now_ns()))
         elif isinstance(effect, FreePair):
             self._plane.verbs_pair_free(effect.pair)
+        elif isinstance(effect, EpochShown):
+            self._desk.epoch_shown(effect.epoch)
         elif isinstance(effect, TakeHigherEpoch):
             self.epoch_above = effect.epoch_above
             self.stopping = True
@@ -465,16 +454,15 @@ class ControlLoop:
             connection.mask = mask
             self._clients.modify(connection.socket, mask, connection)
 
-    # ---- For what is durable ---------------------------------------------------------------------
-
     def bound(self, connection: int) -> bool:
         """Does this connection speak for a session?"""
         return self._registry.bound(connection)
 
     def pause(self, connection: int) -> None:
         """Reads nothing more of this connection until `go_on`."""
-        self._connections[connection].paused = True
-        self._watch(self._connections[connection])
+        one = self._connections[connection]
+        one.paused = True
+        self._watch(one)
 
     def go_on(self, connection: int) -> None:
         """Takes up again what this connection has brought."""

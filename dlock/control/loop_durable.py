@@ -79,6 +79,12 @@ class Desk:
         self._wires.pause(connection)
         return False
 
+    def epoch_shown(self, epoch: int) -> None:
+        """A client of the data plane has seen this epoch of the service, which is above ours."""
+        if self._durable is not None:
+            self._durable.offer(Asked(0, 0, d.DssCall(
+                bytes(d.LANE_BYTES), 0, epoch, 0, d.STATUS, b"", b"")))
+
     def deliver(self) -> bool:
         """Sends the answers that there are, and takes up who waited for room. False: the store's
         thread could not confirm that the state directory is ours, and answers nothing."""

@@ -83,6 +83,13 @@ class TakeHigherEpoch(Frozen):
     epoch_above: int
 
 
+class EpochShown(Frozen):
+    """A client has seen this epoch, which is above ours: our state directory is not the one of the
+    last primary."""
+
+    epoch: int
+
+
 class ReadFormerRoster(Frozen):
     """Read what the former primary has written once more, and hand it to `Registry.roster_read`:
     from now on it writes nothing any more."""
@@ -130,8 +137,8 @@ class Claims(Frozen):
 
 
 Persist = PersistEnded | PersistEpoch | PersistLease | PersistSession | PersistStruck
-Effect = (Answer | AnswerStats | Claims | CloseConnection | Command | ForgetFormer | FreePair | Look
-          | Note | OpenPair | Persist | ReadFormerRoster | TakeHigherEpoch)
+Effect = (Answer | AnswerStats | Claims | CloseConnection | Command | EpochShown | ForgetFormer
+          | FreePair | Look | Note | OpenPair | Persist | ReadFormerRoster | TakeHigherEpoch)
 
 Views = Sequence[EntryView | LockView]  # what a look has shown
 Shown = Views | Sequence[int]  # the same, or what became of claims

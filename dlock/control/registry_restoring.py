@@ -23,6 +23,7 @@ from dlock.control.messages_recover import EVICT_ALL, EVICT_NONE
 from dlock.control.registry_claims import Claims
 from dlock.control.registry_effects import (
     Call,
+    EpochShown,
     ForgetFormer,
     Note,
     Outbox,
@@ -183,6 +184,7 @@ class Restoring:
         fields: dict[str, object] = {"seen": epoch, "ours": self._epoch}
         if self._config.durable or epoch >= m.EPOCH_MAX:
             self._out.add(Note("a client of another primary", fields, logging.ERROR))
+            self._out.add(EpochShown(epoch))
             self._out.refuse(call, DlockStatus.ERROR)
             return
         if self.phase is not Phase.OVER:
