@@ -22,7 +22,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Final, NamedTuple
 
@@ -171,7 +171,7 @@ class DurableLocks:
         try:
             if lane.link is None or lane.link.gone:
                 lane.link = self._connect(deadline)
-            lane.link.request(DssCall(lane.name, 0, 0, 0, HELLO, b"", b""), _left(deadline))
+            lane.link.request(DssCall(lane.name, 0, 0, 0, 0, HELLO, b"", b""), _left(deadline))
         except LinkError as problem:
             raise ConnectError(f"{problem} ({self._address})") from None
         finally:
@@ -225,30 +225,38 @@ class DurableLocks:
                 lane.number += 1
                 number = lane.number
                 lane.unsettled = True  # until it is answered, whatever ends the wait
-            call = DssCall(lane.name, number, *self._seen, operation, id_bytes, owner_bytes)
+            epoch, store = self._seen
+
+            def call(again: int) -> DssCall:
+                return DssCall(lane.name, number, again, epoch, store, operation, id_bytes,
+                               owner_bytes)
+
             answer = self._answered(lane, call)
-            lane.unsettled = answer.error == errno.ECOMM
         finally:
             self._give_back(lane)
         if answer.error != errno.ECOMM:
             self._seen = answer.epoch, answer.store
         return answer
 
-    def _answered(self, lane: _Lane, call: DssCall) -> DssAnswer:
+    def _answered(self, lane: _Lane, call: Callable[[int], DssCall]) -> DssAnswer:
         """The answer to this call, which is asked as often as connections are lost."""
+        again = 0
         deadline = time.monotonic() + self._timeout_s
         backoff = Backoff()
         while True:
             try:
                 if lane.link is None or lane.link.closed:
                     lane.link = self._connect(deadline)
-                return lane.link.request(call, min(_left(deadline), ATTEMPT_S))
+                answer = lane.link.request(call(again), min(_left(deadline), ATTEMPT_S))
+                lane.unsettled = bool(again) and answer.error == errno.ECOMM
+                return answer
             except LinkError as problem:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     raise ConnectionLost(
                         f"{self._address} did not answer within {self._timeout_s:g} s ({problem}): "
                         f"it is not known whether the call was carried out") from None
+                again = 1
                 time.sleep(min(backoff.pause_s(), left_s))
 
     def _connect(self, deadline: float) -> ControlLink:

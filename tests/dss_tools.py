@@ -17,7 +17,8 @@ PRIMARY = """
 import sys, time
 from pathlib import Path
 from dlock.server import Server, ServerConfig
-server = Server(ServerConfig(port=int(sys.argv[2]), state_dir=Path(sys.argv[1]), take_over=True))
+server = Server(ServerConfig(port=int(sys.argv[2]), state_dir=Path(sys.argv[1]), take_over=True,
+                             accept_empty_state=sys.argv[3] == "True", session_ttl_ms=2000))
 print(server.port, flush=True)
 time.sleep(300)
 """
@@ -38,20 +39,24 @@ def opened(server: Server | str) -> dss.DssHandle:
 class Child:
     """A primary in a process of its own, which ends with the block at the latest."""
 
-    def __init__(self, folder: Path, port: int = 0, **environment: str) -> None:
+    def __init__(self, folder: Path, port: int = 0, *, accept: bool = False,
+                 **environment: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PRIMARY, str(folder), str(port)], stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
+            [sys.executable, "-c", PRIMARY, str(folder), str(port), str(accept)], text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env={**os.environ, **environment})
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line, self.process.communicate()[1]
+        assert line, "the primary did not start"
         self.port = int(line)
         self.address = f"127.0.0.1:{self.port}"
 
     def kill(self) -> None:
         """SIGKILL, and its end."""
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
     def __enter__(self) -> Child:
         return self

@@ -63,7 +63,7 @@ SAMPLES: list[m.Message] = [
     m.OpenQueuePair(2**24 - 1, 2**24 - 1, GID, 2**16 - 1, 5, 1, 16, 512, 255),
     m.QueuePair(DlockStatus.SUCCESS, 17, 0, GID, 0, 3, 0, 2**15 - 1, 2**16 - 1, 0, 2**64 - 1),
     m.QueuePair(DlockStatus.SERVER_NO_RESOURCE),
-    m.DssCall(b"l" * 16, 2**63 - 1, 2**20 - 1, 2**64 - 1, 5, b"i" * 8192, b"o" * 1024),
+    m.DssCall(b"l" * 16, 2**63 - 1, 1, 2**20 - 1, 2**64 - 1, 5, b"i" * 8192, b"o" * 1024),
     m.DssForget(b"l" * 16),
     m.DssAnswer(0, 1, 2**64 - 1, b"owner", 2**63, 999_999),
     m.RecordPut(b"s" * 64, b"k" * 1024, 2**32 - 1, 8 << 20, 1, b"p" * 49152),

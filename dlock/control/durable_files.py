@@ -21,12 +21,13 @@ import contextlib
 import os
 import re
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from dlock._frozen import Frozen
-from dlock.control.durable_store import DamagedError, Store, lay_out_log, log_of
+from dlock.control.durable_store import DamagedError, Store, is_damage, lay_out_log, log_of
 
 NAME: Final = re.compile(r"durable-([1-9][0-9]{0,6})\.db")
 ANY_NAME: Final = re.compile(r"durable-([1-9][0-9]{0,6})\.db.*")
@@ -152,13 +153,18 @@ def _finish(home: Home, former: Path | None) -> None:
 
 
 def _round_off(home: Home, fresh: Path, *, new: bool) -> None:
-    """Everything of the log into the file, which is then read through."""
-    store = Store(fresh, home.epoch, create=os.urandom(NUMBER_BYTES) if new else None)
+    """Everything of the log into the file, which is then read through. DamagedError."""
     try:
-        store.check()
-        store.checkpoint("TRUNCATE")
-    finally:
-        store.close()
+        store = Store(fresh, home.epoch, create=os.urandom(NUMBER_BYTES) if new else None)
+        try:
+            store.check()
+            store.checkpoint("TRUNCATE")
+        finally:
+            store.close()
+    except sqlite3.Error as problem:
+        if is_damage(problem):
+            raise DamagedError(f"the durable store in {home.path} is damaged: {problem}") from None
+        raise
     _sync(fresh)
 
 

@@ -83,6 +83,8 @@ class Tables:
         if row is not None and row[0] == call.number and call.operation != d.STATUS:
             return self._answer(row[1])
         answer = self._status(call) if call.operation == d.STATUS else self._change(call, now_us)
+        if answer.error and not call.again and call.operation != d.STATUS:
+            return answer  # Nothing has changed: whoever asks again may ask as if it were new.
         self._sql("INSERT OR REPLACE INTO lane VALUES (?, ?, ?)",
                   (call.lane, call.number, answer.error))
         return answer

@@ -83,7 +83,7 @@ class Desk:
         """A client of the data plane has seen this epoch of the service, which is above ours."""
         if self._durable is not None:
             self._durable.offer(Asked(0, 0, d.DssCall(
-                bytes(d.LANE_BYTES), 0, epoch, 0, d.STATUS, b"", b"")))
+                bytes(d.LANE_BYTES), 0, 0, epoch, 0, d.STATUS, b"", b"")))
 
     def deliver(self) -> bool:
         """Sends the answers that there are, and takes up who waited for room. False: the store's

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 from dlock._frozen import Frozen
 from dlock.control.fields import U32_MAX, Binary, Integer, Many, Record
-from dlock.control.messages_base import U32, U64, Epoch, Flag, Message, Request
+from dlock.control.messages_base import U32, U64, Bit, Epoch, Flag, Message, Request
 
 LOCK_ID_CHARACTERS_MAX: Final = 2048
 LOCK_OWNER_CHARACTERS_MAX: Final = 256
@@ -91,10 +91,11 @@ class DssCall(Request[DssAnswer]):
     """One call of `dlock.dss`. `lane`: who asks, one call after the other; `number` grows with each
     of its calls that may change something, and the same number is the same call, carried out once.
     0: a STATUS that settles nothing. `seen_epoch`, `seen_store`: those of the last answer, 0: none
-    has come yet."""
+    has come yet. `again`: it may have been sent before."""
 
     lane: Lane
     number: Number
+    again: Bit
     seen_epoch: Epoch
     seen_store: U64
     operation: Annotated[int, Integer(HELLO, STATUS)]
