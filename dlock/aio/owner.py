@@ -40,6 +40,7 @@ _SUCCESS: Final[int] = _core.DLK_STATUS_SUCCESS
 _UNANSWERED: Final[int] = _core.DLK_STATUS_BAD_RESPONSE
 _REFUSED: Final = (_core.DLK_STATUS_FAIL, _core.DLK_STATUS_EAGAIN)
 _FOREVER_S: Final = 1e9  # thirty years
+LATE_S: Final = 0.25  # a wait that the server has not ended by then is ended here
 
 _give_back: Final = NameTable.give_back
 
@@ -178,8 +179,8 @@ class Hold:
 class Asking:
     """One acquisition under way, made by `Owner.ask`. It ends with its callback, or by `cancel`."""
 
-    __slots__ = ("_asked", "_deadline", "_done", "_handle", "_notices", "_owner", "_struck",
-                 "_task", "key")
+    __slots__ = ("_asked", "_deadline", "_done", "_handle", "_late", "_notices", "_owner",
+                 "_struck", "_task", "key")
 
     def __init__(self, owner: Owner, key: Key, done: Done, asked: Asked) -> None:
         self._owner = owner
@@ -190,9 +191,26 @@ class Asking:
         self._task: asyncio.Task[None] | None = None
         self._notices = owner._connection.notices
         self._struck: asyncio.Future[Hold | DlockError | None] | None = None  # of a coroutine
+        self._late: asyncio.TimerHandle | None = None
+        self._deadline: float | None = None
         wait_ms = asked.wait_ms
-        patience_s = None if wait_ms == FOREVER else wait_ms / 1000 or owner.patience
-        self._deadline = None if patience_s is None else time.monotonic() + patience_s
+        if wait_ms != FOREVER and (wait_ms or owner.patience is not None):
+            self._limit(wait_ms / 1000)
+
+    def _limit(self, wait_s: float) -> None:
+        """The server may not answer in time. One that waits has its answer from the server, if
+        there is one, a moment before this."""
+        owner = self._owner
+        limit_s = wait_s or owner.patience or 0.0
+        self._deadline = time.monotonic() + limit_s
+        self._late = owner._connection.loop.call_later(
+            limit_s + LATE_S if wait_s else limit_s, self._is_late)
+
+    def _is_late(self) -> None:
+        done, connection = self._done, self._owner._connection
+        self.cancel()
+        self._done = done
+        self._end(None if self._asked.wait_ms else ConnectionLost(connection.no_answer()))
 
     def cancel(self) -> None:
         """Ends it: the callback is not called any more, and nothing is left behind; a grant that
@@ -201,6 +219,8 @@ class Asking:
             return
         self._done = None
         self._owner._asks.discard(self)
+        if self._late is not None:
+            self._late.cancel()
         if self._task is not None:
             self._task.cancel()
         handle, self._handle = self._handle, None
@@ -240,6 +260,8 @@ class Asking:
         """Calls back."""
         done, self._done = self._done, None
         self._owner._asks.discard(self)
+        if self._late is not None:
+            self._late.cancel()
         if done is not None:
             try:
                 done(outcome)
