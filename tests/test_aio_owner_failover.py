@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -72,6 +73,20 @@ async def waiters(primary: Primary, key: Key, count: int) -> None:
             return view is not None and len(view.waiters) == count
 
         await until(enough, PATIENCE_S)
+
+
+def stop(primary: Primary) -> None:
+    """Returns when all of its threads stand still."""
+    primary.stop()
+    _, status = os.waitpid(primary.process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+
+
+def suspend(patched: pytest.MonkeyPatch) -> None:
+    """Every hold of an owner looks as if its authority could have ended."""
+    look = owner_module.look
+    patched.setattr(owner_module, "left_ms", lambda _handle: 0)
+    patched.setattr(owner_module, "look", lambda handle: look(handle)._replace(left_ms=0))
 
 
 class Told(list["Hold | DlockError | None"]):
@@ -177,7 +192,7 @@ def test_waits_and_patience_end_in_time_all_the_same(primary: Primary, away: str
             if away == "killed":
                 primary.kill()
             else:
-                primary.stop()
+                stop(primary)
             one.ask(key, told[1], 300)
             hasty.ask(other, told[2])
             one.ask(third, told[3])
@@ -202,7 +217,7 @@ def test_a_suspended_hold_is_settled_when_its_primary_goes_on(hasty: Primary) ->
             one, two, key, other = (
                 client.owner(), client.owner(), keys.exclusive("a"), keys.exclusive("b"))
             kept, given = await take(one, key), await take(one, other)
-            hasty.stop()
+            stop(hasty)
             await until(lambda: not kept.held and not given.held, PATIENCE_S)
             settling = asyncio.ensure_future(kept.settled())
             assert given.release() is False
@@ -236,9 +251,7 @@ def test_a_hold_that_is_lost_while_it_is_suspended_is_told(
             kept, given = [await take(owner, keys.exclusive(name)) for name in "ab"]
             told: list[Hold] = []
             kept.on_lost = given.on_lost = told.append
-            real = owner_module.look
-            monkeypatch.setattr(
-                owner_module, "look", lambda handle: real(handle)._replace(left_ms=0))
+            suspend(monkeypatch)
             settling = asyncio.ensure_future(kept.settled())
             assert given.release() is False
             settled = asyncio.ensure_future(given.settled())
@@ -265,9 +278,7 @@ def test_a_hold_that_was_released_while_it_was_suspended_is_given_back_when_it_i
             owner, key = client.owner(), keys.exclusive("a")
             hold = await take(owner, key)
             with monkeypatch.context() as patched:
-                real = owner_module.look
-                patched.setattr(
-                    owner_module, "look", lambda handle: real(handle)._replace(left_ms=0))
+                suspend(patched)
                 assert hold.release() is False
                 assert not hold.held
                 assert await owner.take(key, 0) is None
