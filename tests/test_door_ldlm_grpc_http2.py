@@ -111,6 +111,23 @@ def test_a_client_that_gives_no_room_keeps_what_it_asked_for(fast: bool) -> None
 
 
 @BOTH
+def test_each_piece_of_a_long_answer_is_a_word_of_the_server(fast: bool) -> None:
+    pair = Pair(fast, answers=lambda call: b"y" * 100_000, acknowledges=False)
+    stream = pair.begin(b"x")
+    pair.exchange()
+    for _ in range(3):
+        pair.server.spoke = False
+        pair.client.increment_flow_control_window(1000)
+        pair.client.increment_flow_control_window(1000, stream)
+        pair.exchange()
+        assert pair.server.spoke
+    pair.server.spoke = False
+    pair.client.ping(b"12345678")
+    pair.exchange()
+    assert not pair.server.spoke
+
+
+@BOTH
 def test_a_cancelled_call_is_gone_and_never_answered(fast: bool) -> None:
     pair = Pair(fast, answers=lambda call: None if call.message == b"wait" else b"")
     pair.call(b"x")

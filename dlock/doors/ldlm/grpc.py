@@ -268,10 +268,12 @@ class Connection(asyncio.Protocol):
         elif type(happened) is Ping:
             self._pinged()
         else:
-            self._strikes.sent()
             self._server.counters["grpc_refused"] += 1
 
     def _pinged(self) -> None:
+        if self._http2.spoke:
+            self._http2.spoke = False
+            self._strikes.sent()
         if self._strikes.ping(self._loop.time()):
             self._server.counters["grpc_too_many_pings"] += 1
             self._http2.go_away(int(ErrorCodes.ENHANCE_YOUR_CALM), "too_many_pings")
@@ -335,12 +337,10 @@ class Connection(asyncio.Protocol):
             self._given[stream] = answer
             if len(self._given) > GIVEN_MAX:
                 self._given.popitem(last=False)
-        self._strikes.sent()
         self._http2.answer(stream, call.method.encode(answer))
 
     def _refuse(self, stream: int, refusal: Refusal) -> None:
         self._server.counters["grpc_refused"] += 1
-        self._strikes.sent()
         self._http2.refuse(stream, refusal)
 
     def _overdue(self, stream: int) -> None:

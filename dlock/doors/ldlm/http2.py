@@ -116,6 +116,7 @@ class Http2:
         self._kept_bytes = 0
         self._happened: list[Happened] = []
         self.ended = False
+        self.spoke = False  # HEADERS or DATA were sent; whoever looks sets it back
 
     # ---- Bytes in --------------------------------------------------------------------------------
 
@@ -300,6 +301,7 @@ class Http2:
 
     def answer(self, stream: int, message: bytes) -> None:
         """Answers a call. Nothing is sent on a stream that is gone."""
+        self.spoke = True
         if self.ended or self._lane.answer(stream, message) or not self._forget(stream):
             return
         self._h2.send_headers(stream, calls.ANSWER_FIELDS)
@@ -311,6 +313,7 @@ class Http2:
 
     def refuse(self, stream: int, refusal: Refusal) -> None:
         """Ends a call with a status. Nothing is sent on a stream that is gone."""
+        self.spoke = True
         if self.ended or self._lane.refuse(stream, refusal) or not self._forget(stream):
             return
         self._h2.send_headers(stream, calls.refusal_fields(refusal), end_stream=True)
@@ -339,6 +342,7 @@ class Http2:
                 self._unsent[stream] = left
                 return
             h2.send_data(stream, bytes(left[:size]))
+            self.spoke = True
             self._kept_bytes -= min(size, len(left))
             left = left[size:]
         del self._unsent[stream]
