@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from door_tools import Door, Place, free_port
+from door_tools import Door, Place, Ready, free_port
 
 PATIENCE_S = 60.0  # for one answer; a primary may come back meanwhile
 LONG_S = 3600
@@ -43,7 +43,7 @@ class DoorClient(ABC):
 class Glockd(DoorClient):
     """A socket and lines."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Ready) -> None:
         self._socket = socket.create_connection(door.address, PATIENCE_S)
         self._lines = self._socket.makefile("rb")
 
@@ -94,7 +94,7 @@ class _Http(DoorClient):
 class DoubleDutch(_Http):
     """Tokens with a lifetime; the connection means nothing."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Ready) -> None:
         super().__init__()
         self._at = "http://{}:{}".format(*door.address)
 
@@ -120,7 +120,7 @@ class DoubleDutch(_Http):
 class LdlmRest(_Http):
     """LDLM's gateway: a session with a cookie."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Ready) -> None:
         super().__init__()
         self._at = f"http://{door.listeners[1]}"
         assert self._send("POST", f"{self._at}/session").status_code == 201
@@ -152,7 +152,7 @@ class LdlmRest(_Http):
 class LdlmGrpc(DoorClient):
     """The stub that py-ldlm brings, with a connection of its own."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Ready) -> None:
         self._grpc = pytest.importorskip("grpc")
         self._messages = pytest.importorskip("ldlm.protos.ldlm_pb2")
         stubs = pytest.importorskip("ldlm.protos.ldlm_pb2_grpc")
@@ -195,7 +195,7 @@ class LdlmGrpc(DoorClient):
         self._channel.close()
 
 
-CLIENTS: Final[Mapping[str, Callable[[Door], DoorClient]]] = {
+CLIENTS: Final[Mapping[str, Callable[[Ready], DoorClient]]] = {
     "glockd": Glockd, "doubledutch": DoubleDutch, "ldlm-rest": LdlmRest, "ldlm-grpc": LdlmGrpc,
 }
 WAITING: Final = ("doubledutch", "ldlm-grpc")

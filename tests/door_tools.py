@@ -32,7 +32,26 @@ def free_port() -> int:
         return port
 
 
-class Door:
+class Ready:
+    """Where a door listens, as its ready file has it: HOST:PORT, unix:PATH."""
+
+    def __init__(self, listeners: list[str]) -> None:
+        self._listeners = listeners
+
+    @property
+    def listeners(self) -> list[str]:
+        """All of them."""
+        return self._listeners
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """(host, port) of the first TCP listener."""
+        first = next(one for one in self.listeners if not one.startswith("unix:"))
+        host, _, port = first.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+class Door(Ready):
     """`dlock door KIND` in a process of its own. Its log is a file. `address` is what `--connect`
     says."""
 
@@ -40,6 +59,7 @@ class Door:
         self, folder: Path, address: str, kind: str, *words: str, namespace: str | None = None,
         wait: bool = True, name: str | None = None, **added: str,
     ) -> None:
+        super().__init__([])
         name = name or kind
         self.kind = kind
         self.ready_file = folder / f"{name}.ready"
@@ -69,16 +89,9 @@ class Door:
 
     @property
     def listeners(self) -> list[str]:
-        """As the ready file has them: HOST:PORT, unix:PATH."""
+        """As the ready file has them now."""
         until(self.ready_file.exists)
         return self.ready_file.read_text().splitlines()
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """(host, port) of its first TCP listener."""
-        first = next(one for one in self.listeners if not one.startswith("unix:"))
-        host, _, port = first.rpartition(":")
-        return host.strip("[]"), int(port)
 
     def counters(self) -> dict[str, int]:
         """What it has counted, as its log says when it is asked with SIGUSR1."""

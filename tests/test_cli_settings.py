@@ -226,6 +226,17 @@ def test_the_example_of_the_documentation_is_accepted(tmp_path: Path) -> None:
     assert found["listen"].value == ("10.1.0.5", 21616)
 
 
+def test_the_examples_of_doors_are_accepted(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "doors.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.S)
+    (one,) = settled("--config", config(tmp_path, example))["door"].value
+    assert one == Wish("ldlm", "builds", "/run/builds",
+                       ("-l", "0.0.0.0:3144", "--password", "secret"))
+    (command,) = re.findall(r"^    dlock serve (--door .*(?:\n {8,}--door .*)*)", text, re.M)
+    flags = shlex.split(command.replace("\\\n", " "))
+    assert len(settled(*flags)["door"].value) == flags.count("--door") > 1
+
+
 # ---- Doors ---------------------------------------------------------------------------------------
 
 

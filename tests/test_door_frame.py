@@ -15,6 +15,7 @@ from cli_tools import dlock
 from door_tools import free_port
 from failover_tools import PATIENCE_S, Primary, until
 
+import dlock as dlock_api
 from dlock.cli.door_words import split
 from dlock.doors import listen
 from dlock.doors.names import DESCRIPTOR_BYTES_MAX, KINDS, Names
@@ -150,8 +151,9 @@ def test_a_unix_socket_says_whether_somebody_lives_behind_it(tmp_path: Path) -> 
 class Plain:
     """The smallest door, in a process of its own."""
 
-    def __init__(self, folder: Path, address: str, port: int, wrong: str = "") -> None:
-        self.ready_file = folder / "ready"
+    def __init__(self, folder: Path, address: str, port: int, wrong: str = "",
+                 ready: str = "ready") -> None:
+        self.ready_file = folder / ready
         self.log = folder / "log"
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
@@ -218,6 +220,30 @@ def test_it_waits_for_its_server_and_ends_while_it_waits(
         patient.process.terminate()
         assert patient.ended() == 0
         primary.kill()
+
+
+def test_it_waits_for_room_at_its_server(tmp_path: Path, plains: list[Plain]) -> None:
+    primary = Primary(tmp_path, flags=("--max-clients", "1"))
+    try:
+        with dlock_api.connect(primary.place):
+            plains.append(door := Plain(tmp_path, primary.place, 0))
+            until(lambda: "door waits for its server: " in door.said())
+            assert door.process.poll() is None
+        until(door.ready_file.exists)
+    finally:
+        primary.kill()
+
+
+@pytest.mark.parametrize("place", ["no/folder/ready", "log/ready", "."])
+def test_a_ready_file_that_cannot_be_written_is_told_before_anything_is_served(
+    tmp_path: Path, plains: list[Plain], place: str
+) -> None:
+    """Nothing is asked of a server, so that no predecessor loses its place."""
+    plains.append(door := Plain(tmp_path, "127.0.0.1:1", 0, ready=place))
+    assert door.ended() == 1
+    assert "the ready file " in door.said()
+    assert "Choose another place for it" in door.said()
+    assert "Traceback" not in door.said()
 
 
 def test_who_cannot_have_the_port_ends_with_the_originals_words(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -15,8 +16,11 @@ from pathlib import Path
 
 import pytest
 from cli_tools import environment
-from door_tools import DLOCK_MODULE, free_port
+from door_clients import CLIENTS, words
+from door_tools import DLOCK_MODULE, Ready, free_port
 from failover_tools import PATIENCE_S, until
+
+from dlock.doors.names import KINDS
 
 HERE = Path(__file__).resolve().parent
 INSTEAD = f"""
@@ -30,9 +34,9 @@ names.KINDS["glockd"] = names.KINDS["ldlm"] = "plain_door"
 class Serve:
     """`dlock serve` with doors; its log is a file."""
 
-    def __init__(self, folder: Path, *words: str, listen: str = "127.0.0.1:0", **added: str
-                 ) -> None:
-        (folder / "sitecustomize.py").write_text(INSTEAD)
+    def __init__(self, folder: Path, *words: str, listen: str = "127.0.0.1:0",
+                 plain: bool = True, **added: str) -> None:
+        (folder / "sitecustomize.py").write_text(INSTEAD if plain else "")
         self.log = folder / "serve.log"
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
@@ -169,8 +173,40 @@ def test_a_door_that_does_not_end_is_killed(
     assert f"a door does not end and is killed pid={door}" in one.said()
 
 
+def door_of(ready_file: Path) -> Ready:
+    """A door that says where it is."""
+    until(ready_file.exists)
+    return Ready(ready_file.read_text().splitlines())
+
+
+def test_the_real_doors_are_served_and_their_locks_are_free_after_a_kill(
+    tmp_path: Path, serves: list[Serve]
+) -> None:
+    """A session lives on for minutes here, so nothing can wait for its end. Each door is the next
+    one's predecessor, though both are gone when it begins."""
+    flags = ["--session-ttl", "600"]
+    for kind in KINDS:
+        text = shlex.join(["--ready-file", str(tmp_path / kind), *words(kind, tmp_path, kind)])
+        flags += ["--door", f"{kind}={text}"]
+    ready = {client: tmp_path / client.partition("-")[0] for client in CLIENTS}
+    address = "127.0.0.1:0"
+    for _ in range(2):
+        serves.append(one := Serve(tmp_path, *flags, listen=address, plain=False))
+        address = re.findall(r"on (\S+) ", one.greeting())[0]
+        for kind, file in ready.items():
+            client = CLIENTS[kind](door_of(file))
+            assert client.try_lock(f"of {kind}"), "it is free though nobody gave it back"
+            client.close()
+            client = CLIENTS[kind](door_of(file))
+            assert client.try_lock(f"of another {kind}")
+        one.end(signal.SIGKILL)
+        until(lambda: all(map(gone, serves[-1].pids())))
+        for file in ready.values():
+            file.unlink(missing_ok=True)
+
+
 @pytest.mark.parametrize(
-    ("doors", "words"),
+    ("doors", "said"),
     [
         (["glockd=x"], "dlock serve: --door glockd=x: plain: ['x'] begins with no port\n"),
         (["ldlm=1", "glockd=x 'y z'"], "--door glockd=x 'y z': plain: ['x', 'y z'] begins"),
@@ -182,13 +218,13 @@ def test_a_door_that_does_not_end_is_killed(
     ],
 )
 def test_wrong_words_are_refused_before_anything_is_served(
-    tmp_path: Path, serves: list[Serve], doors: list[str], words: str
+    tmp_path: Path, serves: list[Serve], doors: list[str], said: str
 ) -> None:
     flags = [flag for door in doors for flag in ("--door", door)]
     serves.append(one := Serve(tmp_path, *flags))
     assert one.greeting() == ""
     assert one.process.wait(PATIENCE_S) == 2
-    assert words in one.said()
+    assert said in one.said()
     assert "Traceback" not in one.said()
 
 

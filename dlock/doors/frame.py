@@ -15,7 +15,7 @@ import os
 import resource
 import signal
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 from dlock import aio
 from dlock.doors.door import Door, DoorError, Site
 from dlock.doors.names import ROLE, Names
-from dlock.errors import ConnectError, DlockError
+from dlock.errors import DlockError
 
 EXIT_CLEAN, EXIT_FAILED = 0, 1
 TRY_FIRST_S: Final = 2.0  # to reach the server; after that it is said that the door waits
@@ -112,12 +112,7 @@ class _Life:
         listeners = await self._or_end(self._door.start(site))
         if listeners is None:
             return
-        try:
-            ready.write(listeners)
-        except OSError as problem:
-            raise DoorError(f"dlock door: the ready file {self._place.ready_file} cannot be "
-                            f"written: {problem.strerror}. Choose another place for it\n",
-                            EXIT_FAILED) from None
+        ready.write(listeners)
         self._log.info("door serves kind=%s namespace=%s listeners=%s server=%s", self._door.kind,
                        self._names.namespace, ",".join(listeners), client.address)
         # What is there now stays for ever; the collector need not look at it again and again.
@@ -127,16 +122,17 @@ class _Life:
         self._tell_counters()
 
     async def _connect(self) -> aio.Client | None:
-        """The client, however long the server lets us wait; None: ended before that."""
+        """The client, however long the server lets us wait, also one that is full; None: ended
+        before that."""
         role = ROLE.format(kind=self._door.kind, namespace=self._names.namespace)
-        told = False
+        told: type[DlockError] | None = None
         while not self._ended.is_set():
             try:
                 return await self._or_end(self._enter(role, TRY_S if told else TRY_FIRST_S))
-            except ConnectError as problem:
-                if not told:
+            except DlockError as problem:
+                if type(problem) is not told:
                     self._log.warning("door waits for its server: %s", problem)
-                told = True
+                told = type(problem)
             await self._or_end(asyncio.sleep(PAUSE_S))
         return None
 
@@ -204,20 +200,36 @@ class ReadyFile:
         self._path = path
         self._content = b""
         if path is not None:
-            path.unlink(missing_ok=True)
+            self._fresh = path.with_name(f".{path.name}.{os.getpid()}")
+            self._try(path, self._prepare)
+
+    def _prepare(self) -> None:
+        """Told now, what cannot be done later costs no predecessor its place."""
+        assert self._path is not None
+        self._fresh.write_bytes(b"")
+        self._fresh.unlink()
+        self._path.unlink(missing_ok=True)
 
     def write(self, listeners: list[str]) -> None:
-        """OSError"""
-        if self._path is None:
-            return
+        """DoorError: it cannot be written."""
         self._content = "".join(f"{one}\n" for one in listeners).encode()
-        fresh = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        if self._path is not None:
+            self._try(self._path, self._replace)
+
+    def _replace(self) -> None:
+        assert self._path is not None
+        self._fresh.write_bytes(self._content)
+        self._fresh.replace(self._path)
+
+    def _try(self, path: Path, what: Callable[[], None]) -> None:
         try:
-            fresh.write_bytes(self._content)
-            fresh.replace(self._path)
-        except OSError:
-            fresh.unlink(missing_ok=True)
-            raise
+            what()
+        except OSError as problem:
+            with contextlib.suppress(OSError):
+                self._fresh.unlink(missing_ok=True)
+            raise DoorError(f"dlock door: the ready file {path} cannot be written: "
+                            f"{problem.strerror}. Choose another place for it\n",
+                            EXIT_FAILED) from None
 
     def remove(self) -> None:
         """At the end, if it is still ours."""
