@@ -70,11 +70,9 @@ def test_no_lock_is_held_twice_through_three_failovers(tmp_path: Path) -> None:
         for thread in threads:
             thread.start()
         for _ in range(3):
-            seen = crowd.turns
-            until(lambda: crowd.turns > seen + 20, 4 * PATIENCE_S)  # noqa: B023 - called here
+            crowd.wait()
             place.primary.restart()
-        seen = crowd.turns
-        until(lambda: crowd.turns > seen + 20, 4 * PATIENCE_S)
+        crowd.wait()
         crowd.over = True
         for thread in threads:
             thread.join(4 * PATIENCE_S)
@@ -92,6 +90,11 @@ class Crowd:
         self.over = False
         self.problems: list[Any] = []
         self._alone = threading.Lock()
+
+    def wait(self) -> None:
+        """Until they have taken some more turns."""
+        seen = self.turns
+        until(lambda: self.problems or self.turns > seen + 20, 4 * PATIENCE_S)
 
     def work(self) -> None:
         try:

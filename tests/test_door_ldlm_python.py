@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 pytest.importorskip("h2", reason="the extra doors is not installed")
-ldlm = pytest.importorskip("ldlm", reason="py-ldlm is not installed")
+pytest.importorskip("ldlm", reason="py-ldlm is not installed")
 
+import ldlm
 from door_tools import Door, beside, free_port
 from failover_tools import PATIENCE_S, until
 from ldlm import exceptions
