@@ -10,6 +10,7 @@ clients' sockets.
 from __future__ import annotations
 
 import contextlib
+import random
 import re
 import signal
 import socket
@@ -17,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from cli_tools import environment
 from failover_tools import PATIENCE_S, Primary, until
@@ -24,12 +26,16 @@ from failover_tools import PATIENCE_S, Primary, until
 DLOCK_MODULE = (sys.executable, "-m", "dlock")
 
 
+PORTS: Final = range(10_000, 32_000)  # below those that the kernel gives to who connects
+
+
 def free_port() -> int:
-    """A TCP port of this machine that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of this machine that nobody has now, and that no connection gets by chance."""
+    while True:
+        port = random.choice(PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("0.0.0.0", port))
+            return port
 
 
 class Ready:

@@ -159,11 +159,29 @@ def test_no_door_outlives_a_primary_that_is_killed(tmp_path: Path, serves: list[
     assert two.end() == 0
 
 
+def quickly(monkeypatch: pytest.MonkeyPatch, name: str, value: float) -> None:
+    """Another of its times, in the processes of this test."""
+    quick = f"import dlock.cli.serve_doors as one\none.{name} = {value}\n"
+    monkeypatch.setattr(sys.modules[__name__], "INSTEAD", INSTEAD + quick)
+
+
+def test_asked_for_counters_it_has_its_doors_tell_theirs(
+    tmp_path: Path, serves: list[Serve], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quickly(monkeypatch, "STEADY_S", 0.0)
+    port = free_port()
+    serves.append(one := Serve(tmp_path, "--door", f"glockd={port}"))
+    until(lambda: answer(port) == b"glockd\n")
+    one.process.send_signal(signal.SIGUSR1)
+    until(lambda: "door counters kind=plain namespace=glockd connections=" in one.said())
+    assert len(one.pids()) == 1
+    assert one.end() == 0
+
+
 def test_a_door_that_does_not_end_is_killed(
     tmp_path: Path, serves: list[Serve], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = INSTEAD + "import dlock.cli.serve_doors as one\none.STOP_SECONDS = 1.0\n"
-    monkeypatch.setattr(sys.modules[__name__], "INSTEAD", quick)
+    quickly(monkeypatch, "STOP_SECONDS", 1.0)
     port = free_port()
     serves.append(one := Serve(tmp_path, "--door", f"glockd={port} deaf"))
     until(lambda: answer(port) == b"glockd\n")

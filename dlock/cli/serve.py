@@ -108,6 +108,8 @@ def _serve(settings: argparse.Namespace) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
+    counters_wanted = threading.Event()
+    signal.signal(signal.SIGUSR1, lambda _number, _frame: counters_wanted.set())
     try:
         server = Server(_config(settings))
     except (ServerError, MemoryError) as problem:
@@ -121,6 +123,9 @@ def _serve(settings: argparse.Namespace) -> int:
         _greet(server)
         while not stop.is_set() and not server.wait(0.2):
             doors.look()
+            if counters_wanted.is_set():
+                counters_wanted.clear()
+                doors.tell_counters()
             if address_file:
                 address_file.keep_up()
     except OSError as problem:

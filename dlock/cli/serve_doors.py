@@ -99,6 +99,15 @@ class Doors:
         _log.info("a door starts kind=%s namespace=%s pid=%d", one.wish.kind, one.wish.namespace,
                   one.process.pid)
 
+    def tell_counters(self) -> None:
+        """Has each put its counters into the log. One that has only begun does not listen yet, and
+        SIGUSR1 would end it."""
+        now = time.monotonic()
+        for one in self._kept:
+            if one.process is not None and now - one.started_s >= STEADY_S:
+                with contextlib.suppress(ProcessLookupError):
+                    one.process.send_signal(signal.SIGUSR1)
+
     def end(self) -> None:
         """Ends them all, by force those that do not end; while the primary still serves, so that
         what they hold is free at once."""
