@@ -19,6 +19,7 @@ class Wire:
 
     def __init__(self, made: socket.socket) -> None:
         self.socket = made
+        self._come = bytearray()  # and not read yet
         self._mine = b""  # how the answer to `me` begins
         made.settimeout(LIMIT_S)
 
@@ -34,16 +35,28 @@ class Wire:
 
     def read(self, count: int) -> bytes:
         """So many bytes; fewer: it was closed."""
-        got = b""
-        while len(got) < count and (piece := self.socket.recv(count - len(got))):
-            got += piece
-        return got
+        while len(self._come) < count and self._more():
+            pass
+        return self._cut(count)
 
     def line(self) -> bytes:
         """One line, with its end."""
-        got = b""
-        while not got.endswith(b"\n") and (byte := self.socket.recv(1)):
-            got += byte
+        looked = 0
+        while (end := self._come.find(b"\n", looked)) < 0:
+            looked = len(self._come)
+            if not self._more():
+                end = looked
+                break
+        return self._cut(end + 1)
+
+    def _more(self) -> bool:
+        piece = self.socket.recv(1 << 18)
+        self._come += piece
+        return bool(piece)
+
+    def _cut(self, count: int) -> bytes:
+        got = bytes(self._come[:count])
+        del self._come[:count]
         return got
 
     def ask(self, command: bytes) -> bytes:
@@ -69,11 +82,10 @@ class Wire:
 
     def rest(self) -> bytes:
         """Everything until the door closes the connection."""
-        got = b""
         with contextlib.suppress(ConnectionResetError):
-            while piece := self.socket.recv(65536):
-                got += piece
-        return got
+            while self._more():
+                pass
+        return self._cut(len(self._come))
 
     def close(self) -> None:
         self.socket.close()

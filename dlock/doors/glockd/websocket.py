@@ -160,8 +160,10 @@ class Websocket:
     def _closed(self, event: CloseConnection, heard: Heard) -> Heard:
         # wsproto says so too when it met a frame that is none: then the peer did not close.
         broken = self._connection.state is ConnectionState.OPEN
+        answer = CloseConnection(event.code, "not a websocket frame") if broken else (
+            event.response())
         try:
-            answer = self._send(event.response())
+            return heard._replace(farewell=self._send(answer),
+                                  problem="websocket_errors" if broken else None)
         except LocalProtocolError:
-            answer = b""
-        return heard._replace(farewell=answer, problem="websocket_errors" if broken else None)
+            return heard._replace(farewell=b"")
