@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from aio_tools import run, until
-from ldlm_tools import granted, refused, serving_ldlm
+from ldlm_service_tools import granted, refused, serving_ldlm
 from lock_tools import Service, serving
 
 from dlock.doors.ldlm import problems

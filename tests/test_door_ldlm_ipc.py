@@ -15,7 +15,7 @@ import pytest
 from aio_tools import run
 from cli_tools import Done, finish, start
 from door_tools import Door, Place, beside
-from ldlm_tools import granted, serving_ldlm
+from ldlm_service_tools import granted, serving_ldlm
 from lock_tools import Service, serving
 
 from dlock.doors.ldlm import ipc, tool

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from door_tools import Door, Place, beside
 from failover_tools import until
-from ldlm_tools import is_key
+from ldlm_service_tools import is_key
 
 requests = pytest.importorskip("requests", reason="pip install 'dlock[test-doors]'")
 PASSWORD = "pa:ss wörd"

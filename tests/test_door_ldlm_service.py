@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from aio_tools import run, turns, until
-from ldlm_tools import free, granted, refused, serving_ldlm, waiting
+from ldlm_service_tools import free, granted, refused, serving_ldlm, waiting
 from lock_tools import Service, serving
 
 from dlock.doors.ldlm import problems
@@ -142,8 +142,17 @@ def test_a_wait_ends_with_its_timeout(server: Service) -> None:
 def test_where_a_lock_and_a_wait_end_together_the_lock_ends_first(server: Service) -> None:
     async def program() -> None:
         async with serving_ldlm(server) as service:
-            granted(await service.open("one").try_lock("a", 1, None), "a")
-            granted(await service.open("two").lock("a", 1, None, None), "a")
+            one, two = service.open("one"), service.open("two")
+            for _ in range(10):  # a machine that stands still for a moment gets another chance
+                key = granted(await one.try_lock("a", 100, None), "a")
+                wait = two.lock("a", 1, None, None)
+                await waiting(server, "a", 1)
+                assert (await one.renew("a", key, 1)).ok  # ends a little after the wait
+                answer = await wait
+                if answer.ok:
+                    return
+                await until(lambda: not service.list())
+            pytest.fail("the wait always ended before the lock")
 
     run(program())
 
@@ -349,7 +358,7 @@ def test_renewal_sets_the_timer_anew_from_any_session(server: Service) -> None:
             await asyncio.sleep(1.2)
             assert service.list() == [("r", key, 1)]
             assert (await two.renew("r", key, 1)).ok  # it may be shorter
-            await until(lambda: not service.list())
+            await until(lambda: server.holders("ldlm:r") == 0)
 
     run(program())
 

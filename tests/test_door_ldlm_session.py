@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from aio_tools import run, turns, until
-from ldlm_tools import free, granted, refused, serving_ldlm, waiting
+from ldlm_service_tools import free, granted, refused, serving_ldlm, waiting
 from lock_tools import Service, serving
 
 from dlock.doors.ldlm import problems

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aio_tools import connected, run, until
+from aio_tools import connected, run, turns, until
 from cli_tools import finish, start
 from door_tools import Door, Place, beside
 from failover_tools import until as until_true
-from ldlm_tools import free, granted, refused, service_of, serving_ldlm, waiting
+from ldlm_service_tools import Paper, free, granted, refused, service_of, serving_ldlm, waiting
 from lock_tools import Service, serving
 
 from dlock.doors.ldlm import problems, records
-from dlock.doors.ldlm.service import LdlmService, Rules
+from dlock.doors.ldlm.service import LdlmService, Rules, ShutDown
 
 requests = pytest.importorskip("requests", reason="pip install 'dlock[test-doors]'")
 
@@ -62,6 +62,51 @@ def test_a_key_is_written_before_it_is_given_out_and_struck_before_its_unlock(
                 assert (record.name, record.size, record.key) == ("a", 3, key), number
                 assert (await session.unlock("a", key)).ok
                 assert await written(service, "before") == {}
+
+    run(program())
+
+
+def test_nothing_is_answered_before_it_is_on_disk(server: Service) -> None:
+    async def program() -> None:
+        async with connected(server) as client:
+            paper = Paper()
+            service = service_of(client, records=paper)
+            session = service.open("one")
+            paper.gate.clear()
+            asked = session.try_lock("slow", None, None)
+            await until(lambda: paper.calls == 1)
+            await turns(20)
+            assert not asked.done()
+            paper.gate.set()
+            key = granted(await asked, "slow")
+            paper.gate.clear()
+            unlocked = session.unlock("slow", key)
+            await until(lambda: paper.calls == 2)
+            await turns(20)
+            assert not unlocked.done()
+            paper.gate.set()
+            assert (await unlocked).ok
+            assert paper.written == {}
+            await service.stop()
+
+    run(program())
+
+
+def test_a_key_that_nobody_got_is_struck_out_when_the_door_stops(server: Service) -> None:
+    async def program() -> None:
+        async with connected(server) as client:
+            paper = Paper()
+            service = service_of(client, records=paper)
+            paper.gate.clear()
+            asked = service.open("one").try_lock("slow", None, None)
+            await until(lambda: paper.calls == 1)
+            stopping = asyncio.ensure_future(service.stop())
+            await turns()
+            paper.gate.set()
+            await stopping
+            with pytest.raises(ShutDown):
+                await asked
+            assert paper.written == {}
 
     run(program())
 
@@ -311,13 +356,20 @@ def test_locks_survive_kill_9(place: Place, killed: str) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_a_signal_that_stops_the_door_clears_nothing(place: Place, number: int) -> None:
-    door = door_of(place, "-d", "3s")
-    client = Rest(door)
-    key = client.lock("kept")
+    door = door_of(place)
+    key = Rest(door).lock("kept")
     assert door.stop(number) == 0
     door.start()
     assert key in listed(place)
-    until_true(lambda: listed(place) == "No locks found\n")  # -d
+    assert door.stop() == 0
+
+
+def test_locks_taken_again_have_the_default_lock_timeout(place: Place) -> None:
+    door = door_of(place, "-d", "2s")
+    Rest(door).lock("kept")
+    door.restart()
+    assert "Loaded lock" in door.said()
+    until_true(lambda: listed(place) == "No locks found\n")
     assert door.stop() == 0
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import Counter
-from collections.abc import Mapping
 
 import pytest
 from aio_tools import run, turns, until
+from ldlm_service_tools import Paper
 
 from dlock.doors.ldlm import problems, records
 from dlock.doors.ldlm.records import Book, Record, survivors
@@ -129,35 +129,6 @@ def test_a_space_is_named_for_its_namespace_and_file() -> None:
 
 
 # ---- Writing -------------------------------------------------------------------------------------
-
-
-class Paper:
-    """Where records are written, in the memory of the test. `fails`: what the next calls raise;
-    `gate`: cleared, calls wait."""
-
-    def __init__(self) -> None:
-        self.written: dict[bytes, bytes] = {}
-        self.fails: list[Exception] = []
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.calls = 0
-
-    async def _turn(self) -> None:
-        self.calls += 1
-        await self.gate.wait()
-        if self.fails:
-            raise self.fails.pop(0)
-
-    async def put(self, key: bytes, value: bytes) -> None:
-        await self._turn()
-        self.written[key] = value
-
-    async def delete(self, key: bytes) -> None:
-        await self._turn()
-        self.written.pop(key, None)
-
-    async def all(self) -> Mapping[bytes, bytes]:
-        return dict(self.written)
 
 
 def test_a_write_is_repeated_until_the_primary_is_back() -> None:
