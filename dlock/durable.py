@@ -107,7 +107,7 @@ class DurableLocks:
         self._timeout_s = timeout
         self._mutex = threading.Lock()
         self._idle: list[_Lane] = []
-        self._seen = 0, 0  # epoch and store of the last answer
+        self._seen = 0, 0  # epoch and incarnation of the last answer
         self._closed = False
 
     def __repr__(self) -> str:
@@ -225,17 +225,16 @@ class DurableLocks:
                 lane.number += 1
                 number = lane.number
                 lane.unsettled = True  # until it is answered, whatever ends the wait
-            epoch, store = self._seen
+            seen = self._seen
 
             def call(again: int) -> DssCall:
-                return DssCall(lane.name, number, again, epoch, store, operation, id_bytes,
-                               owner_bytes)
+                return DssCall(lane.name, number, again, *seen, operation, id_bytes, owner_bytes)
 
             answer = self._answered(lane, call)
         finally:
             self._give_back(lane)
         if answer.error != errno.ECOMM:
-            self._seen = answer.epoch, answer.store
+            self._seen = answer.epoch, answer.incarnation
         return answer
 
     def _answered(self, lane: _Lane, call: Callable[[int], DssCall]) -> DssAnswer:

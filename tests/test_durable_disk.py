@@ -236,7 +236,7 @@ def test_a_damaged_store_is_refused_until_an_operator_accepts_that(tmp_path: Pat
         dss.dss_fini(handle)
     file = tmp_path / "durable-1.db"
     # Into the file, and away with the log: a store that was closed well, and then damaged.
-    log = Store(file, 1)
+    log = Store(file, 1, 1)
     log.checkpoint("TRUNCATE")
     log.close()
     data = bytearray(file.read_bytes())

@@ -72,6 +72,7 @@ class Durable:
         self._told = ""  # the last problem, which is not logged again
         self._why_not = errno.ECOMM
         self._open_at_s = 0.0
+        self._judged = {(0, 0), (home.epoch, home.incarnation)}  # by whom clients were answered
         self._lanes: dict[bytes, float] = {}
         self._sweep_at_s = 0.0
 
@@ -179,22 +180,23 @@ class Durable:
         return not self.lost
 
     def _may_serve(self, batch: list[Asked]) -> bool:
-        """False: they are refused. A handle that has seen a higher epoch says that this is not the
-        directory of the last one, if it is a primary's at all."""
+        """False: they are refused. A client that was answered by a primary which this store knows
+        nothing of shows that it is not the last one's."""
         if self.lost and not self._confirmed():
             return False
         store = self._store
         if store is None:
             return False
-        shown = {(one.message.seen_epoch, one.message.seen_store) for one in batch
-                 if isinstance(one.message, d.DssCall)}
-        odd = [(epoch, number) for epoch, number in shown
-               if epoch > self._home.epoch or number not in (0, store.number)]
-        if odd and not self._confirmed():
+        shown = {(one.message.seen_epoch, one.message.seen_incarnation) for one in batch
+                 if isinstance(one.message, d.DssCall)} - self._judged
+        if not shown:
+            return True
+        if not self._confirmed():
             return False
         try:
-            for epoch, number in odd:
-                judge_shown(self._home, store, epoch, number)
+            for epoch, incarnation in shown:
+                judge_shown(self._home, store, epoch, incarnation)
+                self._judged.add((epoch, incarnation))
         except (RefusedError, sqlite3.Error) as problem:
             self._refuse(problem)
         return self._store is not None

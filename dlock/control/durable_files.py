@@ -34,9 +34,6 @@ ANY_NAME: Final = re.compile(r"durable-([1-9][0-9]{0,6})\.db.*")
 LOG_HEAD_BYTES: Final = 32
 COPY_TRIES: Final = 10
 REFUSAL: Final = "refusal"  # in the store: why it is not served
-ACCEPTED: Final = "accepted_epoch"  # up to here an operator has said that it is right
-ACCEPTED_STORE: Final = "accepted_store {:016x}"  # and in spite of clients that have seen this one
-NUMBER_BYTES: Final = 8
 
 
 class Home(Frozen):
@@ -77,7 +74,7 @@ def open_store(home: Home) -> Store:
     path = _file(home.path, home.epoch)
     if not log_of(path).exists():
         lay_out_log(path)
-    store = Store(path, home.epoch)
+    store = Store(path, home.epoch, home.incarnation)
     try:
         _judge(home, store)
     except BaseException:
@@ -99,24 +96,18 @@ def _judge(home: Home, store: Store) -> None:
         raise RefusedError(refusal(known or home.doubt))
 
 
-def judge_shown(home: Home, store: Store, epoch: int, number: int) -> None:
-    """A client was answered by this epoch of the service, from the store of this number (0: not
-    known). RefusedError if that cannot be: then there was a primary that this directory knows
-    nothing of; unless the operator has accepted that. sqlite3.Error."""
-    tables = store.tables
-    later = epoch > max(home.epoch, tables.meta(ACCEPTED) or 0)
-    other = number not in (0, store.number) and not tables.meta(ACCEPTED_STORE.format(number))
-    if home.accepted:
-        if later:
-            tables.set_meta(ACCEPTED, epoch)
-        if other:
-            tables.set_meta(ACCEPTED_STORE.format(number), 1)
-    elif later or other:
-        why = (f"a client was answered in epoch {epoch} of this service"
-               f"{' from another store' if other else ''}, and the state directory {home.path} "
-               f"knows of epoch {home.epoch} at most")
-        tables.set_meta(REFUSAL, why)
+def judge_shown(home: Home, store: Store, epoch: int, incarnation: int) -> None:
+    """A client was answered by this primary of the service. RefusedError if it is none of those
+    whose store this was: then this directory is not the one of the last primary; unless the
+    operator has accepted that. sqlite3.Error."""
+    if store.tables.served_by(epoch, incarnation):
+        return
+    if not home.accepted:
+        why = (f"a client was answered by a primary of epoch {epoch}, of which the state directory "
+               f"{home.path} knows nothing: it is empty, or an older copy")
+        store.tables.set_meta(REFUSAL, why)
         raise RefusedError(refusal(why))
+    store.tables.add_generation(epoch, incarnation)
 
 
 def _take_over(home: Home) -> None:
@@ -155,9 +146,10 @@ def _finish(home: Home, former: Path | None) -> None:
 def _round_off(home: Home, fresh: Path, *, new: bool) -> None:
     """Everything of the log into the file, which is then read through. DamagedError."""
     try:
-        store = Store(fresh, home.epoch, create=os.urandom(NUMBER_BYTES) if new else None)
+        store = Store(fresh, home.epoch, home.incarnation, create=new)
         try:
             store.check()
+            store.tables.add_generation(home.epoch, home.incarnation)
             store.checkpoint("TRUNCATE")
         finally:
             store.close()

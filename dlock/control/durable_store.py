@@ -78,22 +78,21 @@ def _result_of(problem: Exception) -> int:
 class Store:
     """An open file. sqlite3.Error, OSError, DamagedError where it cannot be opened."""
 
-    def __init__(self, path: Path, epoch: int, *, create: bytes | None = None) -> None:
-        """`create`: makes a new one, whose number these eight bytes are."""
+    def __init__(self, path: Path, epoch: int, incarnation: int, *, create: bool = False) -> None:
+        """For the primary of this epoch and incarnation; `create`: makes a new one."""
         self.path = path
         self._epoch = epoch
         self._log_pages = 0
         # Transactions are begun and ended by hand.
         self._connection = sqlite3.connect(path, isolation_level=None, timeout=0)
         try:
-            self.number = self._prepare(create)
+            self._prepare(create)
         except BaseException:
             self._connection.close()
             raise
-        self.tables = Tables(self._connection, epoch, self.number)
+        self.tables = Tables(self._connection, epoch, incarnation)
 
-    def _prepare(self, create: bytes | None) -> int:
-        """Its number."""
+    def _prepare(self, create: bool) -> None:
         for pragma in (f"page_size = {PAGE_BYTES}", "locking_mode = EXCLUSIVE",
                        "synchronous = FULL", "wal_autocheckpoint = 0", "trusted_schema = OFF",
                        f"journal_size_limit = {LOG_BYTES_KEPT}", "secure_delete = OFF"):
@@ -101,23 +100,21 @@ class Store:
         mode = self._connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
             raise DamagedError(f"the file system of {self.path} allows no write-ahead log")
-        if create is not None:
+        if create:
             self._connection.execute("BEGIN IMMEDIATE")
             for statement in SCHEMA:
                 self._connection.execute(statement)
-            self._connection.executemany("INSERT INTO meta VALUES (?, ?)", (
-                ("format", FORMAT), ("number", create)))
+            self._connection.execute("INSERT INTO meta VALUES ('format', ?)", (FORMAT,))
             self._connection.execute("COMMIT")
         try:
-            found = dict(self._connection.execute(
-                "SELECT name, value FROM meta WHERE name IN ('format', 'number')").fetchall())
+            found = self._connection.execute(
+                "SELECT value FROM meta WHERE name = 'format'").fetchone()
         except sqlite3.OperationalError as problem:
             if "no such table" not in str(problem):
                 raise
-            found = {}
-        if found.get("format") != FORMAT:
+            found = None
+        if found is None or found[0] != FORMAT:
             raise DamagedError(f"{self.path} is not of format {FORMAT}")
-        return int.from_bytes(found["number"], "little")
 
     def check(self) -> None:
         """Reads the file through, unless it is very long. DamagedError."""

@@ -5,6 +5,7 @@ transaction around it, its end and the answers are the caller's; now is an argum
     lane       of each asker the number of its last call, and what came of it: a call that is sent
                again, because its answer was lost, is told that and not carried out twice
     record     bytes under a key in a space; `number` is of the write, and never used again
+    generation of each primary that has served what is here, its epoch and incarnation
     meta       what the store knows of itself
 """
 
@@ -20,6 +21,8 @@ from dlock.control.messages_base import Message
 
 SCHEMA: Final = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
+    "CREATE TABLE generation (epoch INTEGER NOT NULL, incarnation BLOB NOT NULL,"
+    " PRIMARY KEY (epoch, incarnation)) WITHOUT ROWID",
     "CREATE TABLE dss_lock (id BLOB PRIMARY KEY, owner BLOB NOT NULL, time_us INTEGER NOT NULL)"
     " WITHOUT ROWID",
     "CREATE TABLE lane (lane BLOB PRIMARY KEY, number INTEGER NOT NULL, error INTEGER NOT NULL)"
@@ -40,13 +43,18 @@ def refused(request: Message, error: int, epoch: int) -> Message:
     return d.RecordPiece(error) if isinstance(request, d.RecordGet) else d.RecordAnswer(error)
 
 
+def _blob(number: int) -> bytes:
+    """SQLite's integers have a sign."""
+    return number.to_bytes(8, "little")
+
+
 class Tables:
     """The tables behind one connection. `carry_out` runs inside the caller's transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, epoch: int, number: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, epoch: int, incarnation: int) -> None:
         self._sql: Callable[..., sqlite3.Cursor] = connection.execute
         self._epoch = epoch
-        self._number = number
+        self._incarnation = incarnation
         self._read: tuple[int, bytes] = -1, b""  # the value that was read last, by its number
         self._handlers: dict[type[Message], Callable[[Any, int], Message]] = {
             d.DssCall: self._call,
@@ -71,6 +79,15 @@ class Tables:
     def set_meta(self, name: str, value: str | int | bytes | None) -> None:
         """None: it is known no more."""
         self._sql("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+    def served_by(self, epoch: int, incarnation: int) -> bool:
+        """Was that primary's store this one?"""
+        return self._sql("SELECT 1 FROM generation WHERE epoch = ? AND incarnation = ?",
+                         (epoch, _blob(incarnation))).fetchone() is not None
+
+    def add_generation(self, epoch: int, incarnation: int) -> None:
+        """From now on it was."""
+        self._sql("INSERT OR REPLACE INTO generation VALUES (?, ?)", (epoch, _blob(incarnation)))
 
     # ---- Locks -----------------------------------------------------------------------------------
 
@@ -112,10 +129,10 @@ class Tables:
         if row is None:
             return self._answer(errno.ENOLCK)
         seconds, microseconds = divmod(row[1], SECOND_US)
-        return d.DssAnswer(0, self._epoch, self._number, row[0], seconds, microseconds)
+        return d.DssAnswer(0, self._epoch, self._incarnation, row[0], seconds, microseconds)
 
     def _answer(self, error: int) -> d.DssAnswer:
-        return d.DssAnswer(error, self._epoch, self._number)
+        return d.DssAnswer(error, self._epoch, self._incarnation)
 
     def _forget(self, forget: d.DssForget, _now_us: int) -> d.DssAnswer:
         self.forget_lanes([forget.lane])

@@ -307,7 +307,7 @@ class ControlLoop:
         elif isinstance(effect, FreePair):
             self._plane.verbs_pair_free(effect.pair)
         elif isinstance(effect, EpochShown):
-            self._desk.epoch_shown(effect.epoch)
+            self._desk.epoch_shown(effect.epoch, effect.incarnation)
         elif isinstance(effect, TakeHigherEpoch):
             self.epoch_above = effect.epoch_above
             self.stopping = True

@@ -79,11 +79,11 @@ class Desk:
         self._wires.pause(connection)
         return False
 
-    def epoch_shown(self, epoch: int) -> None:
-        """A client of the data plane has seen this epoch of the service, which is above ours."""
+    def epoch_shown(self, epoch: int, incarnation: int) -> None:
+        """A client of the data plane has seen this primary of the service, which was later."""
         if self._durable is not None:
             self._durable.offer(Asked(0, 0, d.DssCall(
-                bytes(d.LANE_BYTES), 0, 0, epoch, 0, d.STATUS, b"", b"")))
+                bytes(d.LANE_BYTES), 0, 0, epoch, incarnation, d.STATUS, b"", b"")))
 
     def deliver(self) -> bool:
         """Sends the answers that there are, and takes up who waited for room. False: the store's

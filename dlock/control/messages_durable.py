@@ -53,12 +53,12 @@ class RecordLine(Frozen):
 
 class DssAnswer(Message):
     """`error`: 0, or a number of Linux's errno. Of a STATUS that found a lock: who owns it, and
-    when it was taken or last refreshed, in Unix time. `epoch`: of the server; `store`: which one it
-    serves from, a number that its copies keep; 0: it serves none."""
+    when it was taken or last refreshed, in Unix time. `epoch`, `incarnation`: of
+    the server."""
 
     error: Errno
     epoch: Epoch
-    store: U64 = 0
+    incarnation: U64 = 0
     owner: LockOwner = b""
     seconds: U64 = 0
     microseconds: Annotated[int, Integer(0, 999_999)] = 0
@@ -90,14 +90,14 @@ class RecordPiece(Message):
 class DssCall(Request[DssAnswer]):
     """One call of `dlock.dss`. `lane`: who asks, one call after the other; `number` grows with each
     of its calls that may change something, and the same number is the same call, carried out once.
-    0: a STATUS that settles nothing. `seen_epoch`, `seen_store`: those of the last answer, 0: none
-    has come yet. `again`: it may have been sent before."""
+    0: a STATUS that settles nothing. `seen_epoch`, `seen_incarnation`: those of the last
+    answer, 0: none has come yet. `again`: it may have been sent before."""
 
     lane: Lane
     number: Number
     again: Bit
     seen_epoch: Epoch
-    seen_store: U64
+    seen_incarnation: U64
     operation: Annotated[int, Integer(HELLO, STATUS)]
     lock_id: LockId
     owner: LockOwner

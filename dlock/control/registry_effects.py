@@ -84,10 +84,11 @@ class TakeHigherEpoch(Frozen):
 
 
 class EpochShown(Frozen):
-    """A client has seen this epoch, which is above ours: our state directory is not the one of the
-    last primary."""
+    """A client has seen this primary, which was later than ours: our state directory is not that of
+    the last one."""
 
     epoch: int
+    incarnation: int
 
 
 class ReadFormerRoster(Frozen):

@@ -184,7 +184,7 @@ class Restoring:
         fields: dict[str, object] = {"seen": epoch, "ours": self._epoch}
         if self._config.durable or epoch >= m.EPOCH_MAX:
             self._out.add(Note("a client of another primary", fields, logging.ERROR))
-            self._out.add(EpochShown(epoch))
+            self._out.add(EpochShown(epoch, call.message.seen_incarnation))
             self._out.refuse(call, DlockStatus.ERROR)
             return
         if self.phase is not Phase.OVER:
