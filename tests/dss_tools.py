@@ -21,7 +21,8 @@ import sys
 from pathlib import Path
 from dlock.server import Server, ServerConfig
 server = Server(ServerConfig(port=int(sys.argv[2]), state_dir=Path(sys.argv[1]), take_over=True,
-                             accept_empty_state=sys.argv[3] == "True", session_ttl_ms=2000))
+                             accept_empty_state=sys.argv[3] == "True",
+                             session_ttl_ms=int(sys.argv[4])))
 print(server.port, flush=True)
 server.wait(300)
 """
@@ -43,10 +44,10 @@ class Child:
     """A primary in a process of its own, which ends with the block at the latest."""
 
     def __init__(self, folder: Path, port: int = 0, *, accept: bool = False,
-                 **environment: str) -> None:
+                 ttl_ms: int = 2000, **environment: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PRIMARY, str(folder), str(port), str(accept)], text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            [sys.executable, "-c", PRIMARY, str(folder), str(port), str(accept), str(ttl_ms)],
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             env={**os.environ, **environment})
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

@@ -22,7 +22,7 @@ from dlock import dss, durable
 from dlock.control import messages as m
 from dlock.control.link import ControlLink
 from dlock.dss import DssHandle
-from dlock.errors import ConnectionLost
+from dlock.errors import ClientClosed, ConnectionLost
 from dlock.server import Server
 
 ECOMM, EEXIST, ENOLCK = -errno.ECOMM, -errno.EEXIST, -errno.ENOLCK
@@ -249,6 +249,33 @@ def test_a_stopped_primary_that_was_replaced_answers_nothing(tmp_path: Path, see
             assert old.process.wait(LIMIT_S) is not None
             for lock_id in (f"{number}/{place}" for number in range(4) for place in range(8)):
                 assert dss.dss_lock_status(at_new, lock_id)[:2] == (0, "new")
+
+
+def test_a_running_primary_that_is_replaced_acknowledges_nothing_more(tmp_path: Path) -> None:
+    """Its session_ttl is so long that nothing but the look after each commit can tell it."""
+    held: list[str] = []
+    with Child(tmp_path, ttl_ms=120_000) as old, durable.DurableLocks(
+            old.address, timeout=3) as locks:
+        ended: list[Exception] = []
+
+        def ask() -> None:
+            try:
+                for number in range(1_000_000):
+                    locks.lock(f"{number}", "o")
+                    held.append(f"{number}")
+            except (ConnectionLost, ClientClosed) as problem:
+                ended.append(problem)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        assert eventually(lambda: len(held) > 100)
+        with Child(tmp_path) as new, handle_of(new.address) as at_new:
+            assert old.process.wait(LIMIT_S) is not None
+            locks.close()
+            asking.join()
+            assert len(ended) == 1
+            lost = [one for one in held if dss.dss_lock_status(at_new, one)[:2] != (0, "o")]
+            assert not lost, f"{len(lost)} of {len(held)}"
 
 
 def test_what_the_old_primary_acknowledged_before_it_stopped_is_there(tmp_path: Path) -> None:
