@@ -155,7 +155,9 @@ def test_the_end_of_a_session_waits_for_what_is_under_way(server: Service) -> No
     run(program())
 
 
-def test_whose_connection_breaks_before_his_lock_is_answered_does_not_get_it(server: Service) -> None:
+def test_whose_connection_breaks_before_the_answer_does_not_get_the_lock(
+    server: Service,
+) -> None:
     async def program() -> None:
         async with house(server) as place:
             one = await place.client()
