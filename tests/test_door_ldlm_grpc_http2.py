@@ -37,6 +37,36 @@ def test_the_lane_takes_what_it_knows_by_sight() -> None:
     assert all(pair.seen[one].ended for one in known | by_sight)
 
 
+def test_the_lane_takes_the_calls_of_grpcio_which_make_room_first() -> None:
+    server = Http2()
+    headers_of = b"\x83\x86" + b"".join(
+        b"\x10" + bytes((len(name),)) + name + bytes((len(value),)) + value for name, value in (
+            (b":path", b"/ldlm.LDLM/Lock"), (b":authority", b"x"), (b"te", b"trailers"),
+            (b"content-type", b"application/grpc")))
+    server.receive(PREFACE + EMPTY_SETTINGS + frame(1, 4, 1, headers_of)
+                   + frame(0, 1, 1, framed(b"1")))
+    room = frame(8, 0, 3, b"\0\0\0\5")
+    (call,) = server.receive(frame(1, 4, 3, headers_of) + room + frame(0, 1, 3, framed(b"2")))
+    assert call == Call(3, calls.Route("Lock"), b"2")
+    assert 3 not in server._h2.streams
+    # What the others may do with a window is h2's to judge.
+    none = frame(8, 0, 5, bytes(4))
+    assert server.receive(frame(1, 4, 5, headers_of)) == []
+    with pytest.raises(Broken):
+        server.receive(none)
+
+
+def test_room_that_came_past_h2_is_used() -> None:
+    pair = Pair(answers=lambda call: b"y" * 60_000, acknowledges=False)
+    first, second = pair.begin(b"1"), pair.begin(b"2")
+    pair.exchange()
+    pair.client.increment_flow_control_window(100_000)
+    pair.exchange()
+    assert (pair.seen[first].ended, pair.seen[second].ended) == (True, True)
+    with pytest.raises(Broken):
+        pair.server.receive(frame(8, 0, 0, b"\x7f\xff\xff\xff"))
+
+
 @BOTH
 def test_three_hundred_that_wait_do_not_delay_the_others(fast: bool) -> None:
     pair = Pair(fast, answers=lambda call: None if call.message == b"wait" else b"at once")

@@ -38,6 +38,7 @@ from dlock.doors.ldlm.lane import (
     HEAD_BYTES,
     HEADERS,
     RST_STREAM,
+    WINDOW_UPDATE,
     Lane,
     number,
 )
@@ -155,7 +156,7 @@ class Http2:
             kind = data[at + 3]
             if self._in_headers:
                 self._in_headers = not data[at + 4] & END_HEADERS
-            elif kind in (HEADERS, RST_STREAM, GOAWAY):
+            elif kind in (HEADERS, WINDOW_UPDATE, RST_STREAM, GOAWAY):
                 if first < at:
                     self._give_to_h2(data[first:at])
                 first = after = self._special(kind, data, at, after)
@@ -180,12 +181,18 @@ class Http2:
         return after
 
     def _kept_from_h2(self, kind: int, stream: int, content: bytes) -> bool:
-        """RST_STREAM of a stream that h2 does not have; and the client's GOAWAY, after which its
-        calls go on as before, though not for h2."""
+        """RST_STREAM and WINDOW_UPDATE of a stream that h2 does not have; and the client's GOAWAY,
+        after which its calls go on as before, though not for h2."""
         if kind == GOAWAY:
             return len(content) >= 8 and stream == 0
         if stream in self._open or stream in self._unsent or len(content) != 4:
             return False
+        if kind == WINDOW_UPDATE:
+            kept = self._lane.room(stream, content)
+            if kept and self._unsent and not stream:
+                self._send_more(0)
+                self._collect()
+            return kept
         if not self._lane.was_opened(stream):
             return False
         self._lane.forget(stream)

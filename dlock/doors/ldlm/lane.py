@@ -7,6 +7,8 @@ the one DATA frame of the request, is a call, and nothing needs to be decoded. h
 a stream; it is told its number, so that it takes it for one that has ended, and how many bytes were
 sent on it.
 
+Windows are looked after here too, since clients give room with every call.
+
 What is sent must fit into the peer's windows without waiting, so room for the answer is set aside
 when a call is taken, at most half of what there is: where it is not there, the call is h2's.
 """
@@ -30,6 +32,8 @@ KNOWN_MAX: Final = 64  # header blocks known by sight
 MESSAGE_BYTES_MAX: Final = 8192  # larger ones are h2's
 ANSWER_BYTES_MORE: Final = 128  # what an answer can have more than its request: key and error
 PEER_WINDOW_BYTES_MIN: Final = 65_535  # of a stream; the peer may make it smaller, and is h2's then
+WINDOW_BYTES_MAX: Final = 0x7FFFFFFF
+ROOM_BYTES_MAX: Final = 0x10000  # what a client may give besides; one that gives more is h2's
 CREDIT_BYTES: Final = 64 * 1024  # so much is taken before the peer is told that there is room again
 
 _SIZE_UPDATE: Final = 0x20  # a block that begins so (three bits) changes the table's size
@@ -53,6 +57,7 @@ def _opening(length: int, kind: int, flags: int) -> bytes:
 _HEADERS: Final = _opening(len(calls.ANSWER_HEADERS), HEADERS, END_HEADERS)
 _TRAILERS: Final = _opening(len(calls.ANSWER_TRAILERS), HEADERS, END_HEADERS | END_STREAM)
 _DATA_MEANT: Final = bytes((DATA, END_STREAM))
+_ROOM: Final = _opening(4, WINDOW_UPDATE, 0)
 
 
 class Lane:
@@ -78,10 +83,15 @@ class Lane:
         if data[at + 4] != END_HEADERS:
             return None
         route = self._known.get(data[at + HEAD_BYTES:after])
-        content = after + HEAD_BYTES
-        if route is None or end - content < PREFIX_BYTES:
+        if route is None:
             return None
         written = data[at + 5:at + HEAD_BYTES]
+        if data[after:after + HEAD_BYTES] == _ROOM + written and 0 < number(
+                data, after + HEAD_BYTES) <= ROOM_BYTES_MAX:
+            after += HEAD_BYTES + 4  # some clients make room for the answer first
+        content = after + HEAD_BYTES
+        if end - content < PREFIX_BYTES:
+            return None
         length = int.from_bytes(data[after:after + 3], "big")
         stop = content + length
         if (data[after + 3:content] != _DATA_MEANT + written or stop > end or data[content] != 0
@@ -93,7 +103,8 @@ class Lane:
         if (stream <= h2.highest_inbound_stream_id or not stream & 1 or stream >> 31
                 or length > MESSAGE_BYTES_MAX or len(self._open) + others >= self._streams_max
                 or 2 * (self.reserved_bytes + needed) > h2.outbound_flow_control_window
-                or h2.remote_settings.initial_window_size < PEER_WINDOW_BYTES_MIN):
+                or not PEER_WINDOW_BYTES_MIN <= h2.remote_settings.initial_window_size
+                <= WINDOW_BYTES_MAX - ROOM_BYTES_MAX):
             return None
         h2.highest_inbound_stream_id = stream
         self._open[stream] = needed
@@ -108,6 +119,20 @@ class Lane:
             self._out.append(head(4, WINDOW_UPDATE, 0, 0)
                              + self._uncredited_bytes.to_bytes(4, "big"))
             self._uncredited_bytes = 0
+
+    def room(self, stream: int, content: bytes) -> bool:
+        """WINDOW_UPDATE, which clients send with most calls: more room in the connection's window,
+        or on a stream that is none of h2's any more. False: h2 says what is wrong with it."""
+        more = number(content, 0)
+        if len(content) != 4 or not 0 < more <= WINDOW_BYTES_MAX:
+            return False
+        if stream:
+            return self.was_opened(stream)
+        wide = self._h2.outbound_flow_control_window + more
+        if wide > WINDOW_BYTES_MAX:
+            return False
+        self._h2.outbound_flow_control_window = wide
+        return True
 
     def learn(self, frame: bytes, give: Callable[[], None]) -> None:
         """Gives a HEADERS frame to h2, and remembers what its block says if it left no trace."""
