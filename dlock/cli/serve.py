@@ -52,8 +52,8 @@ state directory:
 exit codes:
   {EXIT_CLEAN}  ended by SIGTERM or SIGINT
   {EXIT_FAILED}  stopped by itself: another primary took the state directory, or a fault (see log)
-  {EXIT_USAGE}  a flag, variable, key or value is wrong, a CPU set included; or RDMA is asked for
-     (--transport verbs) and cannot be had
+  {EXIT_USAGE}  a flag, variable, key or value is wrong, a CPU set or the words of a door included;
+     or RDMA is asked for (--transport verbs) and cannot be had
   {EXIT_ADDRESS}  the address or port cannot be listened on
   {EXIT_STATE}  the state directory or the address file is in use, damaged or cannot be written
   {EXIT_MEMORY}  not enough memory for tables of these sizes
