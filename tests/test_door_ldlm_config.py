@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("httptools", reason="pip install 'dlock[doors]'")
+
+
 from dlock.doors import ldlm
 from dlock.doors.door import DoorError, Usage
 from dlock.doors.ldlm import config, duration

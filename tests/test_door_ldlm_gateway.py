@@ -13,6 +13,9 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+
+pytest.importorskip("httptools", reason="pip install 'dlock[doors]'")
+
 from aio_tools import connected, run, turns, until
 from ldlm_service_tools import Paper, free, granted, service_of
 from lock_tools import Service, serving

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("httptools", reason="pip install 'dlock[doors]'")
+
 from aio_tools import run
 from cli_tools import Done, finish, start
 from door_tools import Door, Place, beside

@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("httptools", reason="pip install 'dlock[doors]'")
+
 from door_tools import Door, Place, beside
 from failover_tools import until
 from ldlm_service_tools import is_key

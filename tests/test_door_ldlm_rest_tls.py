@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("httptools", reason="pip install 'dlock[doors]'")
+
 from door_tools import Place, beside
 
 requests = pytest.importorskip("requests", reason="pip install 'dlock[test-doors]'")

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("httptools", reason="pip install 'dlock[doors]'")
+
 from aio_tools import connected, run, turns, until
 from cli_tools import finish, start
 from door_tools import Door, Place, beside
@@ -87,6 +90,28 @@ def test_nothing_is_answered_before_it_is_on_disk(server: Service) -> None:
             paper.gate.set()
             assert (await unlocked).ok
             assert paper.written == {}
+            await service.stop()
+
+    run(program())
+
+
+def test_a_lock_that_was_lost_while_it_was_written_is_not_given_out(server: Service) -> None:
+    async def program() -> None:
+        async with connected(server) as client:
+            paper = Paper()
+            service = service_of(client, records=paper)
+            paper.gate.clear()
+            asked = service.open("one").try_lock("slow", None, None)
+            await until(lambda: paper.calls == 1)
+            server.admin.break_lock("ldlm:slow")
+            await until(lambda: service.counters["lost_holds"] == 1)
+            paper.gate.set()
+            answer = await asked
+            assert not answer.ok
+            assert answer.error is not None
+            assert "lost" in answer.error.message
+            await until(lambda: paper.written == {})
+            await free(service.open("two"), "slow")
             await service.stop()
 
     run(program())

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dlock.doors.ldlm.service import Session
     from dlock.doors.ldlm.table import Entry, Held
 
+LOST: Final = problems.unknown("the lock was lost before it could be given out")
 _log: Final = logging.getLogger("dlock.doors.ldlm")
 
 
@@ -113,19 +114,22 @@ class Request(asyncio.Future[Answer]):
             self.set_result(answer)
 
     async def _written(self, held: Held[Key]) -> Answer:
-        """The lock is granted; its key is given out when it is written down."""
+        """The lock is granted; its key is given out when it is written down, if it is still good
+        then: the primary may have been away for long."""
         book = self._session.service.book
         assert book is not None
         held.stored = True
-        answer = Answer(True, held.name, held.key)
+        problem: Problem | None = None
         try:
             await book.write(held.name, held.entry.size, held.key, held.hold.token)
         except DlockError as error:
-            _log.error("Lock could not be written down: %s", error,
-                       extra=fields(lock=held.name))
-            answer = Answer(False, held.name, held.key, problems.unknown(
-                f"the lock could not be written down: {error}"))
-        if not answer.ok or self.done():  # or nobody has got its key
+            _log.error("Lock could not be written down: %s", error, extra=fields(lock=held.name))
+            problem = problems.unknown(f"the lock could not be written down: {error}")
+        else:
+            if not (held.hold.held or await held.hold.settled()):
+                problem = LOST
+        answer = Answer(problem is None, held.name, held.key, problem)
+        if problem is not None or self.done():  # or nobody has got its key
             book.strike(held.key)
             held.stored = False
             self._session.service.give_back(held)

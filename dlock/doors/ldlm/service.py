@@ -299,6 +299,7 @@ class LdlmService:
         if released:
             return Answer(True, held.name)
         self.counters["lost_holds"] += 1
+        _log.error("Lock lost before it was unlocked", extra=fields(lock=held.name, key=held.key))
         return Answer(False, held.name, error=problems.WRONG_KEY)
 
     def renew(self, name: str, key: str, timeout_s: int) -> asyncio.Future[Answer]:
