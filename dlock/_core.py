@@ -221,6 +221,10 @@ class LockView(NamedTuple):
     served: int
     kind: int
     closing: int
+    session: int
+    owner: int
+    since_ns: int
+    client_id: int
 
 
 class Claim(NamedTuple):

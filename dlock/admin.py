@@ -60,7 +60,9 @@ class Named:
 class LockSummary(Named):
     """A lock in short. `kind` is "atomic" (a plain lock), "rw", "fair" or "semaphore"; `size` how
     many may hold a semaphore at a time; `served` grows, modulo 65536, with each request that was
-    granted or gave up."""
+    granted or gave up; `text`: what the name stands for, if it was too long for a name and a client
+    has told it. Of its newest holder: `holder`, who its client is, None: nobody holds it; `label`,
+    what the client says of the party that holds it; `since_s`, for how long."""
 
     kind: str
     size: int
@@ -68,6 +70,10 @@ class LockSummary(Named):
     holders: int
     waiters: int
     served: int
+    text: bytes = b""
+    holder: Peer | None = None
+    label: str = ""
+    since_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +89,19 @@ class Peer:
     job: str = ""
     info: Mapping[str, object] = field(default_factory=dict, repr=False)
 
+    @property
+    def role(self) -> str:
+        """The role of its session, which at most one session has; empty: none."""
+        return str(self.info.get("role", ""))
+
 
 @dataclass(frozen=True, slots=True)
 class Holder(Peer):
     """Who holds a lock. `mode` is "exclusive" or "shared"; `actor` tells the threads or tasks of
     one client apart, 0: not known; `since_s`: for how long; `lease_left_s`: None: no lease, the
     hold ends with its session; `session_left_s`: until the session ends unless the client is heard
-    of, 0.0: it has ended; `breaking`: the client was asked to give the hold up."""
+    of, 0.0: it has ended; `breaking`: the client was asked to give the hold up; `label`: what the
+    client says of this party of its."""
 
     actor: int = 0
     mode: str = "exclusive"
@@ -98,6 +110,7 @@ class Holder(Peer):
     lease_left_s: float | None = None
     session_left_s: float = 0.0
     breaking: bool = False
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +124,13 @@ class Waiter(Peer):
     since_s: float = 0.0
     session_left_s: float = 0.0
     ticket: bool = False
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class LockDetails(Named):
-    """One lock at one moment. `more`: holders and waiters beyond those that fitted the answer."""
+    """One lock at one moment. `more`: holders and waiters beyond those that fitted the answer;
+    `text`: what the name stands for, if it was too long for a name and a client has told it."""
 
     kind: str
     size: int
@@ -123,6 +138,7 @@ class LockDetails(Named):
     holders: tuple[Holder, ...]
     waiters: tuple[Waiter, ...]
     more: int
+    text: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,9 +229,9 @@ class Admin:
         key, start = _key(prefix, 0), 0
         while start != m.NONE:
             answer = self._asked(m.ListLocks(key, start, LOCK_LINES_MAX, busy_only))
+            who = {line.client_id: line.info for line in answer.clients}
             for line in answer.locks:
-                yield LockSummary(line.descriptor, _KINDS[line.kind], line.size, line.lock_id,
-                                  line.holders, line.waiters, line.served)
+                yield _summary(line, who)
             start = answer.next
 
     def show(self, name: str | bytes) -> LockDetails | None:
@@ -350,6 +366,15 @@ def _peer(client_id: int, info: Mapping[str, Any]) -> dict[str, Any]:
             **texts}
 
 
+def _summary(line: m.LockLine, who: Mapping[int, Mapping[str, Any]]) -> LockSummary:
+    holder = None
+    if line.client_id:
+        holder = Peer(**_peer(line.client_id, who.get(line.client_id, {})))
+    return LockSummary(
+        line.descriptor, _KINDS[line.kind], line.size, line.lock_id, line.holders, line.waiters,
+        line.served, line.text, holder, line.label, line.since_ms / MS_PER_S)
+
+
 def recovery_status(answer: m.RecoveryShown) -> RecoveryStatus:
     """What an answer to Recover says."""
     return RecoveryStatus(
@@ -371,7 +396,7 @@ def details(key: bytes, answer: m.LockShown) -> LockDetails | None:
         key, _KINDS[answer.kind], answer.size, answer.lock_id,
         tuple(_holder(one, who.get(one.client_id, {})) for one in held),
         tuple(_waiter(one, who.get(one.client_id, {})) for one in queued),
-        answer.total - len(answer.entries))
+        answer.total - len(answer.entries), answer.text)
 
 
 def _holder(line: m.EntryLine, info: Mapping[str, Any]) -> Holder:
@@ -380,11 +405,11 @@ def _holder(line: m.EntryLine, info: Mapping[str, Any]) -> Holder:
         **_peer(line.client_id, info), actor=line.actor, mode=_MODES[line.mode], token=line.token,
         since_s=line.since_ms / MS_PER_S,
         lease_left_s=line.lease_left_ms / MS_PER_S if leased else None,
-        session_left_s=line.session_left_ms / MS_PER_S, breaking=line.breaking)
+        session_left_s=line.session_left_ms / MS_PER_S, breaking=line.breaking, label=line.label)
 
 
 def _waiter(line: m.EntryLine, info: Mapping[str, Any]) -> Waiter:
     return Waiter(
         **_peer(line.client_id, info), actor=line.actor, mode=_MODES[line.mode], stamp=line.token,
         since_s=line.since_ms / MS_PER_S, session_left_s=line.session_left_ms / MS_PER_S,
-        ticket=line.state == _core.DLK_ENTRY_TICKET)
+        ticket=line.state == _core.DLK_ENTRY_TICKET, label=line.label)

@@ -45,7 +45,7 @@ class Superseded(DlockError, RuntimeError):
     def __str__(self) -> str:
         return (f"another client has taken the role {self.role!r} of this one, and with that ended "
                 f"its session: what it held is lost. If it was not meant to be replaced, look who "
-                f"has the role (`dlock clients`)")
+                f"has the role (`dlock top --once`)")
 
 
 class WrongLoop(DlockError, RuntimeError):

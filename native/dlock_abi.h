@@ -489,6 +489,11 @@ struct dlk_lock_view {
     uint16_t served;      /* requests that were granted or gave up, modulo 65536 */
     uint8_t kind;
     uint8_t closing;
+    uint32_t session;     /* slot, of the newest holder; what follows too. Nobody: 0 */
+    uint64_t owner;
+    uint64_t since_ns;
+    uint32_t client_id;
+    uint32_t reserved;
 };
 
 size_t dlk_engine_view(const struct dlk_engine *engine, uint32_t slot, struct dlk_entry_view *out,

@@ -64,7 +64,14 @@ uint32_t dlk_view_command(const struct dlk_engine *engine, const struct dlk_comm
 
 static struct dlk_lock_view in_short(const struct dlk_engine *engine, const struct lock *lock)
 {
+    static const struct entry nobody;
+    bool held = lock->holders != DLK_NONE;
+    const struct entry *holder = held ? &engine->entries[lock->holders] : &nobody;
     return (struct dlk_lock_view){
+        .session = holder->session,
+        .owner = holder->owner,
+        .since_ns = holder->since_ns,
+        .client_id = held ? engine->sessions[holder->session].client_id : 0,
         .slot = lock_index(engine, lock),
         .id = lock->id,
         .n_exclusive = lock->n_exclusive,

@@ -63,9 +63,14 @@ def test_ls_lists_locks_with_holders_and_waiters(
         until(lambda: any(lock.waiters for lock in admin.locks()))
     done = dlock("ls", address=address(service))
     assert (done.code, done.err) == (0, "")
-    assert done.rows == [
-        ["NAME", "KIND", "HOLDERS", "WAITERS"], ["a/idle", "rw", "0", "0"],
-        ["b/held", "atomic", "1", "1"], ["c", "rw", "2", "0"]]
+    me = f"{socket.gethostname()}:{os.getpid()}"
+    assert done.rows[0] == ["NAME", "KIND", "HOLDERS", "WAITERS", "DOOR", "CLIENT", "AGE"]
+    assert [row[:4] for row in done.rows[1:]] == [
+        ["a/idle", "rw", "0", "0"], ["b/held", "atomic", "1", "1"], ["c", "rw", "2", "0"]]
+    assert done.rows[1][4:] == ["-", "-", "-"]
+    assert done.rows[2][4:6] == done.rows[3][4:6]
+    assert done.rows[2][4] == "-"
+    assert done.rows[2][5].startswith(me)
     assert [row[0] for row in dlock("ls", "--busy", address=address(service)).rows[1:]] == [
         "b/held", "c"]
     assert [row[0] for row in dlock("ls", "b", address=address(service)).rows[1:]] == ["b/held"]

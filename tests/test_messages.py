@@ -22,6 +22,8 @@ SAMPLES: list[m.Message] = [
     m.ClientInit(1, 1, {"host": "node1", "pid": 7}),
     m.ClientReinit(1, 2, 0x7FFFFFFF, b"s" * 16, 3, 2**64 - 1, 1, {"pid": 7}),
     m.EnterRole(1, 1, "r" * 128, 1, {"pid": 7}),
+    m.Describe((m.LabelLine(2**32 - 1, "x" * 128),) * 256),
+    m.Describe((), (m.TextLine(b"d" * 512, b"t" * 49152),)),
     m.ReinitDone(), m.ClientDeinit(), m.Heartbeat(), m.Stats(),
     m.GetLocks((SPEC,) * 31),
     m.ReleaseLocks((1, 2, 0x7FFFFFFF)),
@@ -241,6 +243,10 @@ def test_messages_before_the_bad_one_are_taken() -> None:
     m.ClientInit(1, 1, {"program": "\ud800"}),
     m.EnterRole(1, 1, "r" * 129, 1, {}),
     m.EnterRole(1, 1, "role", 2, {}),
+    m.Describe((m.LabelLine(1, "x" * 129),)),
+    m.Describe((m.LabelLine(1, "x"),) * 257),
+    m.Describe((), (m.TextLine(b"", b"t"),)),
+    m.Describe((), (m.TextLine(b"d", b"t" * 49153),)),
     m.DeclareLease(2**32),
 ])
 def test_the_sender_is_told_first(message: m.Message) -> None:

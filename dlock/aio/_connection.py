@@ -32,6 +32,7 @@ from dlock.admin import LockDetails, details
 from dlock.aio import _exit, _reconnect
 from dlock.aio._actors import actors, new_actor
 from dlock.aio._collect import Collector
+from dlock.aio._describe import Descriptions
 from dlock.aio._doubts import Doubts
 from dlock.aio._drive import REPLY_TIMEOUT_S, Driver
 from dlock.aio._exit import end, leave
@@ -84,6 +85,7 @@ class Connection:
         self.superseded: Superseded | None = None
         self.notices = 0
         self.doubts = Doubts(loop)
+        self.descriptions = Descriptions(self, loop)
 
     async def open(self, timeout_s: float) -> None:
         """Connects. ConnectError; nothing is left behind if it fails or is cancelled."""
@@ -164,6 +166,7 @@ class Connection:
             if handle is not None:
                 return handle
             await self._wanted.get(key, deadline)
+            self.descriptions.got(key[0])
 
     async def get_name(self, key: Key, deadline: float) -> None:
         """Gets a name from the server. KindMismatch; ServerFull; ConnectionLost."""
@@ -340,6 +343,7 @@ class Connection:
         old: Session | None = getattr(self, "session", None)
         self._driver = driver
         driver.watch(weakref.WeakMethod(self._link_ended))
+        self.descriptions.at_home((session.number, session.home))
         self.wake_all()
         if session is old:
             _log.info("the session at %s is taken up again", self.options.address)
@@ -459,6 +463,7 @@ class Connection:
         self._stop_tasks()
         end(self.session, self.collector)
         self.doubts.end()
+        self.descriptions.end()
         self._driver.close()
         _keeper.let_go(self._needs_keeper)
         _exit.forget(self)

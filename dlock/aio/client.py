@@ -239,6 +239,12 @@ class Client:
         self._connection.check()
         return await self._connection.show(_calls.descriptor(name))
 
+    def describe(self, key: Key, text: bytes) -> None:
+        """Tells operators what the name of this lock stands for, where it is a hash of something
+        longer: at most 48 KiB of it, for as long as this client has the name. Costs next to nothing
+        when it has been said before."""
+        self._connection.descriptions.text(key.descriptor, text)
+
     def let_go(self, key: Key) -> bool:
         """Gives a name up that nobody of this client uses: the server forgets kind and size of a
         lock that no client has got. False: it is in use, or is not had."""

@@ -358,15 +358,21 @@ class Owner:
         """Use `client.owner()`."""
         self._connection = connection
         self.label = label
+        self.closed = False
         self.patience = patience
         self.number = new_number()
-        self.closed = False
+        if label:
+            connection.descriptions.label(self.number, label)
         self._asks: set[Asking] = set()
         self._holds: set[Hold] = set()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{len(self._holds)} held, {len(self._asks)} asked"
         return f"<dlock.aio.Owner {self.number} {self.label!r}, {state}>"
+
+    def __del__(self) -> None:
+        if self.label and not self.closed:
+            self._connection.descriptions.forget(self.number)
 
     @property
     def holds(self) -> frozenset[Hold]:
@@ -424,6 +430,8 @@ class Owner:
     def close(self) -> None:
         """Cancels what it asks for and releases what it holds."""
         self.closed = True
+        if self.label:
+            self._connection.descriptions.forget(self.number)
         for asking in list(self._asks):
             asking.strike()
         for hold in list(self._holds):

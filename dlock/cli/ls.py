@@ -22,11 +22,17 @@ from dlock.cli.common import (
     lock_prefix,
     print_json,
 )
-from dlock.cli.text import name_fields, safe, table
+from dlock.cli.show import who
+from dlock.cli.text import NOTHING, duration, name_fields, safe, table
 
 EXIT_CODES: Final = codes({EXIT_CLEAN: "listed, also if there are none"})
-HEAD: Final = ("NAME", "KIND", "HOLDERS", "WAITERS")
-RIGHT: Final = ("HOLDERS", "WAITERS")
+HEAD: Final = ("NAME", "KIND", "HOLDERS", "WAITERS", "DOOR", "CLIENT", "AGE")
+RIGHT: Final = ("HOLDERS", "WAITERS", "AGE")
+DOOR_ROLE: Final = "door:"
+EPILOG: Final = """\
+DOOR, CLIENT and AGE are those of the newest holder: through which door it came, who it is, and for
+how long it has held the lock. A name that was too long for the server stands there as its hash, and
+in brackets what it stands for, if its client has told it."""
 PLAIN_WORD: Final = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_./:@%+=,-]*")  # no shell sees more in it
 
 
@@ -34,7 +40,7 @@ def register(subparsers: Any) -> None:
     """Adds the subcommand."""
     parser = add_parser(
         subparsers, "ls", help="list locks", exit_codes=EXIT_CODES,
-        description="Lists the locks that the server knows, sorted by name.")
+        description="Lists the locks that the server knows, sorted by name.", epilog=EPILOG)
     parser.add_argument("prefix", metavar="PREFIX", nargs="?", default=b"", type=lock_prefix,
                         help="only names that begin so")
     parser.add_argument("--busy", action="store_true",
@@ -81,8 +87,23 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def as_table(locks: Iterable[LockSummary], width: int | None) -> str:
     """The list for people."""
-    return table(HEAD, [(safe(lock.key), lock.kind, holders(lock), str(lock.waiters))
-                        for lock in locks], RIGHT, width)
+    return table(HEAD, [(title(lock.key, lock.text), lock.kind, holders(lock), str(lock.waiters),
+                         *held_by(lock)) for lock in locks], RIGHT, width)
+
+
+def title(key: bytes, text: bytes) -> str:
+    """The name, and what it stands for."""
+    return f"{safe(key)} ({safe(text)})" if text else safe(key)
+
+
+def held_by(lock: LockSummary) -> tuple[str, str, str]:
+    """Door, client and age of the newest holder."""
+    holder = lock.holder
+    if holder is None:
+        return NOTHING, NOTHING, NOTHING
+    role = safe(holder.role)
+    door = role.removeprefix(DOOR_ROLE) if role.startswith(DOOR_ROLE) else NOTHING
+    return door, safe(lock.label) or who(holder), duration(lock.since_s)
 
 
 def holders(lock: LockSummary) -> str:
@@ -93,7 +114,12 @@ def holders(lock: LockSummary) -> str:
 def as_fields(lock: LockSummary) -> dict[str, object]:
     """The lock in JSON."""
     fields = dataclasses.asdict(lock)
-    del fields["key"]
+    for left_out in "key", "text":
+        del fields[left_out]
+    if lock.text:
+        fields.update({f"text{key[4:]}": text for key, text in name_fields(lock.text).items()})
+    if lock.holder is not None:
+        fields["role"] = lock.holder.role
     return {**name_fields(lock.key), **fields}
 
 

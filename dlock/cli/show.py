@@ -73,6 +73,8 @@ def as_text(lock: LockDetails) -> str:
     parts = [f"{safe(lock.key)}: {lock.kind}{size}, {_some(len(lock.holders), 'holder')}, "
              f"{_some(len(lock.waiters), 'waiter')}"
              + (f", {lock.more} more that are not shown" if lock.more else "")]
+    if lock.text:
+        parts.append(f"the name stands for {safe(lock.text)}")
     if lock.holders:
         parts.append(table(HOLDERS_HEAD, map(_holder_row, lock.holders)))
     if lock.waiters:
@@ -85,12 +87,12 @@ def _some(number: int, word: str) -> str:
 
 
 def _holder_row(one: Holder) -> tuple[str, ...]:
-    return (who(one), *_described(one), one.mode, duration(one.since_s), expires(one),
+    return (party(one), *_described(one), one.mode, duration(one.since_s), expires(one),
             f"{one.token}{' (asked to give it up)' if one.breaking else ''}")
 
 
 def _waiter_row(one: Waiter) -> tuple[str, ...]:
-    return (who(one), *_described(one), one.mode, duration(one.since_s),
+    return (party(one), *_described(one), one.mode, duration(one.since_s),
             "keeps a ticket" if one.ticket else "")
 
 
@@ -99,9 +101,15 @@ def _described(one: Peer) -> tuple[str, str]:
 
 
 def who(one: Peer) -> str:
-    """host:pid (program), as far as known."""
+    """host:pid (program, role), as far as known."""
     where = f"{safe(one.host)}:{one.pid}" if one.host else f"client {one.client_id}"
-    return f"{where} ({safe(one.program)})" if one.program else where
+    what = ", ".join(safe(part) for part in (one.program, one.role) if part)
+    return f"{where} ({what})" if what else where
+
+
+def party(one: Holder | Waiter) -> str:
+    """The client, and what it says of this party of its."""
+    return f"{who(one)}, {safe(one.label)}" if one.label else who(one)
 
 
 def expires(one: Holder) -> str:
@@ -119,9 +127,10 @@ def as_fields(lock: LockDetails) -> dict[str, object]:
     return {
         **name_fields(lock.key), "kind": lock.kind, "size": lock.size, "lock_id": lock.lock_id,
         "holders": [peer_fields(one) for one in lock.holders],
-        "waiters": [peer_fields(one) for one in lock.waiters], "more": lock.more}
+        "waiters": [peer_fields(one) for one in lock.waiters], "more": lock.more,
+        **{f"text{key[4:]}": text for key, text in name_fields(lock.text).items() if lock.text}}
 
 
 def peer_fields(one: Holder | Waiter) -> dict[str, object]:
     """A holder or a waiter in JSON."""
-    return dataclasses.asdict(one)
+    return {**dataclasses.asdict(one), "role": one.role}

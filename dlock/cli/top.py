@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from dlock.admin import Admin, ClientSummary
-from dlock.cli import plain
+from dlock.cli import ls, plain
 from dlock.cli.activity import Activity, HotLock, Sample, compare
 from dlock.cli.common import (
     EXIT_CLEAN,
@@ -34,7 +34,7 @@ from dlock.cli.common import (
     require,
     say,
 )
-from dlock.cli.text import name_fields
+from dlock.cli.show import peer_fields
 from dlock.errors import ConnectError
 
 EXIT_CODES: Final = codes({
@@ -131,17 +131,15 @@ def as_fields(activity: Activity) -> dict[str, object]:
 
 
 def _lock_fields(one: HotLock) -> dict[str, object]:
-    fields = dataclasses.asdict(one.summary)
-    del fields["key"]
-    found: dict[str, object] = {**name_fields(one.summary.key), **fields, "rate": one.rate}
+    found: dict[str, object] = {**ls.as_fields(one.summary), "rate": one.rate}
     if one.details is not None:
-        found["first_holder"] = next(map(dataclasses.asdict, one.details.holders), None)
-        found["first_waiter"] = next(map(dataclasses.asdict, one.details.waiters), None)
+        found["first_holder"] = next(map(peer_fields, one.details.holders), None)
+        found["first_waiter"] = next(map(peer_fields, one.details.waiters), None)
     return found
 
 
 def _client_fields(one: ClientSummary) -> dict[str, object]:
-    return dataclasses.asdict(one)
+    return {**dataclasses.asdict(one), "role": one.role}
 
 
 # ---- The screen ----------------------------------------------------------------------------------

@@ -39,6 +39,9 @@ from dlock.control.messages_base import Message as Message
 from dlock.control.messages_base import Reply as Reply
 from dlock.control.messages_base import Request as Request
 from dlock.control.messages_base import Status as Status
+from dlock.control.messages_describe import Describe as Describe
+from dlock.control.messages_describe import LabelLine as LabelLine
+from dlock.control.messages_describe import TextLine as TextLine
 from dlock.control.messages_durable import DssAnswer as DssAnswer
 from dlock.control.messages_durable import DssCall as DssCall
 from dlock.control.messages_durable import DssForget as DssForget
@@ -285,6 +288,7 @@ DECLARATIONS: Final = tuple(
         (21, Recover, RecoveryShown),
         (22, OpenQueuePair, QueuePair),
         (23, EnterRole, Welcome),
+        (24, Describe, Status),
         (40, DssCall, DssAnswer),
         (41, DssForget, DssAnswer),
         (42, RecordPut, RecordAnswer),

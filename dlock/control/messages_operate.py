@@ -26,6 +26,7 @@ from dlock.control.messages_base import (
     Mode,
     Request,
 )
+from dlock.control.messages_describe import Label, NameText
 
 LOCK_LINES_MAX: Final = 512
 ENTRY_LINES_MAX: Final = 1024
@@ -43,7 +44,9 @@ EntryLineState = Annotated[int, Integer(_core.DLK_ENTRY_HELD, _core.DLK_ENTRY_TI
 # ---- Parts of messages ---------------------------------------------------------------------------
 
 class LockLine(Frozen):
-    """A lock in short. `served` counts, modulo 65536, the requests that were granted or gave up."""
+    """A lock in short. `served` counts, modulo 65536, the requests that were granted or gave up.
+    Of its newest holder, if it is held: `client_id`, `actor`, `since_ms` and what its client says
+    of that actor (`label`). `text`: what the name stands for, if a client has said so."""
 
     descriptor: Descriptor
     kind: LockKind
@@ -52,11 +55,17 @@ class LockLine(Frozen):
     holders: U32
     waiters: U32
     served: U32
+    client_id: IdOrZero = 0
+    actor: U32 = 0
+    since_ms: U64 = 0
+    label: Label = ""
+    text: NameText = b""
 
 
 class EntryLine(Frozen):
     """A holder, waiter or ticket. `token` is the stamp of one that does not hold; `actor` the
-    thread or task of the client, 0: not known; `breaking`: its client was asked to give it up."""
+    thread or task of the client, 0: not known; `breaking`: its client was asked to give it up;
+    `label`: what the client says of this actor."""
 
     state: EntryLineState
     mode: Mode
@@ -67,6 +76,7 @@ class EntryLine(Frozen):
     lease_left_ms: LeaseLeft
     session_left_ms: U64
     breaking: Flag
+    label: Label = ""
 
 
 class CycleEdge(Frozen):
@@ -104,16 +114,18 @@ class ClientLine(Frozen):
 
 class LockList(Message):
     """Locks in no order that means anything. `next`: where to go on; NONE: that was all. There
-    may be more although none was found so far."""
+    may be more although none was found so far. `clients`: who the holders are, each once."""
 
     status: AnyStatus
     locks: Annotated[tuple[LockLine, ...], Many(Record(LockLine), 0, LOCK_LINES_MAX)] = ()
     next: U32 = NONE
+    clients: Annotated[tuple[WhoLine, ...], Many(Record(WhoLine), 0, LOCK_LINES_MAX)] = ()
 
 
 class LockShown(Message):
     """One lock: its holders, the newest first, then its queue in order, as far as they fit;
-    `total`: how many there are. `clients`: who they are, each once."""
+    `total`: how many there are. `clients`: who they are, each once. `text`: what the name stands
+    for, if a client has said so."""
 
     status: AnyStatus
     kind: LockKind = 0
@@ -122,6 +134,7 @@ class LockShown(Message):
     entries: Annotated[tuple[EntryLine, ...], Many(Record(EntryLine), 0, ENTRY_LINES_MAX)] = ()
     clients: Annotated[tuple[WhoLine, ...], Many(Record(WhoLine), 0, ENTRY_LINES_MAX)] = ()
     total: U32 = 0
+    text: NameText = b""
 
 
 class BrokenLock(Message):

@@ -30,6 +30,7 @@ from dlock.control.registry_effects import (
     PersistEpoch,
     Shown,
 )
+from dlock.control.registry_labels import Labels
 from dlock.control.registry_locks import Lock, LockTable
 from dlock.control.registry_objects import Object, ObjectTable
 from dlock.control.registry_pairs import Pairs
@@ -74,7 +75,8 @@ class Registry:
         self._locks = LockTable(config.max_locks, self._out)
         self._objects = ObjectTable(config.max_objects, self._out)
         self._sessions = Sessions(config, self._out, self._release_all)
-        self._operators = Operators(self._out, self._locks, self._sessions)
+        self._labels = Labels(self._out, self._locks)
+        self._operators = Operators(self._out, self._locks, self._sessions, self._labels)
         self._cycles = Cycles(self._out, self._locks, self._sessions)
         self._pairs = Pairs(self._out, self._sessions)
         self._restoring = Restoring(config, self._out, self._locks, self._sessions)
@@ -91,6 +93,7 @@ class Registry:
             m.ObjectRelease: self._object_release,
             m.ObjectDestroy: self._object_destroy,
             m.OpenQueuePair: self._pairs.open,
+            m.Describe: self._labels.describe,
         }
 
     # ---- Input -----------------------------------------------------------------------------------
@@ -196,6 +199,7 @@ class Registry:
             **self._objects.gauges,
             **self._operators.gauges,
             **self._pairs.gauges,
+            **self._labels.gauges,
             "commands_under_way": self._out.under_way,
             "epoch": self._config.epoch,
             **self._restoring.gauges(now_ns),
@@ -278,6 +282,7 @@ class Registry:
         self._restoring.left(client, call.now_ns)
 
     def _release_all(self, client: Client, now_ns: int) -> None:
+        self._labels.left(client)
         self._locks.release_all(client.locks)
         self._objects.client_gone(client.id, client.objects, now_ns)
 

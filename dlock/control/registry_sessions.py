@@ -107,6 +107,7 @@ class Client:
     listed: bool = True
     gone: bool = False
     locks: GotLocks = field(default_factory=dict, repr=False)
+    labels: dict[int, str] = field(default_factory=dict, repr=False)
     objects: GotObjects = field(default_factory=dict, repr=False)
 
     @property

@@ -25,6 +25,7 @@ from dlock.control.messages_operate import (
     NEVER,
 )
 from dlock.control.registry_effects import Call, Note, Outbox, Views, carried_out
+from dlock.control.registry_labels import Labels
 from dlock.control.registry_locks import Lock, LockTable
 from dlock.control.registry_sessions import MS_NS, Client, Sessions
 from dlock.types import DlockStatus
@@ -34,8 +35,8 @@ LOOKS_PER_ANSWER: Final = 4  # of a search that finds little: then the operator 
 SLOTS_PER_ANSWER: Final = 4096  # of sessions
 ANSWER_BYTES_MAX: Final = _core.DLK_CONTROL_MESSAGE_BYTES_MAX - 256
 # What a line takes at most as msgpack, apart from its texts.
-LOCK_LINE_BYTES: Final = 40
-ENTRY_LINE_BYTES: Final = 56
+LOCK_LINE_BYTES: Final = 64
+ENTRY_LINE_BYTES: Final = 60
 CLIENT_LINE_BYTES: Final = 32
 _FOREVER_NS: Final = 2**64 - 1
 _U32_MAX: Final = 2**32 - 1
@@ -51,6 +52,11 @@ def info_bytes(info: Mapping[str, object]) -> int:
     return size
 
 
+def text_bytes(text: str) -> int:
+    """What a text takes, beside its head."""
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
 def _ms(ns: int) -> int:
     return max(ns, 0) // MS_NS
 
@@ -62,6 +68,7 @@ class _Search:
     call: Call
     start: int
     lines: list[m.LockLine] = field(default_factory=list)
+    clients: dict[int, m.WhoLine] = field(default_factory=dict)
     bytes_left: int = ANSWER_BYTES_MAX
     looks: int = 0
 
@@ -85,7 +92,10 @@ class _Breaking:
 class Operators:
     """The questions of operators. `ask` takes one; the answers come with the plane's events."""
 
-    def __init__(self, outbox: Outbox, locks: LockTable, sessions: Sessions) -> None:
+    def __init__(
+        self, outbox: Outbox, locks: LockTable, sessions: Sessions, labels: Labels
+    ) -> None:
+        self._labels = labels
         self._out = outbox
         self._locks = locks
         self._sessions = sessions
@@ -153,7 +163,7 @@ class Operators:
                     size=search.room if everything else _core.DLK_LOOK_MAX),
             partial(self._found, search))
 
-    def _found(self, search: _Search, event: Event, views: Views, _now_ns: int) -> None:
+    def _found(self, search: _Search, event: Event, views: Views, now_ns: int) -> None:
         asked: m.ListLocks = search.call.message
         after = event.slot if carried_out(event) else m.NONE
         for view in views:
@@ -163,21 +173,39 @@ class Operators:
             if lock is None or not lock.descriptor.startswith(asked.prefix) or (
                     asked.busy_only and not holders and not view.n_queue):
                 continue
-            search.bytes_left -= LOCK_LINE_BYTES + len(lock.descriptor)
-            if search.bytes_left < 0 or not search.room:
+            if not self._add(search, lock, view, now_ns):
                 self._answer_list(search, view.slot)
                 return
-            search.lines.append(m.LockLine(
-                lock.descriptor, lock.kind, lock.size, lock.id, holders, view.n_queue,
-                view.served))
         if after == m.NONE or not search.room or search.looks == LOOKS_PER_ANSWER:
             self._answer_list(search, after)
         else:
             search.start = after
             self._look_on(search)
 
+    def _add(
+        self, search: _Search, lock: Lock, view: _core.LockView, now_ns: int
+    ) -> bool:
+        """False: the answer has no room for one more."""
+        client = self._sessions.at(view.session, view.client_id) if view.client_id else None
+        label = self._labels.label_of(client, view.owner >> 32)
+        text = self._labels.text_of(lock)
+        search.bytes_left -= (
+            LOCK_LINE_BYTES + len(lock.descriptor) + text_bytes(label) + len(text))
+        if client is not None and client.id not in search.clients:
+            search.bytes_left -= CLIENT_LINE_BYTES + info_bytes(client.info)
+        if search.bytes_left < 0 or not search.room:
+            return False
+        if client is not None:
+            search.clients[client.id] = m.WhoLine(client.id, client.info)
+        search.lines.append(m.LockLine(
+            lock.descriptor, lock.kind, lock.size, lock.id, view.n_exclusive + view.n_shared,
+            view.n_queue, view.served, view.client_id, view.owner >> 32,
+            _ms(now_ns - view.since_ns) if view.client_id else 0, label, text))
+        return True
+
     def _answer_list(self, search: _Search, after: int) -> None:
-        self._answer(search.call, m.LockList(DlockStatus.SUCCESS, tuple(search.lines), after))
+        self._answer(search.call, m.LockList(
+            DlockStatus.SUCCESS, tuple(search.lines), after, tuple(search.clients.values())))
 
     # ---- Who holds a lock ------------------------------------------------------------------------
 
@@ -201,24 +229,28 @@ class Operators:
             return
         entries: list[m.EntryLine] = []
         clients: dict[int, m.WhoLine] = {}
-        bytes_left = ANSWER_BYTES_MAX
+        text = self._labels.text_of(lock)
+        bytes_left = ANSWER_BYTES_MAX - len(text)
         for view in views:
             assert isinstance(view, EntryView)
             client = self._sessions.at(view.session, view.client_id)
-            bytes_left -= ENTRY_LINE_BYTES
+            label = self._labels.label_of(client, view.owner >> 32)
+            bytes_left -= ENTRY_LINE_BYTES + text_bytes(label)
             if client is not None and client.id not in clients:
                 bytes_left -= CLIENT_LINE_BYTES + info_bytes(client.info)
             if bytes_left < 0:
                 break
             if client is not None:
                 clients[client.id] = m.WhoLine(client.id, client.info)
-            entries.append(self._entry_line(view, client, now_ns))
+            entries.append(self._entry_line(view, client, label, now_ns))
         self._answer(call, m.LockShown(
             DlockStatus.SUCCESS, lock.kind, lock.size, lock.id, tuple(entries),
-            tuple(clients.values()), event.value))
+            tuple(clients.values()), event.value, text))
 
     @staticmethod
-    def _entry_line(view: EntryView, client: Client | None, now_ns: int) -> m.EntryLine:
+    def _entry_line(
+        view: EntryView, client: Client | None, label: str, now_ns: int
+    ) -> m.EntryLine:
         leased = view.end_ns != _FOREVER_NS
         ended = client is None or client.gone
         return m.EntryLine(
@@ -226,7 +258,7 @@ class Operators:
             _ms(now_ns - view.since_ns),
             min(_ms(view.end_ns - now_ns), _U32_MAX) if leased else NEVER,
             0 if ended else _ms(view.session_end_ns - now_ns),
-            bool(view.flags & _core.DLK_ENTRY_BREAKING))
+            bool(view.flags & _core.DLK_ENTRY_BREAKING), label)
 
     # ---- Breaking --------------------------------------------------------------------------------
 

@@ -235,6 +235,8 @@ static void survey_goes_on_where_it_ended(struct world *world)
     struct dlk_event done = survey(world, 0, out, 3);
     assert(done.result == DLK_RESULT_DONE && done.value == 3 && done.slot == 3);
     assert(out[RW].id == 100 + RW && out[RW].n_shared == 2 && out[RW].n_queue == 1);
+    assert(out[RW].client_id == 1001 && out[RW].session == 1 && out[RW].since_ns == world->now);
+    assert(out[ATOMIC].client_id == 0 && out[ATOMIC].owner == 0);
     assert(out[RW].served == 2 && out[RW].kind == DLK_KIND_RW && out[ATOMIC].served == 0);
     done = survey(world, done.slot, out, 3);
     assert(done.value == 1 && done.slot == DLK_NONE && out[0].slot == SEMAPHORE);
