@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 import re
 import socket
 import threading
@@ -382,3 +384,37 @@ def test_doors_share_names_only_where_they_share_a_namespace(
 def test_two_acquisitions_never_have_the_same_token(door: Door) -> None:
     tokens = {get_lock(door, f"t{number}", lifetime=0) for number in range(500)}
     assert len(tokens) == 500
+
+
+# ---- Anything ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_is_asked_is_answered_as_it_is_written(door: Door, seed: int) -> None:
+    random_ = random.Random(seed)
+    words = [b"lockname", b"auth", b"token", b"timeout", b"lifetime", b"=", b"=", b"&", b"&", b"?",
+             KEY.encode(), b"0", b"-1", b"1e", b".5", b"%", b"%00", b"%ff", b"+", b"%2B", b"\xc3",
+             b"\xff", b"%ED%A0%80", b'"', b"\\", b"a", b"nan"]
+    for _ in range(400):
+        path = random_.choice((b"/getlock", b"/releaselock", b"/status", b"/x"))
+        method = random_.choice((b"GET", b"GET", b"DELETE", b"POST"))
+        query = b"".join(random_.choices(words, k=random_.randrange(14)))
+        if random_.random() < 0.5:
+            query = b"lockname=" + query + b"&auth=" + KEY.encode() + b"&lifetime=0"
+        heard = exchange(door, method + b" " + path + b"?" + query + b" HTTP/1.0\r\n\r\n")
+        status = int(heard.split()[1])
+        assert status in (200, 400, 401, 404, 405), heard
+        if b"application/json" in heard:
+            said = json.loads(heard.partition(b"\r\n\r\n")[2])
+            assert said["servername"] == SERVER
+    assert shown(door) == []
+
+
+def exchange(door: Door, request: bytes) -> bytes:
+    """All that is said to this."""
+    with socket.create_connection(door.address, 60) as client:
+        client.sendall(request)
+        said = b""
+        while piece := client.recv(65536):
+            said += piece
+        return said

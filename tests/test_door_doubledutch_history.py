@@ -69,7 +69,7 @@ class Holding(NamedTuple):
 
 @pytest.fixture(scope="module")
 def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    with one_door(tmp_path_factory.mktemp("history")) as (_, made):
+    with one_door(tmp_path_factory.mktemp("history"), "p", "10") as (_, made):
         yield made
 
 

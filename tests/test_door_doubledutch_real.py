@@ -38,7 +38,7 @@ from doubledutch_tools import (
 from failover_tools import until
 
 WAITING = 1000
-Secure = tuple[str, str]  # URL, path of the certificate
+Secure = tuple[str, str, Door]  # URL, path of the certificate
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
     with beside(folder) as place:
         door = place.door("doubledutch", str(free_port()), "--host", "127.0.0.1", "--cert",
                           certificate, "--key", key, "--config", str(config))
-        yield f"https://localhost:{door.address[1]}", certificate
+        yield f"https://localhost:{door.address[1]}", certificate, door
 
 
 # ---- Libraries and tools -------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
 
 def test_requests_over_https_with_the_key_of_the_file(secure: Secure) -> None:
     requests = pytest.importorskip("requests")
-    url, certificate = secure
+    url, certificate, _ = secure
     with requests.Session() as session:
         session.trust_env = False  # it would have a certificate file of its own
         session.verify = certificate
@@ -94,7 +94,7 @@ def test_requests_over_https_with_the_key_of_the_file(secure: Secure) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl(secure: Secure) -> None:
-    url, certificate = secure
+    url, certificate, _ = secure
 
     def curl(*words: str) -> Any:
         done = subprocess.run(["curl", "-sS", "--cacert", certificate, *words],
@@ -112,7 +112,7 @@ def test_curl(secure: Secure) -> None:
 
 
 def test_what_is_no_tls_is_turned_away(secure: Secure) -> None:
-    url, certificate = secure
+    url, certificate, _ = secure
     port = int(url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port), WAIT_S) as client:
         client.sendall(b"GET / HTTP/1.1\r\n\r\n")
@@ -122,6 +122,38 @@ def test_what_is_no_tls_is_turned_away(secure: Secure) -> None:
           context.wrap_socket(client, server_hostname="localhost") as tls):
         tls.sendall(b"HEAD /nothing HTTP/1.0\r\n\r\n")
         assert tls.recv(1000).startswith(b"HTTP/1.1 404 Not Found\r\n")
+
+
+def test_who_hangs_up_over_tls_while_waiting_is_never_given_the_lock(secure: Secure) -> None:
+    _, certificate, door = secure
+    context = ssl.create_default_context(cafile=certificate)
+
+    def opened() -> ssl.SSLSocket:
+        plain = socket.create_connection(door.address, WAIT_S)
+        return context.wrap_socket(plain, server_hostname="localhost")
+
+    def told(client: ssl.SSLSocket, method: str, target: str) -> Any:
+        client.sendall(f"{method} {target} HTTP/1.0\r\n\r\n".encode())
+        said = b""
+        while piece := client.recv(65536):
+            said += piece
+        return json.loads(said.partition(b"\r\n\r\n")[2])
+
+    asked = f"/getlock?lockname=tls&auth={KEY}&lifetime=3600"
+    with opened() as first:
+        token = told(first, "GET", asked)["sessiontoken"]
+    ghosts = [opened() for _ in range(5)]
+    for ghost in ghosts:
+        ghost.sendall(f"GET {asked}&timeout=3600 HTTP/1.1\r\n\r\n".encode())
+    until(lambda: door.counters().get("waiting") == len(ghosts))
+    for ghost in ghosts:
+        ghost.close()
+    until(lambda: door.counters().get("waiting") == 0)
+    with opened() as second:
+        query = f"lockname=tls&token={token}"
+        assert told(second, "DELETE", f"/releaselock?{query}")["lockreleased"] is True
+    with opened() as third:
+        assert told(third, "GET", f"/status?auth={KEY}")["locks"] == []
 
 
 # ---- Many ----------------------------------------------------------------------------------------

@@ -181,7 +181,7 @@ class Connection(asyncio.Protocol):
             self._read_no_more_than_allowed()
 
     def eof_received(self) -> bool:
-        """True: what is still to be written will be."""
+        """True: what is still to be written will be. With TLS a connection ends at both sides."""
         self._ended = True
         if self._stage >= _LINGERS:
             return False
@@ -191,7 +191,7 @@ class Connection(asyncio.Protocol):
                 self._tell_gone(request)
         elif self._full_since < 0:
             self._end_of_requests()
-        return True
+        return self._transport.can_write_eof()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._ended = True
