@@ -70,8 +70,8 @@ def hold(names: set[str], holder: dlock.Client, waiter: dlock.Client) -> list[dl
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server(ServerConfig(port=0))
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(ServerConfig(port=0, state_dir=tmp_path / "state"))
     yield server
     server.stop()
 
