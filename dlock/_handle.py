@@ -179,6 +179,7 @@ class NameTable:
         self.handles: weakref.WeakValueDictionary[int, Handle] = weakref.WeakValueDictionary()
         self._names: dict[Key, Name] = {}
         self._hand: deque[Name] = deque()  # the order in which eviction looks
+        self._fresh = 0  # of these, the last ones: got since names were last let go
         # Re-entrant: a signal handler, or what is garbage-collected, may come in the midst.
         self._mutex = threading.RLock()
         self._pid = os.getpid()
@@ -264,6 +265,7 @@ class NameTable:
             if known is None or (known.lock_id, known.slot) != (lock_id, slot):
                 name = self._names[key] = Name(self, key, lock_id, slot)
                 self._hand.append(name)
+                self._fresh += 1
 
     def forget(self, name: Name) -> None:
         """The server does not know the name any more; it is to be resolved again."""
@@ -283,17 +285,20 @@ class NameTable:
             self._names = {key: one for key, one in self._names.items() if one.lock_id in lock_ids}
             self.parting = {key: one for key, one in self.parting.items() if one in lock_ids}
 
-    def part(self) -> list[tuple[Key, int]]:
+    def part(self, batches: int = 1) -> list[tuple[Key, int]]:
         """Lets idle names go, when there are more than IDLE_NAMES_MAX, those first that were not
-        used for long. What the server has to be told: (name, lock id), at most RELEASE_BATCH."""
+        used for long. What the server has to be told: (name, lock id), at most so many times
+        RELEASE_BATCH."""
         with self._mutex:
             if len(self._names) >= IDLE_NAMES_MAX + RELEASE_BATCH:
-                self._evict()
-            return list(itertools.islice(self.parting.items(), RELEASE_BATCH))
+                self._evict(batches)
+            self._fresh = 0
+            return list(itertools.islice(self.parting.items(), batches * RELEASE_BATCH))
 
-    def _evict(self) -> None:
-        looks = min(len(self._hand), LOOKS_PER_EVICTION)
-        room = RELEASE_BATCH - len(self.parting)
+    def _evict(self, batches: int) -> None:
+        # Not at those that the last exchange brought: whoever asked for them has not come yet.
+        looks = min(len(self._hand) - self._fresh, batches * LOOKS_PER_EVICTION)
+        room = batches * RELEASE_BATCH - len(self.parting)
         for _ in range(looks):
             if room <= 0 or not self._hand:
                 return

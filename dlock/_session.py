@@ -26,6 +26,7 @@ from dlock._search import Seeker
 from dlock._transport import TCP, Transport
 from dlock.address import Endpoint
 from dlock.control.messages import (
+    BATCH_MAX,
     DeclareLease,
     GetLocks,
     Heartbeat,
@@ -47,6 +48,9 @@ WAIT_MODES: Final = {
     "poll": _core.DLK_WAIT_POLL,
 }
 WAIT_ENVIRONMENT: Final = "DLOCK_WAIT"
+# That one exchange asks for: in a busy event loop an exchange takes several of its turns, and
+# whoever wants a name should not have to wait for hundreds of them.
+NAMES_AT_ONCE: Final = 64 * BATCH_MAX
 
 _PENDING: Final[int] = _core.DLK_STATUS_PENDING
 _FORKED: Final[int] = _core.DLK_STATUS_FORKED
@@ -242,24 +246,25 @@ class Session:
     # ---- Names and leases ------------------------------------------------------------------------
 
     def resolve(self, keys: Sequence[Key]) -> Steps[list[DlockError | None]]:
-        """Gets these names, at most 31, in one exchange, which also tells the server of names that
-        were let go. One outcome a name: None, or why it cannot be had. Refusal; LinkError. Only one
-        may run at a time for a session."""
+        """Gets these names, at most NAMES_AT_ONCE, in one exchange, which also tells the server of
+        names that were let go. One outcome a name: None, or why it cannot be had. Refusal;
+        LinkError. Only one may run at a time for a session."""
         names, epoch = self.names, self.epoch
-        parting = names.part()
-        requests: list[Request[Any]] = []
-        if parting:  # First: one of them may be wanted again.
-            requests.append(ReleaseLocks(tuple(lock_id for _, lock_id in parting)))
-        if keys:
-            requests.append(GetLocks(tuple(LockSpec(*key) for key in keys)))
+        asked = [keys[at:at + BATCH_MAX] for at in range(0, len(keys), BATCH_MAX)]
+        parting = names.part(max(len(asked), 1))
+        requests: list[Request[Any]] = []  # Those first: one of them may be wanted again.
+        for at in range(0, len(parting), RELEASE_BATCH):
+            gone = parting[at:at + RELEASE_BATCH]
+            requests.append(ReleaseLocks(tuple(lock_id for _, lock_id in gone)))
+        requests += [GetLocks(tuple(LockSpec(*key) for key in batch)) for batch in asked]
         if not requests:
             return []
         replies = yield requests
         for reply in replies:
             expect_success(reply.status)
         names.parted(parting)
-        results = zip(keys, replies[-1].results if keys else (), strict=True)
-        return [self._got(key, one, epoch) for key, one in results]
+        results = [one for reply in replies[len(replies) - len(asked):] for one in reply.results]
+        return [self._got(key, one, epoch) for key, one in zip(keys, results, strict=True)]
 
     def _got(self, key: Key, result: LockResult, epoch: int) -> DlockError | None:
         if result.lock_id > 0:  # ERROR: an answer was lost, and it has been got already.

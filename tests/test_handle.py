@@ -83,6 +83,30 @@ def test_many_names_once_each_do_not_grow_anything(server: Server, one: ByHand) 
     assert all(isinstance(step[-1], GetLocks) for step in one.exchanges)
 
 
+def test_hundreds_of_names_are_got_in_one_exchange_and_kept_until_they_are_used(
+    server: Server, one: ByHand
+) -> None:
+    """In a busy event loop whoever wants a name comes for it turns later."""
+    crowds = [[key(f"{crowd} {number}") for number in range(1000)] for crowd in range(4)]
+    names = one.session.names
+    for crowd in crowds:
+        assert one.drive(one.session.resolve(crowd)) == [None] * 1000
+        handles = [names.take(wanted, 0) for wanted in crowd]
+        assert None not in handles
+        for handle in handles:
+            assert handle is not None
+            names.give_back(handle)
+    assert len(one.exchanges) == len(crowds)
+    gone = sum(len(message.lock_ids) for step in one.exchanges for message in step
+               if isinstance(message, ReleaseLocks))
+    assert server.stats()["locks"] == len(names) == 4000 - gone
+    assert len(names) <= _handle.IDLE_NAMES_MAX + 1000 + 2 * _handle.RELEASE_BATCH
+    # What the last exchange brought is not let go by the next one, though nobody has used it yet.
+    assert one.drive(one.session.resolve(crowds[0][:900])) == [None] * 900
+    assert one.drive(one.session.resolve(crowds[1][:900])) == [None] * 900
+    assert all(wanted in names for wanted in crowds[0][:900])
+
+
 def test_what_is_in_use_or_was_used_lately_stays(one: ByHand) -> None:
     names = one.session.names
     held = [one.take(key(f"held {number}")) for number in range(100)]

@@ -15,8 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 from dlock._handle import Key
-from dlock._session import Refusal, Session
-from dlock.control.messages import BATCH_MAX
+from dlock._session import NAMES_AT_ONCE, Refusal, Session
 from dlock.errors import ConnectionLost, DlockError
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ class Wanted:
 
     async def _ask(self) -> None:
         while self._wishes or self._parts:
-            batch = dict(itertools.islice(self._wishes.items(), BATCH_MAX))
+            batch = dict(itertools.islice(self._wishes.items(), NAMES_AT_ONCE))
             for wish in batch.values():
                 wish.asked = True
             problems: list[DlockError | None]
