@@ -204,6 +204,17 @@ def test_whatever_a_peer_sends_is_a_sign_of_life() -> None:
     assert keepalive.look(100.0) == (Look.WAIT, 150.5)
 
 
+def test_a_door_that_slept_reads_before_it_gives_a_peer_up() -> None:
+    keepalive = Keepalive(60.0, 10.0, now_s=0.0)
+    assert keepalive.look(60.0) == (Look.PING, 70.0)
+    assert keepalive.look(300.0) == (Look.WAIT, 300.5)
+    keepalive.heard_s = 300.1
+    assert keepalive.look(300.5) == (Look.WAIT, 360.1)
+    assert keepalive.look(360.1) == (Look.PING, 370.1)
+    assert keepalive.look(500.0) == (Look.WAIT, 500.5)
+    assert keepalive.look(500.5) == (Look.END, 370.1)
+
+
 def test_a_second_is_the_shortest_interval_and_nothing_means_long() -> None:
     assert Keepalive(0.01, 1.0, 0.0).look(0.5) == (Look.WAIT, 1.0)
     assert Keepalive(0.0, 0.0, 0.0).interval_s == 7200.0

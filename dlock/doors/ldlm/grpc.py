@@ -302,7 +302,11 @@ class Connection(asyncio.Protocol):
             server.counters["grpc_bad_credentials"] += 1
             self._refuse(stream, refusal)
             return
-        future = method.ask(session, asked)
+        try:
+            future = method.ask(session, asked)
+        except Exception as problem:
+            future = self._loop.create_future()
+            future.set_exception(problem)
         call = Waiting(method, future)
         if future.done():
             self._answer(stream, call)
@@ -366,10 +370,10 @@ class Connection(asyncio.Protocol):
         if call.deadline is not None:
             call.deadline.cancel()
         future = call.future
-        if future.cancel() or not call.method.grants or future.exception() is not None:
+        if future.cancel() or future.cancelled() or future.exception() is not None:
             return
         answer = future.result()
-        if answer.ok:
+        if answer.ok and call.method.grants:
             self._give_back(answer)
 
     def _give_back(self, answer: Answer) -> None:

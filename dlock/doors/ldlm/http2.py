@@ -127,8 +127,8 @@ class Http2:
         return self._greeted_bytes == len(PREFACE)
 
     def receive(self, data: bytes) -> list[Happened]:
-        """What these bytes, together with those before them, say. Broken: and nothing more may be
-        received. What came before the fault is in its `happened`."""
+        """What these bytes, together with those before them, say. Broken: nothing more may be
+        received, and what came in the same piece is not told."""
         self._happened = []
         if not self.greeted:
             wanted = PREFACE[self._greeted_bytes:self._greeted_bytes + len(data)]

@@ -13,6 +13,7 @@ from typing import Final
 INTERVAL_MIN_S: Final = 1.0  # a shorter one is taken for this
 INTERVAL_NONE_S: Final = 7200.0  # what 0 means
 TIMEOUT_NONE_S: Final = 20.0  # what 0 means
+LATE_S: Final = 0.5
 PING_GAP_S: Final = 10.0  # a peer may ask this often at any time
 STRIKES_MAX: Final = 3  # the third ends the connection
 
@@ -28,26 +29,36 @@ class Look(enum.Enum):
 class Keepalive:
     """Our side: when to ping, when to give up."""
 
-    __slots__ = ("_asked_s", "heard_s", "interval_s", "timeout_s")
+    __slots__ = ("_asked_s", "_late", "heard_s", "interval_s", "timeout_s")
 
     def __init__(self, interval_s: float, timeout_s: float, now_s: float) -> None:
         self.interval_s = max(interval_s, INTERVAL_MIN_S) if interval_s > 0 else INTERVAL_NONE_S
         self.timeout_s = timeout_s if timeout_s > 0 else TIMEOUT_NONE_S
         self.heard_s = now_s  # when the last bytes came; set by whoever reads
         self._asked_s: float | None = None
+        self._late = False
 
     def look(self, now_s: float) -> tuple[Look, float]:
         """What to do, and when to look again."""
         if self._asked_s is not None:
             if self.heard_s <= self._asked_s:
-                over_s = self._asked_s + self.timeout_s
-                return (Look.END if now_s >= over_s else Look.WAIT), over_s
+                return self._unanswered(now_s, self._asked_s + self.timeout_s)
             self._asked_s = None
+            self._late = False
         due_s = self.heard_s + self.interval_s
         if now_s < due_s:
             return Look.WAIT, due_s
         self._asked_s = now_s
         return Look.PING, now_s + self.timeout_s
+
+    def _unanswered(self, now_s: float, over_s: float) -> tuple[Look, float]:
+        """Who looks this late has slept: what came meanwhile is read first."""
+        if now_s < over_s:
+            return Look.WAIT, over_s
+        if now_s > over_s + LATE_S and not self._late:
+            self._late = True
+            return Look.WAIT, now_s + LATE_S
+        return Look.END, over_s
 
 
 class Strikes:
