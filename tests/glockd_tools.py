@@ -4,12 +4,14 @@ talk to it like its clients do."""
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from door_tools import Door, Place, beside, free_port
+from failover_tools import Primary
 
 LIMIT_S = 20.0
 
@@ -123,6 +125,18 @@ class Glockd:
         for wire in self._wires:
             wire.close()
         self._wires.clear()
+
+
+@contextlib.contextmanager
+def stopped(primary: Primary) -> Iterator[None]:
+    """All threads of the primary stand still."""
+    primary.stop()
+    _, status = os.waitpid(primary.process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    try:
+        yield
+    finally:
+        primary.go_on()
 
 
 @contextlib.contextmanager
