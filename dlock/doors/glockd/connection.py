@@ -72,6 +72,7 @@ class Talk(asyncio.Protocol):
     def connection_lost(self, problem: Exception | None) -> None:
         """The client is gone."""
         self._finish()
+        self._session = None  # which knows this connection
         self._stop_timer()
         self._open.discard(self)
         self._service.counters["connections_open"] -= 1

@@ -17,6 +17,7 @@ It may not touch sockets.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -29,7 +30,7 @@ from dlock.doors.glockd import protocol
 from dlock.doors.glockd.protocol import DISABLED, OK
 from dlock.doors.glockd.tables import Party, Tables
 from dlock.doors.names import Named, Names
-from dlock.errors import ClientClosed, ConnectionLost, DlockError
+from dlock.errors import ClientClosed, ConnectionLost, DlockError, ServerFull
 
 KNOWN_LINES_MAX: Final = 8192  # lines whose meaning is remembered
 KNOWN_LINE_BYTES_MAX: Final = 256
@@ -111,9 +112,10 @@ class Service:
         if self._order is None:
             self._order = self.client.owner("order of questions")
         while True:
-            hold = await self._order.take(self._order_key, 0)
-            if hold is not None:
-                hold.release()
+            with contextlib.suppress(ServerFull):  # then the question itself must do
+                hold = await self._order.take(self._order_key, 0)
+                if hold is not None:
+                    hold.release()
             try:
                 found: LockDetails | None = await self.client.show(key.descriptor)
             except ConnectionLost:
@@ -125,7 +127,7 @@ class Service:
 class Session(Party):
     """One connection."""
 
-    __slots__ = ("_answered", "_asked", "_asking", "_counts", "_end_connection", "_exclusive",
+    __slots__ = ("_answered", "_asked", "_counts", "_end_connection", "_exclusive",
                  "_label", "_locks", "_owner", "_service", "_shared", "_tables", "_task", "ended")
 
     def __init__(
@@ -146,7 +148,6 @@ class Session(Party):
         self._exclusive: dict[bytes, aio.Hold] = {}
         self._shared: dict[bytes, aio.Hold] = {}
         self._asked: Command | None = None
-        self._asking: aio.Asking | None = None
         self._task: asyncio.Task[None] | None = None
         self.ended = False
         tables.parties += 1
@@ -201,7 +202,7 @@ class Session(Party):
         if owner is None:
             owner = self._enter()
         self._asked = command
-        self._asking = owner.ask(command.key, self._got)
+        owner.ask(command.key, self._got)
         return None
 
     def _enter(self) -> aio.Owner:
@@ -212,7 +213,6 @@ class Session(Party):
     def _got(self, outcome: Outcome) -> None:
         command = self._asked
         assert command is not None
-        self._asking = None
         if isinstance(outcome, aio.Hold):
             name = command.name
             self._locks[name] = self
@@ -277,7 +277,7 @@ class Session(Party):
         hold = self._shared.get(name)
         if hold is None:
             self._asked = command
-            self._asking = (self._owner or self._enter()).ask(command.key, self._got_shared)
+            (self._owner or self._enter()).ask(command.key, self._got_shared)
             return None
         if hold.held:
             return protocol.shared_got(name, len(self._tables.shared[name]))
@@ -287,7 +287,6 @@ class Session(Party):
     def _got_shared(self, outcome: Outcome) -> None:
         command = self._asked
         assert command is not None
-        self._asking = None
         name = command.name
         if isinstance(outcome, aio.Hold):
             count = self._tables.share(name, self)
