@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
 from dlock.address import parse
@@ -95,10 +94,13 @@ def run(arguments: argparse.Namespace) -> int:
         end_with(arguments.parent)
     try:
         if arguments.kind in TOOLS:
-            return int(_module(TOOLS[arguments.kind]).main(words, os.environ))
+            return int(importlib.import_module(TOOLS[arguments.kind]).main(words, os.environ))
         return _serve(arguments, words, os.environ)
-    except MissingError as problem:
-        say("door", f"the package {problem}, which {arguments.kind} needs, is not installed: "
+    except ModuleNotFoundError as problem:
+        missing = (problem.name or "").partition(".")[0]
+        if missing in ("", "dlock"):
+            raise
+        say("door", f"the package {missing}, which {arguments.kind} needs, is not installed: "
                     f"pip install 'dlock[doors]'")
         return EXIT_MISSING
     except DoorError as problem:
@@ -112,8 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace, words: list[str], environ: Mapping[str, str]) -> int:
-    module = _module(KINDS[arguments.kind])
-    door: Door = module.make(words, environ)
+    door: Door = importlib.import_module(KINDS[arguments.kind]).make(words, environ)
     if arguments.check:
         return EXIT_CLEAN
     _configure_log(door, environ)
@@ -121,20 +122,6 @@ def _serve(arguments: argparse.Namespace, words: list[str], environ: Mapping[str
     place = frame.Place(arguments.connect, arguments.namespace or arguments.kind,
                         arguments.ready_file)
     return frame.run(door, place, _log)
-
-
-class MissingError(Exception):
-    """A package that is not dlock's; its name."""
-
-
-def _module(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as problem:
-        missing = (problem.name or "").partition(".")[0]
-        if missing in ("", "dlock"):
-            raise
-        raise MissingError(missing) from None
 
 
 def _configure_log(door: Door, environ: Mapping[str, str]) -> None:
