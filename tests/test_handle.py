@@ -101,10 +101,16 @@ def test_hundreds_of_names_are_got_in_one_exchange_and_kept_until_they_are_used(
                if isinstance(message, ReleaseLocks))
     assert server.stats()["locks"] == len(names) == 4000 - gone
     assert len(names) <= _handle.IDLE_NAMES_MAX + 1000 + 2 * _handle.RELEASE_BATCH
-    # What the last exchange brought is not let go by the next one, though nobody has used it yet.
-    assert one.drive(one.session.resolve(crowds[0][:900])) == [None] * 900
-    assert one.drive(one.session.resolve(crowds[1][:900])) == [None] * 900
-    assert all(wanted in names for wanted in crowds[0][:900])
+
+
+def test_what_an_exchange_has_brought_is_not_let_go_by_the_next(one: ByHand) -> None:
+    held = [one.take(key(f"held {number}")) for number in range(_handle.IDLE_NAMES_MAX + 100)]
+    brought = [key(f"brought {number}") for number in range(900)]
+    others = [key(f"other {number}") for number in range(900)]
+    assert one.drive(one.session.resolve(brought)) == [None] * 900
+    assert one.drive(one.session.resolve(others)) == [None] * 900
+    assert all(wanted in one.session.names for wanted in brought)
+    assert all(handle.name.key in one.session.names for handle in held)
 
 
 def test_what_is_in_use_or_was_used_lately_stays(one: ByHand) -> None:
