@@ -94,6 +94,8 @@ class Wire:
     def __init__(self, door: Door) -> None:
         self._socket = socket.create_connection(door.address, WAIT_S)
         self._unread = b""
+        host, port = self._socket.getsockname()[:2]
+        self.address = f"{host}:{port}"
 
     def __enter__(self) -> Wire:
         return self

@@ -22,6 +22,7 @@ import pytest
 
 pytest.importorskip("httptools", reason="pip install 'dlock[doors]'")
 
+from cli_tools import dlock
 from door_tools import Door, Place, beside, free_port
 from doubledutch_tools import (
     KEY,
@@ -228,6 +229,29 @@ def test_status_is_answered_while_a_thousand_requests_wait(door: Door) -> None:
             client.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert shown(door) == []
+
+
+def test_operators_see_whose_locks_they_are(site: tuple[Place, Door]) -> None:
+    place, door = site
+    names = {"shown": "doubledutch:shown", "long " * 1000: f"doubledutch:{'long ' * 1000}"}
+    with Wire(door) as wire:
+        tokens = {name: wire.get(name, lifetime=3600) for name in names}
+
+        def told() -> bool:
+            lines = listed()
+            return ([line.get("label") for line in lines] == [wire.address] * len(names)
+                    and {line.get("text") or line["name"] for line in lines} == set(names.values()))
+
+        def listed() -> list[dict[str, Any]]:
+            lines = dlock("ls", "--json", "--busy", "doubledutch", address=place.primary.place).out
+            return [json.loads(line) for line in lines.splitlines()]
+
+        until(told)
+        assert {line["role"] for line in listed()} == {"door:doubledutch:doubledutch"}
+        assert all(line["since_s"] >= 0 for line in listed())
+        for name, token in tokens.items():
+            assert token is not None
+            assert wire.release(name, token)
 
 
 # ---- The primary dies ----------------------------------------------------------------------------

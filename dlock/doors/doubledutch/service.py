@@ -120,7 +120,7 @@ class Service:
         self._waiting: set[Attempt] = set()
         self.loop = loop
         self.precision_s = precision_s
-        self.key = lru_cache(KEYS_KEPT)(lambda name: _key(names, name))
+        self._key = lru_cache(KEYS_KEPT)(lambda name: _key(names, name))
         self._idle_timer: asyncio.TimerHandle | None = None
         self._give_up_idle_names()
 
@@ -129,7 +129,10 @@ class Service:
     def acquire(self, name: str, timeout_s: float, lifetime_s: float, party: Party,
                 done: Done) -> Attempt:
         """`done` is called once, later, with the token, or with None: it was not acquired."""
-        attempt = Attempt(self, name, self.key(name), lifetime_s, party, done)
+        key, text = self._key(name)
+        if text:
+            self._client.describe(key, text)
+        attempt = Attempt(self, name, key, lifetime_s, party, done)
         attempt.begin(timeout_s)
         return attempt
 
@@ -248,6 +251,8 @@ class Service:
         self._idle_timer = self.loop.call_later(NAMES_IDLE_S / 2, self._give_up_idle_names)
 
 
-def _key(names: Names, name: str) -> Key:
-    """`name`: bytes that are no UTF-8 are kept in it as surrogates, and are a name like any."""
-    return keys.exclusive(names.exclusive(name.encode("utf-8", "surrogateescape")).descriptor)
+def _key(names: Names, name: str) -> tuple[Key, bytes]:
+    """The key, and what to tell operators of it. `name`: bytes that are no UTF-8 are kept in it as
+    surrogates, and are a name like any."""
+    descriptor, text = names.exclusive(name.encode("utf-8", "surrogateescape"))
+    return keys.exclusive(descriptor), text
