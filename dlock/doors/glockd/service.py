@@ -102,7 +102,10 @@ class Service:
     def _key(
         self, named: Named, kind: Callable[[bytes], keys.Key] = keys.exclusive
     ) -> keys.Key:
-        return kind(named.descriptor)
+        key = kind(named.descriptor)
+        if named.text:
+            self.client.describe(key, named.text)
+        return key
 
     async def somebody_holds(self, key: keys.Key) -> bool:
         """Does anybody at the server hold this lock? Waits for the server as long as it takes.

@@ -11,7 +11,7 @@ import socket
 import ssl
 from typing import Final
 
-from dlock.aio import keys
+from dlock.aio import Client, keys
 from dlock.aio.keys import Key
 from dlock.doors import listen
 from dlock.doors.door import Door, DoorError, Site
@@ -90,7 +90,7 @@ class LdlmDoor(Door):
             space = space_of(site.namespace, config.state_file)
             book = Book(site.client.records(space), site.counters)
         self._service = service = LdlmService(
-            site.client, Naming(site.names), rules, site.counters, book)
+            site.client, Naming(site.client, site.names), rules, site.counters, book)
         try:
             await service.restore()
         except DlockError as problem:
@@ -162,13 +162,17 @@ class LdlmDoor(Door):
 class Naming:
     """What dlock calls LDLM's names."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, client: Client, names: Names) -> None:
+        self._client = client
         self._names = names
 
     def __call__(self, name: str, size: int) -> Key:
         """Exclusive at size 1, so that doors of other kinds may share it; else so many slots."""
-        descriptor = self._names.exclusive(name.encode()).descriptor
-        return keys.exclusive(descriptor) if size == 1 else keys.slots(descriptor, size)
+        descriptor, text = self._names.exclusive(name.encode())
+        key = keys.exclusive(descriptor) if size == 1 else keys.slots(descriptor, size)
+        if text:
+            self._client.describe(key, text)
+        return key
 
 
 def _tls(config: Config, alpn: tuple[str, ...]) -> ssl.SSLContext:
