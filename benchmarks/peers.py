@@ -82,8 +82,9 @@ def _postgres_program(name: str) -> str:
 
 
 @contextlib.contextmanager
-def postgres_server(core: int | None) -> Iterator[Address]:
-    """PostgreSQL in a folder of its own; it refuses to run as root, so another user runs it."""
+def postgres_server(core: int | None, *, durable: bool = False) -> Iterator[Address]:
+    """PostgreSQL in a folder of its own; it refuses to run as root, so another user runs it.
+    `durable`: with fsync."""
     need_module("psycopg")
     initdb, postgres = _postgres_program("initdb"), _postgres_program("postgres")
     prefix: list[str] = []
@@ -104,7 +105,7 @@ def postgres_server(core: int | None) -> Iterator[Address]:
         port = free_port()
         # The postmaster's children inherit its core.
         process = start([*prefix, postgres, "-D", str(data), "-p", str(port), "-h", "127.0.0.1",
-                         "-k", "", "-c", "fsync=off"], core,
+                         "-k", "", "-c", f"fsync={'on' if durable else 'off'}"], core,
                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             address = Address("127.0.0.1", port, process.pid)

@@ -14,7 +14,7 @@ from benchmarks import machine, peers, report
 from benchmarks.plan import Plan
 
 PARTS: Final = ("engine", "floor", "latency", "throughput", "handover", "crowd", "api", "recovery",
-                "failover", "judge", "linear", "doors", "rdma")
+                "failover", "judge", "linear", "doors", "dss", "rdma")
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 
 

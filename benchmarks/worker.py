@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from benchmarks import tasks_aio, tasks_api, tasks_recovery
+from benchmarks import tasks_aio, tasks_api, tasks_dss, tasks_recovery
 from benchmarks.task import LEASE_S, WrongAnswerError, expect, repeat, say, wait_for_go
 
 # ---- The floor -----------------------------------------------------------------------------------
@@ -241,6 +241,7 @@ def file_lock(path: str, seconds: float) -> dict[str, Any]:
 ALL: Final[tuple[Callable[..., dict[str, Any]], ...]] = (
     echo, dlock_pairs, dlock_batches, dlock_in_flight, redis_lock, redis_pipeline, redis_raw,
     postgres, file_lock, *tasks_api.TASKS, *tasks_aio.TASKS, *tasks_recovery.TASKS,
+    *tasks_dss.TASKS,
 )
 TASKS: Final = {task.__name__: task for task in ALL}
 

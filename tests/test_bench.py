@@ -26,6 +26,7 @@ from benchmarks import (  # noqa: E402
     api_process,
     machine,
     native,
+    part_dss,
     part_failover,
     part_handover,
     part_judge,
@@ -317,6 +318,13 @@ def test_a_failover_under_clients_that_work() -> None:
     found = by_name(figures)
     assert found["8 clients, one name: exec to listening"].value > 0
     assert found["8 clients, one name: kill to the first grant"].value > 0
+
+
+def test_durable_locks_are_measured() -> None:
+    figures = report.Figures("dss")
+    part_dss.of_dlock(QUICK, figures)
+    assert all(one.value > 0 for one in figures)
+    assert len(list(figures)) == 1 + 2 * len(part_dss.TARGETS)
 
 
 def test_the_judge_of_a_drill_is_measured() -> None:
