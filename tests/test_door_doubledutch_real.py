@@ -38,6 +38,8 @@ from doubledutch_tools import (
 )
 from failover_tools import until
 
+import dlock as dlock_itself
+
 WAITING = 1000
 Secure = tuple[str, str, Door]  # URL, path of the certificate
 
@@ -231,6 +233,24 @@ def test_status_is_answered_while_a_thousand_requests_wait(door: Door) -> None:
     assert shown(door) == []
 
 
+def test_who_uses_dlock_itself_shares_the_names_of_the_namespace(site: tuple[Place, Door]) -> None:
+    place, door = site
+    with dlock_itself.connect(place.primary.place) as client, ThreadPoolExecutor(1) as pool:
+        lock = client.lock("doubledutch:both")
+        assert lock.acquire(timeout=WAIT_S)
+        assert get_lock(door, "both") is None
+        assert get_lock(door, "both", timeout="0.1") is None
+        waits = pool.submit(get_lock, door, "both", timeout=WAIT_S)
+        until(lambda: door.counters().get("waiting") == 1)
+        lock.release()
+        token = waits.result(WAIT_S)
+        assert token is not None
+        assert not lock.acquire(blocking=False)
+        assert release_lock(door, "both", token)
+        assert lock.acquire(timeout=WAIT_S)
+        lock.release()
+
+
 def test_operators_see_whose_locks_they_are(site: tuple[Place, Door]) -> None:
     place, door = site
     names = {"shown": "doubledutch:shown", "long " * 1000: f"doubledutch:{'long ' * 1000}"}
@@ -295,6 +315,21 @@ def test_locks_and_waits_outlive_the_primary(tmp_path: Path) -> None:
             assert get_lock(door, f"held {number}") is None
             assert release_lock(door, f"held {number}", own)
         assert door.counters().get("lost_holds", 0) == 0
+
+
+def test_a_release_that_only_the_primary_can_judge_waits_for_it(tmp_path: Path) -> None:
+    with one_door(tmp_path, ttl_s=1.0) as (place, door), ThreadPoolExecutor(1) as pool:
+        token = get_lock(door, "doubt", lifetime=3600)
+        assert token is not None
+        place.primary.kill()
+        time.sleep(2)  # the session is in doubt by now
+        released = later(pool, release_lock, door, "doubt", token)
+        until(lambda: shown(door) == [])
+        assert not release_lock(door, "doubt", token)
+        assert not released.done()
+        place.primary.start()
+        assert released.result(WAIT_S) is True
+        assert get_lock(door, "doubt") is not None
 
 
 def test_no_lock_is_held_twice_while_primaries_die(tmp_path: Path) -> None:
