@@ -4,13 +4,16 @@ lock held twice."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cli_tools import dlock as dlock_command
 from door_tools import beside
 from failover_tools import until
 from glockd_tools import Glockd, Wire, glockd, stopped
@@ -186,6 +189,30 @@ def test_a_program_of_dlock_sees_the_same_locks(tmp_path: Path) -> None:
         assert one.ask(b"r a") == b"0 Lock Release Failure: a\n"
         lock.release()
         assert one.ask(b"i a") == b"0 Lock Not Locked: a\r\n"
+
+
+def test_operators_see_whose_locks_they_are(tmp_path: Path) -> None:
+    long = b"long " * 1000
+    with glockd(tmp_path) as door:
+        one, other = door.tcp(), door.unix()
+        other_pid = os.getpid()
+        for command in (b"g a", b"g " + long, b"sg s"):
+            one.ask(command)
+        other.ask(b"sg s")
+        owner = one.called.decode()
+
+        def listed() -> list[dict[str, Any]]:
+            lines = dlock_command("ls", "--json", "--busy", "glockd",
+                                  address=door.place.primary.place).out
+            return [json.loads(line) for line in lines.splitlines()]
+
+        def told() -> bool:
+            found = {line.get("text") or line["name"]: line.get("label") for line in listed()}
+            shared = found.pop("glockd+shared:s")
+            return found == {"glockd:a": owner, f"glockd:{long.decode().strip()}": owner} and (
+                shared in (owner, f"{other.ask(b'me').split()[1].decode()} pid {other_pid}"))
+
+        until(told)
 
 
 def test_a_name_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -84,13 +84,13 @@ class Service:
         made = Command(verb or "", name if verb else line.strip(b"\0\r\n"),
                        _RUNS[verb] if verb else Session.invalid)
         if verb == "g":
-            made.key, made.usual = self._key(self.names.exclusive(name)), protocol.got(name)
+            made.key, made.usual = self._wanted(self.names.exclusive(name)), protocol.got(name)
         elif verb == "r":
             made.usual = protocol.released(name)
         elif verb == "i":
-            made.key = self._key(self.names.exclusive(name))
+            made.key = keys.exclusive(self.names.exclusive(name).descriptor)
         elif verb == "sg":
-            made.key = self._key(self.names.shared(name), keys.shared)
+            made.key = self._wanted(self.names.shared(name), keys.shared)
         elif verb == "sr":
             made.usual = protocol.shared_released(name)
         if len(line) <= KNOWN_LINE_BYTES_MAX:
@@ -99,9 +99,10 @@ class Service:
             self.commands[line] = made
         return made
 
-    def _key(
+    def _wanted(
         self, named: Named, kind: Callable[[bytes], keys.Key] = keys.exclusive
     ) -> keys.Key:
+        """The key of a lock that is asked for; operators are told what a hash stands for."""
         key = kind(named.descriptor)
         if named.text:
             self.client.describe(key, named.text)
