@@ -17,6 +17,7 @@ pytest.importorskip("ldlm", reason="py-ldlm is not installed")
 import grpc
 from door_tools import Door, beside
 from failover_tools import until
+from hpack import Decoder
 from http2_peer import EMPTY_SETTINGS, PREFACE, frame
 from ldlm.protos import ldlm_pb2 as pb
 from ldlm_tools import Bare, goaway_of, ldlm_door, make_certificates, refused, stub
@@ -85,6 +86,25 @@ def test_a_client_that_is_done_with_a_stream_keeps_its_lock(door: Door, name: st
         bare.send(frame(3, 0, bare.stream, bytes(4)))  # NO_ERROR
         assert not locked(bare, name).locked
         assert not other.try_lock(name).locked
+
+
+def test_a_door_that_stops_says_so_to_whom_it_keeps_waiting(tmp_path: Path) -> None:
+    with beside(tmp_path) as place:
+        door = ldlm_door(place)
+        with Bare(door) as bare:
+            assert locked(bare, "x").locked
+            bare.send(bare.ask("Lock", pb.LockRequest(name="x")))
+            waiting = bare.stream
+            assert not locked(bare, "x").locked, "a round trip later"
+            door.process.terminate()
+            seen = list(bare.frames())
+            assert door.process.wait(60) == 0
+        (block,) = [content for kind, _, stream, content in seen if stream == waiting]
+        trailers = dict(Decoder().decode(block.removeprefix(b"\x20")))
+        assert trailers["grpc-status"] == "14"
+        ends = [content for kind, _, _, content in seen if kind == 7]
+        assert [(content[4:8], content[8:]) for content in ends] == [
+            (bytes(4), b"the server is shutting down")]
 
 
 # ---- Keepalive -----------------------------------------------------------------------------------
