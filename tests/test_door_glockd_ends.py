@@ -4,6 +4,7 @@ and what a crowd finds."""
 from __future__ import annotations
 
 import contextlib
+import resource
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -189,6 +190,24 @@ def test_of_a_crowd_that_wants_one_lock_one_gets_it(door: Glockd) -> None:
         won = [wire for wire in crowd if wire.line().startswith(b"1 ")]
         assert len(won) == 1
         assert won[0].ask(b"r prize") == b"1 Lock Release Success: prize\n"
+
+
+def test_who_is_served_goes_on_when_there_are_too_many(tmp_path: Path) -> None:
+    """The door has no descriptor left: those who came in time are served, and others when some of
+    them have gone."""
+    with glockd(tmp_path) as door:
+        first = door.tcp()
+        assert first.ask(b"g a").startswith(b"1 ")
+        resource.prlimit(door.door.process.pid, resource.RLIMIT_NOFILE, (64, 64))
+        crowd = [door.tcp() for _ in range(100)]
+        until(lambda: first.statistics()["connections"] > 20)
+        assert first.statistics()["connections"] < 64
+        assert first.ask(b"g b").startswith(b"1 ")
+        for wire in crowd:
+            wire.close()
+        until(lambda: first.statistics()["connections"] == 1)
+        assert door.tcp().ask(b"g c") == b"1 Lock Get Success: c\r\n"
+        assert first.ask(b"r a") == b"1 Lock Release Success: a\n"
 
 
 def test_connections_come_and_go(door: Glockd) -> None:
