@@ -11,8 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
+from cli_tools import dlock
 from door_clients import CLIENTS, WAITING, DoorClient, GoneError, LdlmRest, door_for
 from door_tools import Door, beside
 from failover_tools import PATIENCE_S, until
@@ -351,3 +353,33 @@ def test_a_lock_of_another_kind_is_refused_in_each_protocols_words(
     assert common[kind].try_lock(single)
     assert ldlm.slots(single, 2) == "LockSizeMismatch"
     assert common[kind].unlock(single)
+
+
+# ---- What an operator sees -----------------------------------------------------------------------
+
+
+def test_an_operator_sees_the_locks_of_all_doors(
+    tmp_path: Path, kind: str, connect: Callable[[Door], DoorClient]
+) -> None:
+    """With door, client and age; also those whose name does not fit, in words."""
+    with beside(tmp_path) as place:
+        door = door_for(kind, place, namespace="site")
+        client = connect(door)
+        long = "long" * 200
+        assert client.try_lock("short")
+        assert client.try_lock(long)
+
+        def seen() -> list[dict[str, Any]]:
+            return dlock("ls", "--json", "site", address=place.primary.place).jsons
+
+        until(lambda: all(one.get("label") for one in seen())
+              and any(one.get("text") for one in seen()))
+        by_name = {one["name"]: one for one in seen()}
+        shown = by_name.pop("site:short")
+        (hashed,) = by_name.values()
+        assert hashed["name"].startswith("site+long:")
+        assert hashed["text"] == f"site:{long}"
+        for one in (shown, hashed):
+            assert one["role"] == f"door:{door.kind}:site"
+            assert one["label"]
+            assert one["since_s"] >= 0
