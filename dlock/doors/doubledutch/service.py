@@ -129,6 +129,7 @@ class Service:
     def acquire(self, name: str, timeout_s: float, lifetime_s: float, party: Party,
                 done: Done) -> Attempt:
         """`done` is called once, later, with the token, or with None: it was not acquired."""
+        self.is_busy(name)  # one that is over goes first
         key, text = self._key(name)
         if text:
             self._client.describe(key, text)
