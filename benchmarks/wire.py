@@ -22,6 +22,7 @@ KEPT_MAX: Final[int] = lib.DLK_BENCH_KEPT_MAX
 # No text and no HTTP has a run of these bytes: they never stand in UTF-8.
 _HOLES: Final = [bytes([0xF8 + kept]) for kept in range(KEPT_MAX)]
 _HOLE_BYTES_MIN: Final = 8
+PATIENCE_MS: Final = 60_000  # beyond the time of a measurement, until something has been answered
 FRAMINGS: Final = {
     "lines": lib.DLK_BENCH_LINES, "http": lib.DLK_BENCH_HTTP, "http2": lib.DLK_BENCH_HTTP2}
 
@@ -114,6 +115,7 @@ def talk(sockets: Sequence[socket.socket], framing: str,
         "connections": len(sockets), "asks": len(shape.asks), "repeat_from": shape.repeat_from,
         "bytes_each": len(shape.text), "opening_bytes": len(shape.opening),
         "duration_ms": round(seconds * 1000), "rounds_min": rounds_min,
+        "patience_ms": PATIENCE_MS,
         "samples_room": native.SAMPLES_MAX, "fds": fds, "ask": asks, "bytes": text,
         "counts": counts, "samples_ns": samples})
     out = ffi.new("struct dlk_bench_result *")

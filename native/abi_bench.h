@@ -150,7 +150,8 @@ struct dlk_bench_wire {
     uint32_t bytes_each;    /* of each connection */
     uint32_t opening_bytes; /* the first of them, sent at once and not answered */
     uint32_t duration_ms;
-    uint32_t rounds_min;    /* goes on until each connection has done so many */
+    uint32_t rounds_min;    /* goes on until each connection has done so many, and any at all, */
+    uint32_t patience_ms;   /* but not longer than this */
     uint32_t samples_room;
     const int32_t *fds;     /* connected */
     const struct dlk_bench_ask *ask;

@@ -241,10 +241,10 @@ static void turn(struct generator *generator)
 
 static bool over(const struct generator *generator, uint64_t end_ns)
 {
-    uint64_t duration_ns = (uint64_t)generator->wire->duration_ms * DLK_NS_PER_MS;
+    uint64_t patience_ns = (uint64_t)generator->wire->patience_ms * DLK_NS_PER_MS;
     bool enough = generator->behind == 0
                   && (generator->result->count > 0 || generator->result->errors > 0);
-    return dlk_now_ns() >= end_ns + (enough ? 0 : DLK_BENCH_PATIENCE * duration_ns);
+    return dlk_now_ns() >= end_ns + (enough ? 0 : patience_ns);
 }
 
 static void run(struct generator *generator)

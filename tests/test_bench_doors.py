@@ -18,7 +18,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import doors, doors_scale, part_doors, wire  # noqa: E402
+from benchmarks import doors, doors_scale, part_doors, report, wire  # noqa: E402
+from benchmarks.plan import Plan  # noqa: E402
 from benchmarks.processes import Address, connect  # noqa: E402
 from benchmarks.wire import Ask, Conversation, Piece, hole  # noqa: E402
 
@@ -206,3 +207,21 @@ def test_a_body_is_read_and_its_token_found() -> None:
                 Address(*listening.sockets[0].getsockname(), 0), "GET", "/x")
 
     assert doors_scale._token(asyncio.run(main())) == token
+
+
+# ---- The doors -----------------------------------------------------------------------------------
+
+
+@needs_doors
+def test_the_whole_part_runs_against_the_doors() -> None:
+    """Every conversation is one with its door, and everybody in the crowds is served."""
+    figures = report.Figures("doors")
+    part_doors.measure(Plan(1, SECONDS, quick=True), figures)
+    found = {figure.name: figure for figure in figures}
+    for name in doors.KINDS:
+        for connections in ("1 connection", "16 connections", "64 connections"):
+            assert found[f"{name}, {connections}"].value > 0
+            assert found[f"{name}, {connections}: CPU of the door"].value > 0
+    served = [one for name, one in found.items() if name.endswith((": served", "and unlocked"))]
+    assert len(served) == 3
+    assert all(one.met for one in served)

@@ -189,9 +189,10 @@ static int talk(enum manner manner, uint32_t talks, uint32_t rounds_min, struct 
     struct dlk_bench_wire wire = {.framing = DLK_BENCH_LINES, .wait_mode = DLK_WAIT_BLOCK,
                                   .connections = talks, .asks = 2,
                                   .bytes_each = sizeof(shape) - 1, .duration_ms = DURATION_MS,
-                                  .rounds_min = rounds_min, .samples_room = SAMPLES, .fds = fds,
-                                  .ask = asks, .bytes = text, .counts = counts,
-                                  .samples_ns = samples};
+                                  .rounds_min = rounds_min,
+                                  .patience_ms = manner == SILENT ? 100 : 30000,
+                                  .samples_room = SAMPLES, .fds = fds, .ask = asks,
+                                  .bytes = text, .counts = counts, .samples_ns = samples};
     int failed = dlk_bench_wire(&wire, result);
     uint64_t total = 0;
     for (uint32_t i = 0; i < talks; i++) {
