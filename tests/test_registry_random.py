@@ -43,6 +43,15 @@ class AnySequence(RuleBasedStateMachine):
     def init(self, number: int) -> None:
         self.send(number, m.ClientInit(1, 1, {}))
 
+    @rule(number=CONNECTIONS, role=st.sampled_from(["one", "two"]), take=st.integers(0, 1))
+    def enter_role(self, number: int, role: str, take: int) -> None:
+        self.send(number, m.EnterRole(1, 1, role, take, {}))
+
+    @rule(number=CONNECTIONS, actor=st.integers(1, 3), label=st.sampled_from(["", "a", "b"]),
+          name=NAMES)
+    def describe(self, number: int, actor: int, label: str, name: bytes) -> None:
+        self.send(number, m.Describe((m.LabelLine(actor, label),), (m.TextLine(name, b"text"),)))
+
     @rule(number=CONNECTIONS, which=st.integers(0, 5))
     def reinit(self, number: int, which: int) -> None:
         if which in self.welcomes:
@@ -105,6 +114,12 @@ class AnySequence(RuleBasedStateMachine):
             self.world.unlock(*self.holds.pop())
 
     @invariant()
+    def at_most_one_session_has_a_role(self) -> None:
+        sessions = self.world.registry._sessions._clients.values()
+        roles = [one.role for one in sessions if one.role]
+        assert len(roles) == len(set(roles))
+
+    @invariant()
     def ids_only_grow_and_answers_fit(self) -> None:
         for key in [key for key in self.asked if key in self.world.answers]:
             asked, answer = self.asked.pop(key), self.world.answers[key]
@@ -125,7 +140,8 @@ class AnySequence(RuleBasedStateMachine):
             self.world.run()
         stats = self.world.stats()
         assert [stats[name] for name in (
-            "clients", "sessions_leaving", "locks", "objects", "commands_under_way")] == [0] * 5
+            "clients", "sessions_leaving", "locks", "objects", "commands_under_way",
+            "labels")] == [0] * 6
         if not self.highest_lock:
             return
         self.world.init(1000)
