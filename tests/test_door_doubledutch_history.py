@@ -28,6 +28,8 @@ NAMES = ("a", "b", "c")
 # The door reads a clock of its own, in the same machine: what two clocks may differ by.
 SLACK_S = 0.005
 FOREVER_S = 1e9
+# A wait that is refused is withdrawn; a grant that was on its way is given back within this.
+WITHDRAWN_S = 0.1
 
 
 class Span(NamedTuple):
@@ -142,7 +144,7 @@ def problems(events: list[Event]) -> Iterator[str]:
     for one in events:
         if isinstance(one, Got) and one.token is None:
             if not any(lock.name == one.name and meet(lock.possible, one.span)
-                       for lock in held.values()):
+                       for lock in held.values()) and not beside_withdrawal(one, events):
                 yield f"refused, though nobody held it: {one}"
             if one.span.answered_s - one.span.sent_s < one.timeout_s:
                 yield f"refused before its time: {one}"
@@ -150,6 +152,16 @@ def problems(events: list[Event]) -> Iterator[str]:
             yield from wrong_release(one, held, events)
         elif isinstance(one, Listed):
             yield from wrong_list(one, held)
+
+
+def beside_withdrawal(one: Got, events: list[Event]) -> bool:
+    """Did a wait for the same lock end in vain meanwhile?"""
+    return any(
+        isinstance(other, Got) and other is not one and other.name == one.name
+        and other.token is None and other.timeout_s > 0
+        and meet(one.span, Span(other.span.sent_s + other.timeout_s,
+                                other.span.answered_s + WITHDRAWN_S))
+        for other in events)
 
 
 def meet(one: Span, other: Span) -> bool:
