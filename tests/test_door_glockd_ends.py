@@ -115,9 +115,9 @@ def test_a_client_that_takes_no_replies_holds_nobody_up(door: Glockd) -> None:
         while sent < 64 << 20:  # each of these lines asks for 200 KB
             sent += one.socket.send(b"d\n" * 4096)
     assert sent < 64 << 20, "the door reads and reads"
+    assert other.ask(b"g free") == b"1 Lock Get Success: free\r\n"
     resident = Path(f"/proc/{door.door.process.pid}/statm").read_text().split()[1]
     assert int(resident) * 4096 < 400 << 20
-    assert other.ask(b"g free") == b"1 Lock Get Success: free\r\n"
     one.socket.settimeout(20)  # what is owed to it comes, when it takes it after all
     assert len(one.read(4 << 20)) == 4 << 20
 
