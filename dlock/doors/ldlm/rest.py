@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import functools
 import hmac
 import logging
 import time
@@ -265,8 +266,14 @@ class Gateway:
                         self._cookie_header(rest))
 
     def _cookie_header(self, rest: RestSession) -> tuple[tuple[str, str], ...]:
-        expires = formatdate(time.time() + self._idle_s, usegmt=True)
+        expires = _date(int(time.time() + self._idle_s))
         return (("Set-Cookie", f"{COOKIE}={rest.id}; Path=/; Expires={expires}"),)
+
+
+@functools.lru_cache(maxsize=4)
+def _date(second: int) -> str:
+    """As headers have it; made once a second, since it takes as long as reading a request."""
+    return formatdate(second, usegmt=True)
 
 
 def _cancel(outcome: asyncio.Future[Answer]) -> None:
