@@ -112,7 +112,7 @@ def test_a_door_that_stops_says_so_to_whom_it_keeps_waiting(tmp_path: Path) -> N
 
 def test_a_silent_client_is_pinged_and_its_locks_are_freed(tmp_path: Path) -> None:
     with beside(tmp_path) as place:
-        door = ldlm_door(place, "-k", "1s", "-t", "1s")
+        door = ldlm_door(place, "-k", "1s", "-t", "8s")
         with stub(door) as other, Bare(door) as frozen:
             assert locked(frozen, "x").locked
             assert other.lock("x").locked

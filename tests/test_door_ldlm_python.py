@@ -85,9 +85,9 @@ def test_locks_are_renewed_by_themselves(
     door: Door, client: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ldlm.Client, "min_renew_interval_seconds", 0.3)
-    held = client.lock(name, lock_timeout_seconds=4)
+    held = client.lock(name, lock_timeout_seconds=8)
     other = ldlm.Client(target(door), auto_renew_locks=False)
-    assert not other.lock(name, wait_timeout_seconds=5)
+    assert not other.lock(name, wait_timeout_seconds=9)
     held.unlock()
     assert other.lock(name, lock_timeout_seconds=1), "and this one is not renewed"
     assert client.lock(name)

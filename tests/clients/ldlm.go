@@ -183,7 +183,7 @@ func sizes(one, two client) {
 }
 
 func renewals(one, two client) {
-	held := one.lock(&pb.LockRequest{Name: "go renewed", LockTimeoutSeconds: seconds(3)})
+	held := one.lock(&pb.LockRequest{Name: "go renewed", LockTimeoutSeconds: seconds(6)})
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -192,13 +192,13 @@ func renewals(one, two client) {
 			case <-stop:
 				return
 			case <-time.After(300 * time.Millisecond):
-				if !one.renew("go renewed", held.Key, 3).Locked {
+				if !one.renew("go renewed", held.Key, 6).Locked {
 					fail("renew")
 				}
 			}
 		}
 	}()
-	kept := two.lock(&pb.LockRequest{Name: "go renewed", WaitTimeoutSeconds: seconds(4)})
+	kept := two.lock(&pb.LockRequest{Name: "go renewed", WaitTimeoutSeconds: seconds(7)})
 	check("renewed", !kept.Locked && kept.Error.Code == pb.ErrorCode_LockWaitTimeout, kept)
 	close(stop)
 	<-stopped

@@ -106,12 +106,12 @@ async function sizes(one, two) {
 }
 
 async function renewals(one, two) {
-  const held = await one.lock({ name: 'js renewed', lock_timeout_seconds: 3 });
+  const held = await one.lock({ name: 'js renewed', lock_timeout_seconds: 6 });
   const timer = setInterval(async () => {
-    const renewed = await one.renew('js renewed', held.key, 3);
+    const renewed = await one.renew('js renewed', held.key, 6);
     if (!renewed.locked) fail('renew', renewed);
   }, 300);
-  const kept = await two.lock({ name: 'js renewed', wait_timeout_seconds: 4 });
+  const kept = await two.lock({ name: 'js renewed', wait_timeout_seconds: 7 });
   check('renewed', !kept.locked && kept.error.code === 3, kept);
   clearInterval(timer);
   const next = await two.lock({ name: 'js renewed' });
