@@ -460,8 +460,9 @@ def test_a_name_that_was_let_go_may_have_another_size(service: Service) -> None:
             await until(lambda: client.let_go(key))
             assert client.let_go(key) is False
             await until(lambda: service.view(name) is None)
-            await take(other.owner(), keys.slots(name, 5))
+            hold = await take(other.owner(), keys.slots(name, 5))
             view = await client.show(name)
+            assert hold.held
             assert view is not None
             assert view.size == 5
             assert len(view.holders) == 1

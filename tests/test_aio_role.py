@@ -58,7 +58,7 @@ def test_the_one_that_comes_has_all_that_the_former_one_held(service: Service) -
         hold.on_lost = told.append
         await plain.acquire(lease=3600)
         async with aio.connect(service.address) as other:
-            await take(other, waited)
+            in_the_way = await take(other, waited)
             former.owner().ask(keys.exclusive(waited), told.append, FOREVER)
             waiting = asyncio.ensure_future(former.lock(waited).acquire())
             await until(lambda: service.waiters(waited) == 2)
@@ -81,6 +81,7 @@ def test_the_one_that_comes_has_all_that_the_former_one_held(service: Service) -
                 with pytest.raises(errors.Superseded):
                     former.owner()
                 await former.close()
+                assert in_the_way.held
 
     run(program())
 
