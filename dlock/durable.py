@@ -233,7 +233,7 @@ class DurableLocks:
             answer = self._answered(lane, call)
         finally:
             self._give_back(lane)
-        if answer.error != errno.ECOMM:
+        if answer.incarnation:  # An answer that tells only what failed has none.
             self._seen = answer.epoch, answer.incarnation
         return answer
 

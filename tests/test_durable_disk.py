@@ -189,6 +189,9 @@ def test_a_disk_that_fails_is_told_and_survived(disk: Disk, fault: str, told: in
         disk.fault.unlink()
     goes_on(disk.handle)
     assert dss.dss_lock_status(disk.handle, "before")[:2] == (0, "o")
+    other = opened(disk.primary.address)
+    assert dss.dss_lock_status(other, "before")[:2] == (0, "o")
+    dss.dss_fini(other)
 
 
 def test_one_that_has_no_room_does_not_take_others_with_it(disk: Disk) -> None:

@@ -72,7 +72,7 @@ class Durable:
         self._told = ""  # the last problem, which is not logged again
         self._why_not = errno.ECOMM
         self._open_at_s = 0.0
-        self._judged = {(0, 0), (home.epoch, home.incarnation)}  # by whom clients were answered
+        self._judged = {(home.epoch, home.incarnation)}  # by whom clients were answered
         self._lanes: dict[bytes, float] = {}
         self._sweep_at_s = 0.0
 
@@ -188,7 +188,8 @@ class Durable:
         if store is None:
             return False
         shown = {(one.message.seen_epoch, one.message.seen_incarnation) for one in batch
-                 if isinstance(one.message, d.DssCall)} - self._judged
+                 if isinstance(one.message, d.DssCall) and one.message.seen_incarnation}
+        shown -= self._judged
         if not shown:
             return True
         if not self._confirmed():
