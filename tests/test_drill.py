@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -208,6 +209,7 @@ def joined(tmp_path: Path) -> Iterator[tuple[str, ...]]:
             --listen 127.0.0.1:{port} --data-port {data_port} --state-dir {tmp_path}/state \
             --session-ttl 1 > /dev/null 2> {tmp_path}/serve.log &
         echo $! > {tmp_path}/pid
+        echo $! >> {tmp_path}/pids
     """)
     pid = f"$(cat {tmp_path}/pid)"
     subprocess.run(["sh", str(script)], check=True)
@@ -215,7 +217,10 @@ def joined(tmp_path: Path) -> Iterator[tuple[str, ...]]:
         "--address", f"127.0.0.1:{port}", "--data-port", str(data_port),
         "--kill-command", f"kill -9 {pid}", "--start-command", f"sh {script}",
         "--stop-command", f"kill -STOP {pid}", "--continue-command", f"kill -CONT {pid}")
-    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    # One that was started while another served has ended by itself.
+    for started in (tmp_path / "pids").read_text().split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(started), signal.SIGKILL)
 
 
 def test_a_primary_that_is_joined(joined: tuple[str, ...], tmp_path: Path) -> None:

@@ -122,8 +122,8 @@ FAULTS: Final = (
         "roster-not-copied",
         "a primary begins with an empty roster: who comes after it waits for nobody",
         "dlock/control/state_dir.py",
-        "max(session_ttl_ms, former_ttl_ms), _machine(), living,\n                      roster)",
-        "max(session_ttl_ms, former_ttl_ms), _machine(), living,\n                      {})",
+        "_machine(), living,\n                      roster, any(",
+        "_machine(), living,\n                      {}, any(",
         befalls=("kill-primary",),
     ),
     Fault(
