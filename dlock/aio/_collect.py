@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from dlock import _core, _posted
 from dlock._core import ffi, lib
 from dlock._handle import Handle, NameTable
+from dlock.aio._spin import Spin
 
 PENDING: Final[int] = _core.DLK_STATUS_PENDING
 ROOM: Final = 1024  # calls that one look brings at most; then it looks again
@@ -65,11 +66,15 @@ class Collector:
     """Posts the calls of one C client, and hands what has ended to those who wait."""
 
     __slots__ = ("_announced", "_askers", "_awaited", "_bytes", "_cookies", "_expected", "_fd",
-                 "_loop", "_new_future", "_out", "_pointer", "_releases", "_sweep")
+                 "_loop", "_new_future", "_out", "_pointer", "_releases", "_spin", "_sweep")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, pointer: Any) -> None:
-        """Watches this C client; OSError: no descriptor could be had for it."""
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, pointer: Any, spin: Spin | None = None
+    ) -> None:
+        """Watches this C client; OSError: no descriptor could be had for it. `spin`: keeps the loop
+        awake for a while after what is sent and what comes; None: nothing does."""
         self._loop = loop
+        self._spin = spin
         self._new_future = loop.create_future
         self._pointer = pointer
         self._out = ffi.new("struct dlk_ended[]", ROOM)
@@ -161,6 +166,8 @@ class Collector:
         """What was posted goes out at the end of this turn; at once when all those have posted
         again that the last look woke, since then nobody else is to be expected. So a task that is
         alone never waits for a turn, and a thousand tasks send together."""
+        if self._spin is not None:
+            self._spin.stir()
         self._expected -= 1
         if self._expected == 0:
             _flush(self._pointer)
@@ -177,6 +184,8 @@ class Collector:
     # ---- What has ended --------------------------------------------------------------------------
 
     def _look(self) -> None:
+        if self._spin is not None:
+            self._spin.stir()
         try:
             count = ROOM
             while count == ROOM:

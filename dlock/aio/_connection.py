@@ -37,6 +37,7 @@ from dlock.aio._doubts import Doubts
 from dlock.aio._drive import REPLY_TIMEOUT_S, Driver
 from dlock.aio._exit import end, leave
 from dlock.aio._names import Wanted
+from dlock.aio._spin import Spin
 from dlock.aio._watch import Told
 from dlock.control.link import LinkError
 from dlock.control.messages import ClientDeinit, ShowLock
@@ -66,7 +67,10 @@ class Connection:
     for lock objects without callbacks of their own. `notices`: how many have come; `doubts`: holds
     of owners that are neither confirmed nor lost."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, options: Options) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, options: Options, *, adaptive: bool = False
+    ) -> None:
+        """`adaptive`: the loop looks for a while for what comes before it sleeps."""
         self._here: asyncio.AbstractEventLoop | None = None  # until it is open, and when closed
         self.loop = loop
         self._pid = os.getpid()
@@ -86,6 +90,7 @@ class Connection:
         self.notices = 0
         self.doubts = Doubts(loop)
         self.descriptions = Descriptions(self, loop)
+        self._spin = Spin(loop) if adaptive else None
 
     async def open(self, timeout_s: float) -> None:
         """Connects. ConnectError; nothing is left behind if it fails or is cancelled."""
@@ -348,7 +353,7 @@ class Connection:
         if session is old:
             _log.info("the session at %s is taken up again", self.options.address)
             return
-        collector = Collector(self.loop, session.client)
+        collector = Collector(self.loop, session.client, self._spin)
         former: Collector | None = getattr(self, "collector", None)
         self.session, self.names, self.collector = session, session.names, collector
         self.holding.clear()

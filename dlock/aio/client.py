@@ -33,6 +33,7 @@ from dlock.aio.owner import Owner
 from dlock.aio.records import Records
 from dlock.control.messages import Stats
 
+WAITS: Final = ("block", "adaptive")
 TIMEOUT_S: Final = 10.0  # of connect, and of what was given no time
 
 
@@ -41,6 +42,7 @@ def connect(
     *,
     timeout: float = TIMEOUT_S,
     name: str | None = None,
+    wait: str = "block",
     transport: str | None = None,
     device: str | None = None,
     gid: str | bytes | None = None,
@@ -55,7 +57,9 @@ def connect(
     `address`: HOST:PORT, the path of an address file, or several with commas between them; None:
     DLOCK_ADDRESS, else 127.0.0.1:21616. `timeout`: seconds in which a server must have answered; an
     address file that does not exist yet is waited for as long. `name`: shown to operators in the
-    place of the program's.
+    place of the program's. `wait`: "block", or "adaptive": for at most 0.1 ms after what is asked
+    or answered the event loop looks for more before it sleeps, where that has been worth it and a
+    core is to spare; for programs that ask one thing at a time and have nothing else to do.
 
     `transport`: over what the data plane is to be: "auto" (RDMA where this machine and the server
     have it, else TCP), "verbs" (RDMA or nothing), "tcp"; None: DLOCK_TRANSPORT, else auto.
@@ -71,13 +75,16 @@ def connect(
     its calls raise Superseded, and `on_superseded()` is called by its event loop.
 
     ConnectError: no server answered in time, or none over RDMA where nothing else was wanted;
-    ValueError: no address, no such transport or GID.
+    ValueError: no address, no such way to wait, transport or GID.
     """
+    if wait not in WAITS:
+        raise ValueError(f"wait is {wait!r}, not one of {', '.join(WAITS)}")
     # No thread waits in C, so that its waiting mode does not matter.
     info = {**client_info(name), "role": role} if checked_role(role) else client_info(name)
     options = Options(parse(address), _core.DLK_WAIT_BLOCK, info,
                       wished(transport, device, gid), logging.getLogger("dlock.aio"), role)
-    return Connecting(options, timeout, on_lost, on_suspended, on_superseded)
+    return Connecting(
+        options, timeout, on_lost, on_suspended, on_superseded, adaptive=wait == "adaptive")
 
 
 class Connecting(Awaitable["Client"], AbstractAsyncContextManager["Client"]):
@@ -85,15 +92,17 @@ class Connecting(Awaitable["Client"], AbstractAsyncContextManager["Client"]):
 
     def __init__(
         self, options: Options, timeout_s: float, on_lost: Told | None, on_suspended: Told | None,
-        on_superseded: Callable[[], object] | None,
+        on_superseded: Callable[[], object] | None, *, adaptive: bool = False,
     ) -> None:
+        self._adaptive = adaptive
         self._options = options
         self._timeout_s = timeout_s
         self._told = on_lost, on_suspended, on_superseded
         self._client: Client | None = None
 
     async def _open(self) -> Client:
-        connection = Connection(asyncio.get_running_loop(), self._options)
+        connection = Connection(
+            asyncio.get_running_loop(), self._options, adaptive=self._adaptive)
         connection.on_lost, connection.on_suspended, connection.on_superseded = self._told
         await connection.open(self._timeout_s)
         return Client(connection)

@@ -138,7 +138,8 @@ class _Life:
 
     async def _enter(self, role: str, within_s: float) -> aio.Client:
         return await aio.connect(
-            self._place.address, timeout=within_s, name=f"dlock door {self._door.kind}", role=role,
+            self._place.address, timeout=within_s, name=f"dlock door {self._door.kind}",
+            wait="block" if os.environ.get("DLOCK_WAIT") == "block" else "adaptive", role=role,
             on_superseded=lambda: self._end(f"another door has taken its place ({role})"))
 
     async def _tidy(self, client: aio.Client, idle_s: float | None) -> None:
