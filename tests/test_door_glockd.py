@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from failover_tools import until
-from glockd_tools import Glockd, Wire, glockd
+from glockd_tools import Glockd, Wire, glockd, leave_alone
 
 from dlock.doors.glockd.protocol import LINE_MAX
 
@@ -25,11 +25,7 @@ def shared_door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Glockd]:
 def door(shared_door: Glockd) -> Iterator[Glockd]:
     """One door for all tests; none of their connections is left."""
     yield shared_door
-    shared_door.close()
-    watch = shared_door.tcp()
-    until(lambda: watch.statistics()["connections"] == 1)
-    assert watch.all(b"d") + watch.all(b"sd") == b""
-    watch.close()
+    leave_alone(shared_door)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from failover_tools import until
-from glockd_tools import LIMIT_S, Glockd, Wire, glockd, stopped
+from glockd_tools import LIMIT_S, Glockd, Wire, glockd, leave_alone, stopped
 
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close sends RST
 
@@ -27,11 +27,7 @@ def shared_door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Glockd]:
 @pytest.fixture
 def door(shared_door: Glockd) -> Iterator[Glockd]:
     yield shared_door
-    shared_door.close()
-    watch = shared_door.tcp()
-    until(lambda: watch.statistics()["connections"] == 1)
-    assert watch.all(b"d") + watch.all(b"sd") == b""
-    watch.close()
+    leave_alone(shared_door)
 
 
 def leave(wire: Wire) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from failover_tools import until
-from glockd_tools import LIMIT_S, Glockd, Wire, glockd
+from glockd_tools import LIMIT_S, Glockd, Wire, glockd, leave_alone
 
 from dlock.doors.glockd.protocol import LINE_MAX
 from dlock.doors.glockd.websocket import Websocket, reply_frame
@@ -72,11 +72,7 @@ def shared_door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Glockd]:
 @pytest.fixture
 def door(shared_door: Glockd) -> Iterator[Glockd]:
     yield shared_door
-    shared_door.close()
-    watch = shared_door.tcp()
-    until(lambda: watch.statistics()["connections"] == 1)
-    assert watch.all(b"d") + watch.all(b"sd") == b""
-    watch.close()
+    leave_alone(shared_door)
 
 
 @pytest.fixture
