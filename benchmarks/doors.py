@@ -98,7 +98,7 @@ def _ldlm_words(port: int, folder: Path) -> list[str]:
 
 
 def _doubledutch_words(port: int, folder: Path) -> list[str]:
-    return [str(port), "h", "0", "a", KEY]
+    return [str(port), "h", "0", "a", KEY, "--host", "127.0.0.1"]
 
 
 KINDS: Final = {
