@@ -89,7 +89,7 @@ class Kind:
 
 
 def _glockd_words(port: int, folder: Path) -> list[str]:
-    return ["-port", str(port), "-ws", "0", "-pidfile", str(folder / "pid")]
+    return ["-host", HOST, "-port", str(port), "-ws", "0", "-pidfile", str(folder / "pid")]
 
 
 def _ldlm_words(port: int, folder: Path) -> list[str]:
@@ -98,7 +98,7 @@ def _ldlm_words(port: int, folder: Path) -> list[str]:
 
 
 def _doubledutch_words(port: int, folder: Path) -> list[str]:
-    return [str(port), "h", "0", "a", KEY, "--host", "127.0.0.1"]
+    return [str(port), "h", "0", "a", KEY, "--host", HOST]
 
 
 KINDS: Final = {

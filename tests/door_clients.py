@@ -210,7 +210,8 @@ def door_for(client: str, place: Place, **options: str) -> Door:
 def words(kind: str, folder: Path, name: str) -> list[str]:
     """The original's, for ports that are free now."""
     if kind == "glockd":
-        return ["-port", str(free_port()), "-ws", "0", "-pidfile", str(folder / f"{name}.pid")]
+        return ["-host", "127.0.0.1", "-port", str(free_port()), "-ws", "0",
+                "-pidfile", str(folder / f"{name}.pid")]
     if kind == "doubledutch":
         return [str(free_port()), "h", "0", "a", "key", "--host", "127.0.0.1"]
     return ["-l", "127.0.0.1:0", "-r", "127.0.0.1:0", "--ipc_socket_file", ""]

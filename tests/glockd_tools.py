@@ -102,7 +102,8 @@ class Glockd:
         self.path = str(place.folder / f"socket{len(place.doors)}")
         self.pidfile = str(place.folder / f"pid{len(place.doors)}")
         self.door: Door = place.door(
-            "glockd", "-port", str(self.port), "-ws", str(self.ws_port), "-unix", self.path,
+            "glockd", "-host", "127.0.0.1", "-port", str(self.port), "-ws", str(self.ws_port),
+            "-unix", self.path,
             "-pidfile", self.pidfile, *words, **options)
         self._wires: list[Wire] = []
 

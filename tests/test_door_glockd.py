@@ -17,7 +17,7 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="module")
 def shared_door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Glockd]:
-    with glockd(tmp_path_factory.mktemp("glockd")) as door:
+    with glockd(tmp_path_factory.mktemp("glockd"), "-host", "") as door:
         yield door
 
 

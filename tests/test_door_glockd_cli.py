@@ -84,7 +84,7 @@ def test_each_listener_can_be_switched_off(tmp_path: Path) -> None:
             del words[f"-{off}"]
             if off != "unix":
                 words[f"-{off}"] = "0"
-            door = place.door("glockd", "-pidfile", f"pid-{off}",
+            door = place.door("glockd", "-host", "127.0.0.1", "-pidfile", f"pid-{off}",
                               *(word for pair in words.items() for word in pair),
                               namespace=f"without-{off}", name=off)
             expected = [f"127.0.0.1:{words[flag]}" for flag in ("-port", "-ws")
@@ -92,6 +92,24 @@ def test_each_listener_can_be_switched_off(tmp_path: Path) -> None:
             expected += [f"unix:{words['-unix']}"] if off != "unix" else []
             assert door.listeners == expected
             assert door.stop() == 0
+
+
+def test_it_listens_on_one_address_only(tmp_path: Path) -> None:
+    with beside(tmp_path) as place:
+        port, ws = free_port(), free_port()
+        door = place.door("glockd", "-host", "127.0.0.2", "-port", str(port), "-ws", str(ws),
+                          "-pidfile", "pid")
+        assert door.listeners == [f"127.0.0.2:{port}", f"127.0.0.2:{ws}"]
+        for one in (port, ws):
+            socket.create_connection(("127.0.0.2", one)).close()
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", one))
+
+
+def test_an_address_that_is_none(tmp_path: Path) -> None:
+    ended = run("-host", "no address", "-pidfile", "pid", folder=tmp_path)
+    assert ended.returncode == 1
+    assert b"error listening: listen tcp no address:9999: bind: " in ended.stdout + ended.stderr
 
 
 def test_dump_can_be_switched_off(tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ def seen(place: Place, prefix: str) -> LockSummary:
 
 
 def test_a_long_name_of_glockd_is_shown_whole(place: Place) -> None:
-    door = place.door("glockd", "-port", str(free_port()), "-pidfile", "glockd.pid")
+    door = place.door("glockd", "-host", "127.0.0.1", "-port", str(free_port()),
+                      "-pidfile", "glockd.pid")
     with socket.create_connection(door.address) as client, client.makefile("rwb") as stream:
         stream.write(f"g {LONG}\r\n".encode())
         stream.flush()

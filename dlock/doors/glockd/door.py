@@ -46,15 +46,17 @@ class GlockdDoor(Door):
         flags = self.flags
         if flags.verbose:
             for field in fields(flags):
+                if field.name == "host":
+                    continue  # glockd has no such flag
                 shown = getattr(flags, field.name)
                 text = str(shown).lower() if isinstance(shown, bool) else shown
                 say(b"%-13b %b" % (f"cfg_{field.name}:".encode(), os.fsencode(str(text))))
         self._lock_pidfile(flags.pidfile)
         if flags.port:
-            made = _tcp(flags.port, "0.0.0.0", "error listening")
+            made = _tcp(flags.port, flags.host, "0.0.0.0", "error listening")
             self._waiting.append((made, LineTalk, tcp_peer))
         if flags.ws:
-            made = _tcp(flags.ws, "", "HTTP Listening Error")
+            made = _tcp(flags.ws, flags.host, "", "HTTP Listening Error")
             self._waiting.append((made, WebsocketTalk, tcp_peer))
         if flags.unix:
             self._waiting.append((self._unix(flags.unix), LineTalk, self._unix_peer))
@@ -145,20 +147,22 @@ def tcp_peer(transport: asyncio.Transport) -> tuple[bytes, str] | None:
     return shown.encode(), shown
 
 
-def _tcp(port: int, host: str, problem_is: str) -> socket.socket:
+def _tcp(port: int, host: str, everywhere: str, problem_is: str) -> socket.socket:
+    """`everywhere`: what glockd calls all addresses."""
     try:
         if not 0 < port < 1 << 16:
             raise DoorError(f"{problem_is}: listen tcp: address {port}: invalid port\n",
                             NO_LISTENER)
-        return listen.tcp_socket("", port)
+        return listen.tcp_socket(host, port)
     except OSError as problem:
-        raise DoorError(f"{problem_is}: listen tcp {host}:{port}: bind: {_go(problem)}\n",
+        place = f"{host or everywhere}:{port}"
+        raise DoorError(f"{problem_is}: listen tcp {place}: bind: {_go(problem)}\n",
                         NO_LISTENER) from None
 
 
 def _go(problem: OSError) -> str:
     """What Go calls it."""
-    return os.strerror(problem.errno or 0).lower()
+    return (problem.strerror or str(problem)).lower()
 
 
 def _maker(

@@ -22,6 +22,7 @@ class Flags:
     """What glockd is told."""
 
     dump: bool = True
+    host: str = ""  # not of the original
     pidfile: str = ""
     port: int = 9999
     registry: bool = True
@@ -32,6 +33,7 @@ class Flags:
 
 _MEANINGS: Final = {
     "dump": "Answer d, sd, dump and who.",
+    "host": "Address to listen on with -port and -ws; '': all of this machine.",
     "pidfile": "File for the process id, locked while the door runs (required).",
     "port": "TCP port to listen on; 0: none.",
     "registry": "Let connections give themselves names.",
