@@ -133,7 +133,7 @@ class Restoring:
         # Tokens of our own epoch are ours, if this client has been here; else of another start.
         another = not (self._config.durable or client.been_here)
         if self._epoch < epoch + another and epoch <= m.EPOCH_MAX:
-            self._epoch_ahead(call, epoch)
+            self._epoch_ahead(call, epoch, 0)  # a token does not say of which start it is
         else:
             self._claims.update(
                 client, call, lapsed_believed=recovery.lapsed_believed(client.id),
@@ -174,17 +174,18 @@ class Restoring:
             # An application has said how many clients there were, and they are back.
             self._out.refuse(call, DlockStatus.CLIENT_REMOVED_BY_SERVER)
         elif ahead:
-            self._epoch_ahead(call, message.seen_epoch)
+            self._epoch_ahead(call, message.seen_epoch, message.seen_incarnation)
         return ahead
 
-    def _epoch_ahead(self, call: Call, epoch: int) -> None:
+    def _epoch_ahead(self, call: Call, epoch: int, incarnation: int) -> None:
         """With a state directory nobody can have seen a newer epoch, unless it was served from
         another one. Without, that is how we hear of it: this start must not grant anything."""
         self._out.counters["EPOCH_AHEAD"] += 1
         fields: dict[str, object] = {"seen": epoch, "ours": self._epoch}
         if self._config.durable or epoch >= m.EPOCH_MAX:
             self._out.add(Note("a client of another primary", fields, logging.ERROR))
-            self._out.add(EpochShown(epoch, call.message.seen_incarnation))
+            if incarnation:
+                self._out.add(EpochShown(epoch, incarnation))
             self._out.refuse(call, DlockStatus.ERROR)
             return
         if self.phase is not Phase.OVER:
